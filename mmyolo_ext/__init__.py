@@ -1,0 +1,21 @@
+"""YOLO for MMDetection: importing this package registers its parts.
+
+The registries of :mod:`mmyolo_ext.registry` import the modules that hold the parts when the first of them is asked
+for, so ``import mmyolo_ext`` costs what ``import mmengine`` costs.
+"""
+
+import warnings
+
+from . import compat
+from .version import __version__
+
+__all__ = ['__version__']
+
+compat.install()
+
+try:
+    from . import registry as registry
+except ImportError as error:  # the doctor must be able to start on a broken stack
+    warnings.warn(
+        f'mmyolo_ext cannot register its parts: {error}. `python -m mmyolo_ext.doctor` names the cure.',
+        stacklevel=2)
