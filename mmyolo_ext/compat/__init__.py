@@ -1,26 +1,9 @@
-"""The OpenMMLab stack made to work as installed."""
+"""The OpenMMLab stack made to work as installed.
 
-import importlib.machinery
-import importlib.util
-import sys
-import types
+:func:`install` is called when ``mmyolo_ext`` is imported, before anything of mmcv or mmdet. It imports neither torch
+nor mmcv, so that the doctor starts on a broken stack. Nothing here imports another part of mmyolo_ext, nor mmdet.
+"""
 
+from .stand_in import install, ops_status
 
-class _Ext(types.ModuleType):
-    def __getattr__(self, name):
-        if name.startswith('__'):
-            raise AttributeError(name)
-
-        def missing(*args, **kwargs):
-            raise NotImplementedError(name)
-        return missing
-
-
-def install() -> None:
-    """Supply ``mmcv._ext`` where mmcv was installed without its compiled ops."""
-    if importlib.util.find_spec('mmcv') is None or 'mmcv._ext' in sys.modules:
-        return
-    if importlib.util.find_spec('mmcv._ext') is None:
-        module = _Ext('mmcv._ext')
-        module.__spec__ = importlib.machinery.ModuleSpec('mmcv._ext', None)
-        sys.modules['mmcv._ext'] = module
+__all__ = ['install', 'ops_status']

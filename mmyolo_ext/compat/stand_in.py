@@ -1,0 +1,75 @@
+"""A stand-in for ``mmcv._ext``, the compiled half of mmcv, for installations that lack it.
+
+``mmcv.ops`` asks ``mmcv._ext`` for every op it knows at import time and calls them later. The stand-in answers for
+all of them: an op of :data:`OPS` is imported from its file when first asked for, any other raises
+:class:`MissingOpError` when it is called.
+"""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import NoReturn
+
+EXT = 'mmcv._ext'
+COMPILE_COMMAND = 'pip install --no-build-isolation --no-cache-dir --no-deps --force-reinstall onedl-mmcv'
+
+OPS = {
+    'nms': 'nms',
+}
+"""Name of each op we supply and the module of this package that holds it."""
+
+
+class MissingOpError(NotImplementedError):
+    """An op of mmcv that is neither compiled nor supplied by us was called."""
+
+
+class StandInOps(ModuleType):
+    """Answers for ``mmcv._ext`` with the ops of :data:`OPS`."""
+
+    def __getattr__(self, name: str) -> Callable:
+        if name.startswith('__'):
+            raise AttributeError(name)
+        op = _load(name) if name in OPS else _missing(name)
+        setattr(self, name, op)
+        return op
+
+
+def install() -> None:
+    """Supply ``mmcv._ext`` where mmcv is installed without it; otherwise do nothing."""
+    if EXT not in sys.modules and ops_status() == 'absent':
+        module = StandInOps(EXT, doc=__doc__)
+        module.__spec__ = ModuleSpec(EXT, loader=None, origin=__name__)
+        sys.modules[EXT] = module
+
+
+def ops_status() -> str:
+    """Where mmcv's ops come from, found without importing mmcv.
+
+    Returns:
+        'no mmcv', 'supplied' (the stand-in is in place), 'compiled', or 'absent' (mmcv alone, without ops).
+    """
+    mmcv = importlib.util.find_spec('mmcv')
+    if mmcv is None:
+        return 'no mmcv'
+    if isinstance(sys.modules.get(EXT), StandInOps):
+        return 'supplied'
+    return 'absent' if PathFinder.find_spec(EXT, mmcv.submodule_search_locations) is None else 'compiled'
+
+
+def _load(name: str) -> Callable:
+    module = importlib.import_module(f'{__package__}.{OPS[name]}')
+    return getattr(module, name)
+
+
+def _missing(name: str) -> Callable:
+    def missing(*args, **kwargs) -> NoReturn:
+        raise MissingOpError(
+            f'mmcv was installed without its compiled ops, and mmyolo_ext does not supply the op {name!r}. '
+            f'Install the compiled ops (over ten minutes, needs a C++ compiler): {COMPILE_COMMAND}'
+        )
+
+    missing.__name__ = missing.__qualname__ = name
+    return missing
