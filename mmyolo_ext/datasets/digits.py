@@ -1,0 +1,168 @@
+"""Scenes of real handwritten digits: a detection data set that needs no download.
+
+scikit-learn ships 1,797 handwritten digits (UCI "Optical Recognition of Handwritten Digits", 8 x 8 pixels, 17 grey
+levels). Each scene pastes a few of them, enlarged smoothly, on a drawn background; the box of a digit is the tight
+box of its own ink. The few scans that cannot be told (24) are left out; the others are parted between the splits
+first, so that no scan is seen in both.
+
+``python -m mmyolo_ext.datasets.digits OUT`` writes::
+
+    OUT/train/000000.jpg ...   OUT/val/...   OUT/annotations/train.json, val.json (COCO)   OUT/manifest.json
+
+A scene depends on (seed, split, index) alone; the same arguments give the same bytes.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .digit_scenes import CLASSES, MAX_SIDE, draw_scene, render_scene
+
+FORMAT = 1  # raised whenever the same arguments would give other pictures
+SPLITS = ('train', 'val')
+VAL_SHARE = 0.2  # of the scans of each class
+
+
+def load_scans() -> tuple[np.ndarray, np.ndarray]:
+    """The scans (1797, 8, 8), ink 0..1, and their labels (1797,).
+
+    Raises:
+        ValueError: If scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ValueError('the digits come with scikit-learn, which is missing: `pip install scikit-learn`') from error
+    bunch = load_digits()
+    return (bunch.images / 16).astype(np.float32), bunch.target.astype(int)
+
+
+def legible(scans: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether each scan can be told: most of the five scans nearest to it show the same digit. (S,) bool."""
+    flat = scans.reshape(len(scans), -1).astype(np.float64)
+    squares = (flat**2).sum(1)
+    distance = squares[:, None] + squares - 2 * flat @ flat.T
+    np.fill_diagonal(distance, np.inf)
+    nearest = np.argsort(distance, axis=1, kind='stable')[:, :5]
+    return (labels[nearest] == labels[:, None]).sum(1) >= 3
+
+
+def split_scans(scans: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, list[np.ndarray]]:
+    """Part the legible scans: for each split, the scan indices of each class. The parts are disjoint."""
+    usable = legible(scans, labels)
+    rng = np.random.default_rng([seed, len(SPLITS)])
+    parts = {split: [] for split in SPLITS}
+    for label in range(len(CLASSES)):
+        chosen = rng.permutation(np.flatnonzero((labels == label) & usable))
+        held_out = round(VAL_SHARE * len(chosen))
+        parts['val'].append(np.sort(chosen[:held_out]))
+        parts['train'].append(np.sort(chosen[held_out:]))
+    return parts
+
+
+def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
+    """The generator of one scene: (seed, split, index) and nothing else."""
+    return np.random.default_rng([seed, SPLITS.index(split), index])
+
+
+def write_split(folder: Path, split: str, count: int, size: int, seed: int) -> dict:
+    """Write the pictures and the COCO file of one split; gives the COCO dictionary."""
+    scans, labels = load_scans()
+    pool = split_scans(scans, labels, seed)[split]
+    coco = {'images': [], 'annotations': [], 'categories': [{'id': i, 'name': name} for i, name in enumerate(CLASSES)]}
+    (folder / split).mkdir(parents=True)
+    (folder / 'annotations').mkdir(exist_ok=True)
+    for index in range(count):
+        scene = draw_scene(scene_rng(seed, split, index), scans, pool, size)
+        image, boxes = render_scene(scene, scans)
+        name = f'{index:06d}.jpg'
+        encoded = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, scene.quality])[1]
+        (folder / split / name).write_bytes(encoded.tobytes())
+        coco['images'].append({'id': index, 'file_name': name, 'width': size, 'height': size})
+        for digit, (x1, y1, x2, y2) in zip(scene.digits, boxes.tolist(), strict=True):
+            coco['annotations'].append(
+                {
+                    'id': len(coco['annotations']),
+                    'image_id': index,
+                    'category_id': digit.label,
+                    'scan': digit.scan,
+                    'bbox': [x1, y1, x2 - x1, y2 - y1],
+                    'area': (x2 - x1) * (y2 - y1),
+                    'iscrowd': 0,
+                }
+            )
+    (folder / 'annotations' / f'{split}.json').write_text(json.dumps(coco))
+    return coco
+
+
+def _replace(folder: Path, out: Path) -> None:
+    """Put a finished folder in the place of ``out``, which is never seen half made."""
+    old = out.with_name(f'.{out.name}.old-{os.getpid()}')
+    if out.exists():
+        out.rename(old)
+    folder.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def make_digits(out: str | Path, train: int = 600, val: int = 150, size: int = 256, seed: int = 0) -> bool:
+    """Write the data set to ``out`` unless it is there already; True if it was written.
+
+    Raises:
+        ValueError: If an argument makes no sense, or ``out`` holds something that is not ours to replace.
+    """
+    if train < 1 or val < 1 or size < 2 * MAX_SIDE or seed < 0:
+        raise ValueError(
+            f'train and val must be at least 1, size at least {2 * MAX_SIDE} and seed at least 0, '
+            f'got train={train}, val={val}, size={size}, seed={seed}'
+        )
+    out = Path(out).resolve()
+    wanted = {'format': FORMAT, 'train': train, 'val': val, 'size': size, 'seed': seed}
+    manifest = out / 'manifest.json'
+    if manifest.is_file():
+        if json.loads(manifest.read_text()).get('arguments') == wanted:
+            return False
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f'{out} holds something else than a digits data set: choose another folder')
+    folder = out.with_name(f'.{out.name}.new-{os.getpid()}')
+    try:
+        counts = {}
+        for split, count in zip(SPLITS, (train, val), strict=True):
+            coco = write_split(folder, split, count, size, seed)
+            counts[split] = {'images': len(coco['images']), 'boxes': len(coco['annotations'])}
+        (folder / 'manifest.json').write_text(json.dumps({'arguments': wanted, 'counts': counts}))
+        _replace(folder, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return True
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog='python -m mmyolo_ext.datasets.digits', description=__doc__.split('\n')[0])
+    parser.add_argument('out', help='folder to write; replaced if it holds digits made with other arguments')
+    parser.add_argument('--train', type=int, default=600, help='number of training scenes')
+    parser.add_argument('--val', type=int, default=150, help='number of validation scenes')
+    parser.add_argument('--size', type=int, default=256, help='side of a scene in px')
+    parser.add_argument('--seed', type=int, default=0)
+    args = parser.parse_args()
+    start = time.perf_counter()
+    try:
+        written = make_digits(args.out, args.train, args.val, args.size, args.seed)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f'digits: {error}') from None
+    counts = json.loads((Path(args.out) / 'manifest.json').read_text())['counts']
+    told = ', '.join(
+        f'{split} {count["images"]} scenes with {count["boxes"]} digits' for split, count in counts.items()
+    )
+    done = f'written in {time.perf_counter() - start:.1f} s' if written else 'there already'
+    print(f'{args.out}: {told} ({done})')
+
+
+if __name__ == '__main__':
+    main()
