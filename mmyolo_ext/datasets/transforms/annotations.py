@@ -1,0 +1,97 @@
+"""The boxes of a sample, taken out of mmdet's ``results`` as arrays and put back.
+
+Letter: G boxes.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from mmdet.structures.bbox import HorizontalBoxes
+
+
+class Annotations(NamedTuple):
+    """Boxes and what goes with each.
+
+    ``boxes_xyxy``: (G, 4) float32 px; ``labels``: (G,) int64; ``ignore``: (G,) bool, true for regions such as crowds
+    that are neither object nor background.
+    """
+
+    boxes_xyxy: np.ndarray
+    labels: np.ndarray
+    ignore: np.ndarray
+
+    def moved(self, boxes_xyxy: np.ndarray, keep: np.ndarray | slice = slice(None)) -> 'Annotations':
+        """The annotations with their boxes in other places, those of ``keep`` only."""
+        return Annotations(boxes_xyxy[keep].astype(np.float32), self.labels[keep], self.ignore[keep])
+
+
+NO_ANNOTATIONS = Annotations(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
+
+
+def join(parts: Sequence[Annotations]) -> Annotations:
+    """All boxes of some annotations, in order."""
+    return Annotations(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
+
+
+def read_annotations(results: dict) -> Annotations:
+    """The boxes of ``results``; none when it has no ``gt_bboxes``, as with pictures alone.
+
+    Missing labels read as class 0 and missing ignore flags as False; :func:`write_annotations` adds no key.
+
+    Raises:
+        ValueError: If there are masks, which these transforms would leave behind, or boxes that are not upright.
+    """
+    for key in ('gt_masks', 'gt_seg_map'):
+        if results.get(key) is not None:
+            raise ValueError(
+                f'the sample holds {key}, which mosaic, mixup, affine and letterbox do not move: '
+                'load boxes only, LoadAnnotations(with_bbox=True)'
+            )
+    boxes = results.get('gt_bboxes')
+    if boxes is None:
+        return NO_ANNOTATIONS
+    if not isinstance(boxes, HorizontalBoxes):
+        raise ValueError(
+            f'gt_bboxes must be mmdet HorizontalBoxes, got {type(boxes).__name__}: '
+            "load them by mmdet.LoadAnnotations(with_bbox=True, box_type='hbox')"
+        )
+    labels, ignore = results.get('gt_bboxes_labels'), results.get('gt_ignore_flags')
+    return Annotations(
+        boxes.tensor.numpy(),
+        np.zeros(len(boxes), np.int64) if labels is None else labels,
+        np.zeros(len(boxes), bool) if ignore is None else ignore,
+    )
+
+
+def write_annotations(results: dict, annotations: Annotations) -> None:
+    """Put boxes, labels and ignore flags into ``results``, in place, under those of their keys that it holds."""
+    if 'gt_bboxes' in results:
+        results['gt_bboxes'] = HorizontalBoxes(torch.from_numpy(np.ascontiguousarray(annotations.boxes_xyxy)))
+    if 'gt_bboxes_labels' in results:
+        results['gt_bboxes_labels'] = annotations.labels
+    if 'gt_ignore_flags' in results:
+        results['gt_ignore_flags'] = annotations.ignore
+
+
+def replace_image(results: dict, image: np.ndarray, annotations: Annotations) -> dict:
+    """A copy of ``results`` around another picture and its boxes; ``img_shape`` follows."""
+    results = {**results, 'img': image, 'img_shape': image.shape[:2]}
+    write_annotations(results, annotations)
+    return results
+
+
+def check_image(results: dict, transform: str) -> np.ndarray:
+    """The picture of ``results``.
+
+    Raises:
+        ValueError: Unless it is (H, W, 3) uint8.
+    """
+    image = results['img']
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f'{transform} takes pictures of shape (height, width, 3) and type uint8, got {image.shape} '
+            f"{image.dtype}: load them by mmyolo_ext.LoadImage(color_type='color', to_float32=False)"
+        )
+    return image

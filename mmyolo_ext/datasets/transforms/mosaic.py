@@ -1,0 +1,85 @@
+"""Four pictures around a random point."""
+
+from collections.abc import Sequence, Sized
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+
+from mmyolo_ext.registry import TRANSFORMS
+
+from .annotations import Annotations, check_image, join, read_annotations, replace_image
+from .arguments import check_range, check_size_hw
+from .functional import Tile, clip_boxes, compose_tiles, mostly_seen, place_tiles
+
+PARTNERS = 3
+
+
+@TRANSFORMS.register_module()
+class Mosaic(BaseTransform):
+    """Lay the picture and three others around a point of a canvas of twice ``size`` (YOLOv4, arXiv 2004.10934 3.3).
+
+    The point is drawn evenly from the whole pixels in [S/2, 3S/2] on each axis. The picture itself lies at the top
+    left, the others top right, bottom left and bottom right, each with one corner on the point; what reaches beyond
+    the canvas is cut off and what stays bare is ``pad_val``. Boxes are clipped to the part that is seen of their
+    picture and leave if that is a tenth of their area or less. The canvas is meant for :class:`RandomAffine`, which
+    cuts the network's input out of its middle.
+
+    Needs ``mmdet.MultiImageMixDataset``, which fetches the partners asked for by :meth:`get_indexes`. When the mosaic
+    is not drawn the sample passes unchanged.
+
+    Args:
+        size: S, (height, width) of the network's input or one side of a square. Pictures should come resized to it.
+        prob: Probability of a mosaic.
+        pad_val: Grey level of the bare canvas.
+
+    Raises:
+        ValueError: On an argument out of its range, or outside a ``MultiImageMixDataset``.
+    """
+
+    mixes_images = True
+
+    def __init__(self, size: int | Sequence[int], prob: float = 1.0, pad_val: int = 114) -> None:
+        self.size_hw = check_size_hw('size', size)
+        self.prob = check_range('prob', prob, 0, 1)
+        self.pad_val = check_range('pad_val', pad_val, 0, 255)
+
+    def get_indexes(self, dataset: Sized) -> list[int]:
+        """The partners, three indices of ``dataset``; none when the mosaic is not drawn."""
+        return self.draw_partners(np.random, len(dataset))
+
+    def draw_partners(self, rng: np.random.RandomState, num_images: int) -> list[int]:
+        if rng.uniform() >= self.prob:
+            return []
+        return rng.randint(num_images, size=PARTNERS).tolist()
+
+    def draw(self, rng: np.random.RandomState) -> tuple[int, int]:
+        """The centre (x, y), whole pixels of the canvas."""
+        height, width = self.size_hw
+        return (
+            int(rng.randint((width + 1) // 2, 3 * width // 2 + 1)),
+            int(rng.randint((height + 1) // 2, 3 * height // 2 + 1)),
+        )
+
+    def transform(self, results: dict) -> dict:
+        if 'mix_results' not in results:
+            raise ValueError('Mosaic found no mix_results: put it into the pipeline of an mmdet.MultiImageMixDataset')
+        if not results['mix_results']:
+            return results
+        samples = [results, *results['mix_results']]
+        images = [check_image(sample, 'Mosaic') for sample in samples]
+        canvas_hw = (2 * self.size_hw[0], 2 * self.size_hw[1])
+        tiles = place_tiles([image.shape[:2] for image in images], self.draw(np.random), canvas_hw)
+        canvas = compose_tiles(images, tiles, canvas_hw, self.pad_val)
+        annotations = [tile_annotations(read_annotations(s), t) for s, t in zip(samples, tiles, strict=True)]
+        return replace_image(results, canvas, join(annotations))
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(size={self.size_hw}, prob={self.prob}, pad_val={self.pad_val})'
+
+
+def tile_annotations(annotations: Annotations, tile: Tile) -> Annotations:
+    """The boxes of one picture where its tile lies, clipped to it; those of which over a tenth is seen."""
+    whole = annotations.boxes_xyxy + np.array(tile.shift_xy * 2, dtype=np.float32)
+    seen = clip_boxes(whole, tile.target)
+    # Sides and aspect are judged at the network's scale, by the affine that follows.
+    return annotations.moved(seen, mostly_seen(whole, seen))
