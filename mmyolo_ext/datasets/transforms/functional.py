@@ -188,7 +188,7 @@ def _wh(boxes_xyxy: np.ndarray) -> np.ndarray:
 
 
 def hsv_tables(gain_hsv: Sequence[float]) -> np.ndarray:
-    """Look-up tables (1, 256, 3) uint8 that multiply hue (mod 180, as OpenCV has it), saturation and value (clipped)."""
+    """Look-up tables (1, 256, 3) uint8 that multiply hue (mod 180), saturation and value (clipped)."""
     values = np.arange(256)
     hue, saturation, value = (np.rint(values * gain) for gain in gain_hsv)
     tables = np.stack((hue % 180, saturation.clip(0, 255), value.clip(0, 255)), axis=-1)
