@@ -1,0 +1,21 @@
+"""Lay tensors out by pixel instead of by channel."""
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmyolo_ext.registry import HOOKS
+
+
+@HOOKS.register_module()
+class ChannelsLastHook(Hook):
+    """Puts the weights into channels-last memory format; convolutions then keep their outputs in it.
+
+    It is faster on GPUs with AMP and on most CPUs, and changes results by rounding only. Runs before the other hooks
+    copy the model, so the averaged weights have the same layout.
+    """
+
+    priority = 'HIGHEST'
+
+    def before_run(self, runner: Runner) -> None:
+        runner.model.to(memory_format=torch.channels_last)

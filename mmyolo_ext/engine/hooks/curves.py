@@ -1,0 +1,120 @@
+"""Draw how a training went."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmyolo_ext.registry import HOOKS
+
+LOSSES = ('loss', 'loss_bbox', 'loss_obj', 'loss_cls')
+METRICS = ('bbox_mAP', 'bbox_mAP_50', 'bbox_mAP_75')
+COLOURS = {
+    **dict(zip(LOSSES, ('#22223b', '#1b7f79', '#e07a1f', '#7a5195'), strict=True)),
+    **dict(zip(METRICS, ('#1b4f8f', '#d1495b', '#8d99ae'), strict=True)),
+}
+
+
+@HOOKS.register_module()
+class CurvesHook(Hook):
+    """Writes ``curves.png`` into the work dir when training ends: the losses and the mAP over the epochs.
+
+    It reads the scalars that MMEngine's ``LocalVisBackend`` wrote, of the runs that were resumed too, so the picture
+    shows the whole training. Without matplotlib, or without any scalar, it says so and leaves it.
+    """
+
+    priority = 'LOWEST'
+
+    @master_only
+    def after_train(self, runner: Runner) -> None:
+        rows = read_scalars(sorted(Path(runner.work_dir).glob('*/vis_data/scalars.json')))
+        target = Path(runner.work_dir) / 'curves.png'
+        try:
+            draw_curves(rows, target, title=runner.experiment_name)
+        except (ImportError, ValueError) as error:
+            runner.logger.warning(f'curves.png is not drawn: {error}')
+        else:
+            runner.logger.info(f'Curves of losses and mAP: {target}')
+
+
+def read_scalars(files: Iterable[Path]) -> list[dict]:
+    """The rows of one training from the logs of its runs, oldest first.
+
+    A run that was resumed from an earlier epoch than its predecessor had reached replaces what came after it; one that
+    started anew replaces all.
+    """
+    rows: list[dict] = []
+    for file in files:
+        run = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+        starts = [row['epoch'] for row in run if 'epoch' in row]
+        if starts:
+            rows = [row for row in rows if _epoch(row) < starts[0]] + run
+    return rows
+
+
+def series(rows: list[dict], name: str) -> tuple[list[float], list[float]]:
+    """Epochs and values of a scalar; of several values in one epoch, their mean."""
+    by_epoch: dict[int, list[float]] = {}
+    for row in rows:
+        for key, value in row.items():
+            if key.rsplit('/', 1)[-1] == name and isinstance(value, (int, float)):
+                by_epoch.setdefault(_epoch(row), []).append(value)
+    return list(by_epoch), [sum(values) / len(values) for values in by_epoch.values()]
+
+
+def draw_curves(rows: list[dict], target: Path, title: str = '') -> None:
+    """Write the picture: losses on the left on a logarithmic scale, mAP on the right with its best epoch marked.
+
+    Raises:
+        ValueError: If ``rows`` holds no loss.
+        ImportError: If matplotlib is not installed.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if not series(rows, 'loss')[0]:
+        raise ValueError('no loss was logged')
+    figure = Figure(figsize=(11, 4.2), dpi=130, layout='constrained')
+    FigureCanvasAgg(figure)
+    losses, metrics = figure.subplots(1, 2)
+    _plot(losses, rows, LOSSES)
+    losses.set(title='training losses (sum over a batch)', xlabel='epoch', yscale='log')
+    _plot(metrics, rows, METRICS)
+    metrics.set(title='validation', xlabel='epoch', ylim=(0, 1))
+    _mark_best(metrics, *series(rows, METRICS[0]))
+    for axes in (losses, metrics):
+        axes.grid(alpha=0.25)
+        axes.spines[['top', 'right']].set_visible(False)
+        if axes.lines:
+            axes.legend(frameon=False)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(target)
+
+
+def _plot(axes, rows: list[dict], names: Iterable[str]) -> None:
+    for name in names:
+        epochs, values = series(rows, name)
+        if epochs:
+            marker = 'o' if len(epochs) < 40 else None
+            axes.plot(epochs, values, label=name, color=COLOURS[name], linewidth=1.6, marker=marker, markersize=3)
+
+
+def _mark_best(axes, epochs: list[float], values: list[float]) -> None:
+    if epochs:
+        best = max(range(len(values)), key=values.__getitem__)
+        axes.annotate(
+            f'best {values[best]:.3f}\nepoch {epochs[best]}',
+            (epochs[best], values[best]),
+            textcoords='offset points',
+            xytext=(0, 8),
+            ha='center',
+            fontsize=8,
+        )
+
+
+def _epoch(row: dict) -> int:
+    # validation rows carry the epoch as their step alone
+    return row.get('epoch', row['step'])

@@ -1,0 +1,134 @@
+"""Optimizer wrappers that sum gradients over images, iterations and ranks."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from mmengine.dist import get_world_size
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from mmyolo_ext.registry import OPTIM_WRAPPERS
+
+AMP_DTYPES = ('float16', 'bfloat16')
+
+
+@OPTIM_WRAPPERS.register_module()
+class YOLOOptimWrapper(OptimWrapper):
+    """One optimizer step on the *sum* of the gradients of several iterations.
+
+    The losses of our heads are already sums over the images of a batch, so adding up k batches gives the gradient of
+    one batch k times as large; MMEngine's wrapper would take the mean instead. Accumulation starts anew with every
+    epoch and its last iteration always steps, so no checkpoint written between epochs holds half a sum.
+
+    Args:
+        sum_over_ranks: Multiply the loss by the number of processes, because DistributedDataParallel averages
+            gradients over them.
+        **kwargs: As MMEngine's ``OptimWrapper``: ``optimizer``, ``accumulative_counts``, ``clip_grad``.
+    """
+
+    def __init__(self, *args, sum_over_ranks: bool = True, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.sum_over_ranks = sum_over_ranks
+        self._epoch_start = 0
+        self._epoch_length: int | None = None
+
+    @property
+    def accumulative_counts(self) -> int:
+        """Iterations whose gradients are added up for one step."""
+        return self._accumulative_counts
+
+    def begin_epoch(self, accumulative_counts: int, epoch_length: int) -> None:
+        """Count from here: steps after every ``accumulative_counts`` iterations and after the last of the epoch."""
+        if accumulative_counts < 1 or epoch_length < 1:
+            raise ValueError(
+                f'accumulative_counts and epoch_length must be at least 1, got {accumulative_counts}, {epoch_length}'
+            )
+        self._accumulative_counts = accumulative_counts
+        self._epoch_start = self._inner_count
+        self._epoch_length = epoch_length
+
+    def should_update(self) -> bool:
+        """Whether the iteration just counted ends with a step; holds until the next backward pass."""
+        return self._steps_after(self._inner_count)
+
+    def should_sync(self) -> bool:
+        """Whether the iteration about to run must exchange gradients between ranks."""
+        return self._steps_after(self._inner_count + 1)
+
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """Leave the sum a sum; undo the mean that DistributedDataParallel takes over ranks."""
+        return loss * get_world_size() if self.sum_over_ranks else loss
+
+    def _steps_after(self, count: int) -> bool:
+        done = count - self._epoch_start
+        last = self._max_counts if self._epoch_length is None else self._epoch_start + self._epoch_length
+        return done % self._accumulative_counts == 0 or count == last
+
+
+@OPTIM_WRAPPERS.register_module()
+class YOLOAmpOptimWrapper(YOLOOptimWrapper):
+    """The same under automatic mixed precision, on the device the parameters are on.
+
+    CUDA defaults to float16 with gradient scaling, as MMEngine does. Other devices run bfloat16, whose range is that
+    of float32, so nothing is scaled; this makes ``--amp`` work on a CPU.
+
+    Args:
+        loss_scale: ``'dynamic'``, a fixed scale, or arguments of ``torch.amp.GradScaler``. Only used with float16.
+        dtype: ``'float16'``, ``'bfloat16'`` or None for the device's default.
+        **kwargs: As :class:`YOLOOptimWrapper`.
+    """
+
+    def __init__(
+        self, *args, loss_scale: str | float | dict = 'dynamic', dtype: str | torch.dtype | None = None, **kwargs
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.device_type = self.optimizer.param_groups[0]['params'][0].device.type
+        self.cast_dtype = self._resolve_dtype(dtype)
+        scaled = self.device_type == 'cuda' and self.cast_dtype == torch.float16
+        self._fixed_scale = None if isinstance(loss_scale, (str, dict)) else float(loss_scale)
+        self.loss_scaler = torch.amp.GradScaler(self.device_type, enabled=scaled, **self._scaler_args(loss_scale))
+
+    def _resolve_dtype(self, dtype: str | torch.dtype | None) -> torch.dtype:
+        if dtype is None:
+            return torch.float16 if self.device_type == 'cuda' else torch.bfloat16
+        name = str(dtype).removeprefix('torch.')
+        if name not in AMP_DTYPES:
+            raise ValueError(f'dtype must be one of {AMP_DTYPES} or None, got {dtype!r}')
+        if name == 'float16' and self.device_type != 'cuda':
+            raise ValueError(f'float16 training needs a CUDA device, got {self.device_type}: use dtype="bfloat16"')
+        return getattr(torch, name)
+
+    def _scaler_args(self, loss_scale: str | float | dict) -> dict:
+        if loss_scale == 'dynamic':
+            return {}
+        if isinstance(loss_scale, str):
+            raise ValueError(f'loss_scale must be "dynamic", a number or a dict, got {loss_scale!r}')
+        return dict(loss_scale) if isinstance(loss_scale, dict) else {'init_scale': float(loss_scale)}
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Autocast, and no exchange between ranks before the last accumulated iteration."""
+        with super().optim_context(model), torch.autocast(self.device_type, dtype=self.cast_dtype):
+            yield
+
+    def backward(self, loss: Tensor, **kwargs) -> None:
+        self.loss_scaler.scale(loss).backward(**kwargs)
+        self._inner_count += 1
+
+    def step(self, **kwargs) -> None:
+        if self.clip_grad_kwargs:
+            self.loss_scaler.unscale_(self.optimizer)
+            self._clip_grad()
+        self.loss_scaler.step(self.optimizer, **kwargs)
+        self.loss_scaler.update(self._fixed_scale)
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), 'loss_scaler': self.loss_scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        state_dict = dict(state_dict)
+        scaler_state = state_dict.pop('loss_scaler', None)
+        if scaler_state:  # empty where nothing is scaled, absent where the checkpoint was trained without AMP
+            self.loss_scaler.load_state_dict(scaler_state)
+        super().load_state_dict(state_dict)

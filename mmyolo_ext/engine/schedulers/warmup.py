@@ -1,0 +1,138 @@
+"""Learning rate and momentum of the recipe, each a formula of the iteration alone.
+
+t is the number of iterations done, T their number in the whole training, W the iterations of warm-up.
+"""
+
+from mmengine.optim.scheduler.momentum_scheduler import MomentumSchedulerMixin
+from mmengine.optim.scheduler.param_scheduler import INF, OptimizerType, _ParamScheduler
+
+from mmyolo_ext.registry import PARAM_SCHEDULERS
+
+
+class _WarmupScheduler(_ParamScheduler):
+    """What both schedules share: the length of the warm-up, and resuming by recomputing.
+
+    MMEngine's own schedulers multiply the last value by a ratio, so a value depends on all before it. Ours are
+    computed from the number of iterations done, which makes a resumed training take the very same rates, and lets it
+    go on with a longer ``max_epochs``.
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimizerType,
+        param_name: str,
+        warmup_iters: int,
+        begin: int = 0,
+        end: int = INF,
+        last_step: int = -1,
+        by_epoch: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        if by_epoch:
+            raise ValueError(
+                f'{type(self).__name__} counts iterations: set convert_to_iter_based=True, with warm-up given in '
+                'epochs, or by_epoch=False, with warmup_iters'
+            )
+        if warmup_iters < 0:
+            raise ValueError(f'warmup_iters must be at least 0, got {warmup_iters}')
+        self.warmup_iters = warmup_iters
+        super().__init__(optimizer, param_name, begin, end, last_step, by_epoch, verbose)
+
+    @classmethod
+    def build_iter_from_epoch(
+        cls,
+        *args,
+        warmup_epochs: float = 3,
+        min_warmup_iters: int = 100,
+        begin: int = 0,
+        end: int = INF,
+        by_epoch: bool = True,
+        epoch_length: int | None = None,
+        **kwargs,
+    ) -> '_WarmupScheduler':
+        """Called by MMEngine for ``convert_to_iter_based=True``; ``begin`` and ``end`` are epochs here."""
+        assert by_epoch and epoch_length, 'MMEngine gives the number of iterations of an epoch'
+        return cls(
+            *args,
+            warmup_iters=max(round(warmup_epochs * epoch_length), min_warmup_iters),
+            begin=begin * epoch_length,
+            end=end if end == INF else end * epoch_length,
+            by_epoch=False,
+            **kwargs,
+        )
+
+    def state_dict(self) -> dict:
+        return {'last_step': self.last_step, '_global_step': self._global_step, '_last_value': self._last_value}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Take over the progress; the shape of the schedule stays that of the config."""
+        super().load_state_dict({key: state_dict[key] for key in ('last_step', '_global_step', '_last_value')})
+        self.base_values = [group[f'initial_{self.param_name}'] for group in self.optimizer.param_groups]
+        if self.begin <= self._global_step < self.end:
+            for group, value in zip(self.optimizer.param_groups, self._get_value(), strict=True):
+                group[self.param_name] = value
+
+    def _warm(self, start: float, goal: float) -> float:
+        """From ``start`` at t = 0 in a straight line to ``goal`` at t = W."""
+        if self.last_step >= self.warmup_iters:
+            return goal
+        return start + (goal - start) * (self.last_step / self.warmup_iters)
+
+
+@PARAM_SCHEDULERS.register_module()
+class WarmupLinearLR(_WarmupScheduler):
+    """Linear decay with a linear warm-up into it.
+
+    After warm-up, rate(t) = base * (1 - (1 - final_factor) * t / T). During warm-up the rate goes in a straight line
+    from ``start_factor * base`` (groups of role ``bias``: from the absolute rate ``bias_start``) to where the decay
+    is at t. The decay is taken per iteration, not in steps of an epoch.
+
+    Args:
+        optimizer: Optimizer or wrapper; groups without a key ``role`` count as weights.
+        warmup_iters: W. In a config give ``warmup_epochs`` and ``min_warmup_iters`` with
+            ``convert_to_iter_based=True`` instead; W is the larger of the two.
+        start_factor: First rate of weights, as a part of the base rate.
+        bias_start: First rate of biases.
+        final_factor: Rate at t = T, as a part of the base rate.
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimizerType,
+        *args,
+        start_factor: float = 0.0,
+        bias_start: float = 0.1,
+        final_factor: float = 0.01,
+        **kwargs,
+    ) -> None:
+        self.start_factor = start_factor
+        self.bias_start = bias_start
+        self.final_factor = final_factor
+        super().__init__(optimizer, 'lr', *args, **kwargs)
+
+    def _get_value(self) -> list[float]:
+        done = self.last_step / (self.end - self.begin)
+        decay = 1 - (1 - self.final_factor) * done
+        roles = [group.get('role') for group in self.optimizer.param_groups]
+        return [
+            self._warm(self.bias_start if role == 'bias' else self.start_factor * base, base * decay)
+            for role, base in zip(roles, self.base_values, strict=True)
+        ]
+
+
+@PARAM_SCHEDULERS.register_module()
+class WarmupMomentum(MomentumSchedulerMixin, _WarmupScheduler):
+    """Momentum (beta 1 of Adam) from ``start`` in a straight line to the optimizer's own value at the end of warm-up.
+
+    Args:
+        optimizer: Optimizer or wrapper.
+        warmup_iters: W, as in :class:`WarmupLinearLR`.
+        start: Momentum at t = 0.
+    """
+
+    def __init__(self, optimizer: OptimizerType, *args, start: float = 0.8, **kwargs) -> None:
+        self.start = start
+        super().__init__(optimizer, *args, **kwargs)
+
+    def _get_value(self) -> list[float]:
+        return [self._warm(self.start, base) for base in self.base_values]
