@@ -37,7 +37,7 @@ def voc(tmp_path):
         root,
         'three',
         [
-            box_xml('dog', (7, 7, 7, 7)),
+            box_xml('dog', (7, 7, 7, 20)),
             box_xml('dog', (20, 5, 10, 9)),
             box_xml('cat', (50, 5, 60, 9)),
             box_xml('cat', (30, 20, 48.5, 28)),
@@ -78,7 +78,7 @@ def test_bad_boxes_are_dropped_counted_and_named(voc, tmp_path, capsys):
     reasons = [line.rsplit(': ', 1)[1] for line in reports['val'].dropped]
     assert reasons == ['no area', 'no area', 'outside the picture of 40 x 30']
     told = capsys.readouterr().out
-    assert '3 boxes dropped' in told and 'three.xml: dog at 7, 7, 7, 7: no area' in told
+    assert '3 boxes dropped' in told and 'three.xml: dog at 7, 7, 7, 20: no area' in told
     assert '1 boxes clipped to the picture' in told and 'three.xml: cat at 30, 20, 48.5, 28' in told
 
 
