@@ -1,0 +1,8 @@
+"""The parts of detectors: backbones, necks, heads, their task utilities and losses, and the detector itself."""
+
+from . import backbones as backbones
+from . import detectors as detectors
+from . import heads as heads
+from . import losses as losses
+from . import necks as necks
+from . import task_modules as task_modules

@@ -1,0 +1,5 @@
+"""Detectors."""
+
+from .yolo_detector import YOLODetector
+
+__all__ = ['YOLODetector']

@@ -1,0 +1,5 @@
+"""Dense heads: forward, losses, predictions."""
+
+from .yolov5_head import YOLOv5Head
+
+__all__ = ['YOLOv5Head']

@@ -1,0 +1,171 @@
+"""YOLOv5's backbone, in the form of releases 6 and 7 and in that of release 5.
+
+CSPNet (arXiv 1911.11929) on Darknet bottlenecks, with spatial pyramid pooling (arXiv 1406.4729) in the last stage.
+"""
+
+from typing import NamedTuple
+
+from mmcv.cnn import ConvModule
+from mmdet.models.backbones.csp_darknet import SPPBottleneck
+from mmdet.models.layers import CSPLayer
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmyolo_ext.models.layers import ACT_CFG, INIT_CFG, NORM_CFG, SPPF, FocusStem, scaled_depth, scaled_width
+from mmyolo_ext.registry import MODELS
+
+
+class Release(NamedTuple):
+    """What tells the networks of two releases apart."""
+
+    focus_stem: bool
+    depth_stride8: int
+    pyramid_before_csp: bool
+    last_shortcut: bool
+
+
+RELEASES = {
+    'v5': Release(focus_stem=True, depth_stride8=9, pyramid_before_csp=True, last_shortcut=False),
+    'v6': Release(focus_stem=False, depth_stride8=6, pyramid_before_csp=False, last_shortcut=True),
+}
+# widths of the stem and of the stages after it
+WIDTHS = {'P5': (64, 128, 256, 512, 1024), 'P6': (64, 128, 256, 512, 768, 1024)}
+OTHER_DEPTHS = {'P5': (9, 3), 'P6': (9, 3, 3)}
+FIRST_OUTPUT_STAGE = 2  # stride 8
+
+
+@MODELS.register_module()
+class YOLOv5CSPDarknet(BaseModule):
+    """Stem and four (P5) or five (P6) stages, each a 3x3/2 convolution and a CSP block.
+
+    ``out_channels`` and ``out_strides`` (tuples) say what ``forward`` gives. Sizes that a stride does not divide are
+    rounded, up or down, by the convolutions.
+
+    Args:
+        arch: ``'P5'`` (strides to 32) or ``'P6'`` (to 64).
+        version: ``'v6'``: 6x6/2 stem, depths 3, 6, 9, 3, SPPF at the end (releases 6 and 7). ``'v5'``: Focus stem,
+            depths 3, 9, 9, 3, SPP before the last CSP block, which has no shortcut (release 5).
+        deepen_factor: scales the number of bottlenecks of every block.
+        widen_factor: scales the channels of every layer.
+        in_channels: channels of the picture.
+        out_indices: which outputs to give, 0 the stem, i the stage of stride ``2 ** (i + 1)``; by default all from
+            stride 8 on.
+        frozen_stages: stem and stages up to this number are not trained and stay in eval mode; -1 freezes nothing.
+        norm_cfg: normalization layers; release values by default.
+        act_cfg: activations; SiLU by default.
+        norm_eval: keep every batch norm in eval mode.
+        init_cfg: PyTorch's own start by default.
+
+    Raises:
+        ValueError: unknown ``arch`` or ``version``, an index out of range, a factor that is not positive.
+    """
+
+    def __init__(
+        self,
+        arch: str = 'P5',
+        version: str = 'v6',
+        deepen_factor: float = 1.0,
+        widen_factor: float = 1.0,
+        in_channels: int = 3,
+        out_indices: tuple[int, ...] | None = None,
+        frozen_stages: int = -1,
+        norm_cfg: dict | None = None,
+        act_cfg: dict | None = None,
+        norm_eval: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg or INIT_CFG)
+        _check_choice('arch', arch, WIDTHS)
+        _check_choice('version', version, RELEASES)
+        _check_positive('deepen_factor', deepen_factor)
+        _check_positive('widen_factor', widen_factor)
+        release = RELEASES[version]
+        widths = [scaled_width(width, widen_factor) for width in WIDTHS[arch]]
+        depths = [scaled_depth(n, deepen_factor) for n in (3, release.depth_stride8, *OTHER_DEPTHS[arch])]
+        num_outputs = len(widths)
+        self.out_indices = _checked_indices(out_indices, num_outputs)
+        if not -1 <= frozen_stages < num_outputs:
+            raise ValueError(f'frozen_stages must be from -1 (none) to {num_outputs - 1}, got {frozen_stages}')
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.out_channels = tuple(widths[i] for i in self.out_indices)
+        self.out_strides = tuple(2 ** (i + 1) for i in self.out_indices)
+
+        block = {'norm_cfg': norm_cfg or NORM_CFG, 'act_cfg': act_cfg or ACT_CFG}
+        self.stem = _stem(release, in_channels, widths[0], block)
+        last = len(depths) - 1
+        self.stages = nn.ModuleList(
+            _stage(release, widths[i], widths[i + 1], depth, i == last, block) for i, depth in enumerate(depths)
+        )
+        self._freeze()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Pictures (N, in_channels, H, W) -> feature maps, shallow to deep, of ``out_channels`` and ``out_strides``."""
+        outputs = []
+        for index, layer in enumerate([self.stem, *self.stages]):
+            x = layer(x)
+            if index in self.out_indices:
+                outputs.append(x)
+        return tuple(outputs)
+
+    def train(self, mode: bool = True) -> 'YOLOv5CSPDarknet':
+        """Switch the mode, but for what is frozen and, under ``norm_eval``, the batch norms."""
+        super().train(mode)
+        self._freeze()
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze(self) -> None:
+        for layer in [self.stem, *self.stages][: self.frozen_stages + 1]:
+            layer.eval()
+            layer.requires_grad_(False)
+
+
+def _stem(release: Release, in_channels: int, out_channels: int, block: dict) -> nn.Module:
+    if release.focus_stem:
+        return FocusStem(in_channels, out_channels, kernel_size=3, **block)
+    return ConvModule(in_channels, out_channels, 6, stride=2, padding=2, **block)
+
+
+def _stage(
+    release: Release, in_channels: int, out_channels: int, depth: int, is_last: bool, block: dict
+) -> nn.Sequential:
+    """A 3x3/2 convolution and a CSP block; in the last stage, pyramid pooling before or after the block."""
+    csp = CSPLayer(
+        out_channels,
+        out_channels,
+        num_blocks=depth,
+        add_identity=release.last_shortcut or not is_last,
+        **block,
+    )
+    down = ConvModule(in_channels, out_channels, 3, stride=2, padding=1, **block)
+    if not is_last:
+        return nn.Sequential(down, csp)
+    if release.pyramid_before_csp:
+        return nn.Sequential(down, SPPBottleneck(out_channels, out_channels, **block), csp)
+    return nn.Sequential(down, csp, SPPF(out_channels, out_channels, **block))
+
+
+def _checked_indices(out_indices: tuple[int, ...] | None, num_outputs: int) -> tuple[int, ...]:
+    if out_indices is None:
+        return tuple(range(FIRST_OUTPUT_STAGE, num_outputs))
+    indices = tuple(out_indices)
+    if not indices or list(indices) != sorted(set(indices)) or indices[0] < 0 or indices[-1] >= num_outputs:
+        raise ValueError(
+            f'out_indices must be increasing numbers from 0 (stem) to {num_outputs - 1} (last stage), got {out_indices}'
+        )
+    return indices
+
+
+def _check_choice(name: str, value: str, allowed: dict) -> None:
+    if value not in allowed:
+        raise ValueError(f'{name} must be one of {tuple(allowed)}, got {value!r}')
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f'{name} must be greater than 0, got {value}')
