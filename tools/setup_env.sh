@@ -171,19 +171,18 @@ install_torch() {
     fi
 }
 
-# onedl-mmcv's setup.py compiles its ops whenever it can import torch: keep torch out of the build's sight, and keep
-# a wheel that was compiled for another torch out of it too (pip's cache).
-install_mmcv() {
+# onedl-mmcv and onedl-mmdetection come as source. mmcv's setup.py compiles its ops whenever it can import torch: keep
+# torch out of the build's sight, and with pip's cache any wheel that was compiled for another torch.
+install_sources() {
     env -u PIP_NO_BUILD_ISOLATION -u PYTHONPATH "$python" -m pip install --disable-pip-version-check --no-input \
-        --progress-bar off --no-cache-dir --no-deps "onedl-mmcv==$(pin_of onedl-mmcv)"
+        --progress-bar off --no-cache-dir --no-deps \
+        "onedl-mmcv==$(pin_of onedl-mmcv)" "onedl-mmdetection==$(pin_of onedl-mmdetection)"
 }
 
 install_the_rest() {
-    local lines
-    lines="$(mktemp)"
-    cat "${requirements[@]}" | grep -vE '^(torch|#|$)' >"$lines"
-    pip_install --only-binary :all: --no-binary onedl-mmcv -r "$lines"
-    rm -f "$lines"
+    local pins
+    mapfile -t pins < <(grep -hvE '^(torch==|#|$)' "${requirements[@]}")
+    pip_install --only-binary :all: "${pins[@]}"
 }
 
 cv2_error() { "$python" -c 'import cv2' 2>&1 >/dev/null | tail -n 1; }
@@ -228,10 +227,11 @@ if [[ "$state" != whole || ! -f "$stamp" || "$(<"$stamp")" != "$digest" ]]; then
     : >"$log" 2>/dev/null || die "cannot write to $prefix: activate an environment of your own, or none"
     refuse_mixed_packages
     install_torch
-    must 'mmcv, pure Python' install_mmcv
-    must 'mmengine, mmdetection and the rest' install_the_rest
+    must 'mmcv and mmdetection, pure Python' install_sources
+    must 'mmengine, OpenCV and the rest' install_the_rest
     must 'mmyolo_ext itself' pip_install --no-deps -e "$root"
     check_opencv
+    must 'first start' "$python" -c 'import mmyolo_ext, mmdet.models'
     printf '%s' "$digest" >"$stamp"
 fi
 printf '%s\n' "$python"
