@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 NORM_CFG = {'type': 'BN', 'momentum': 0.03, 'eps': 1e-3}
 ACT_CFG = {'type': 'SiLU', 'inplace': True}
-# PyTorch's own start for convolutions, from which YOLOv5's recipe was tuned; ConvModule overrides it in its constructor
+# PyTorch's own start for convolutions, with which the recipe was tuned; ConvModule's constructor has another
 INIT_CFG = {
     'type': 'Kaiming',
     'layer': 'Conv2d',

@@ -1,4 +1,4 @@
-"""Backbones: ``forward(x) -> tuple`` of maps, shallow to deep, and ``out_channels``, ``out_strides`` that say which."""
+"""Backbones: ``forward(x) -> tuple`` of maps, shallow to deep; ``out_channels``, ``out_strides`` say which."""
 
 from .yolov5_csp_darknet import YOLOv5CSPDarknet
 

@@ -93,17 +93,16 @@ class YOLOv5CSPDarknet(BaseModule):
         self.out_strides = tuple(2 ** (i + 1) for i in self.out_indices)
 
         block = {'norm_cfg': norm_cfg or NORM_CFG, 'act_cfg': act_cfg or ACT_CFG}
-        self.stem = _stem(release, in_channels, widths[0], block)
         last = len(depths) - 1
-        self.stages = nn.ModuleList(
-            _stage(release, widths[i], widths[i + 1], depth, i == last, block) for i, depth in enumerate(depths)
-        )
+        stages = [_stage(release, widths[i], widths[i + 1], depth, i == last, block) for i, depth in enumerate(depths)]
+        # The stem stands in the list too: as a child of its own MMEngine would start it by ConvModule's rule.
+        self.layers = nn.ModuleList([_stem(release, in_channels, widths[0], block), *stages])
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Pictures (N, in_channels, H, W) -> feature maps, shallow to deep, of ``out_channels`` and ``out_strides``."""
+        """Pictures (N, in_channels, H, W) -> maps, shallow to deep, of ``out_channels`` and ``out_strides``."""
         outputs = []
-        for index, layer in enumerate([self.stem, *self.stages]):
+        for index, layer in enumerate(self.layers):
             x = layer(x)
             if index in self.out_indices:
                 outputs.append(x)
@@ -120,7 +119,7 @@ class YOLOv5CSPDarknet(BaseModule):
         return self
 
     def _freeze(self) -> None:
-        for layer in [self.stem, *self.stages][: self.frozen_stages + 1]:
+        for layer in self.layers[: self.frozen_stages + 1]:
             layer.eval()
             layer.requires_grad_(False)
 
@@ -156,7 +155,8 @@ def _checked_indices(out_indices: tuple[int, ...] | None, num_outputs: int) -> t
     indices = tuple(out_indices)
     if not indices or list(indices) != sorted(set(indices)) or indices[0] < 0 or indices[-1] >= num_outputs:
         raise ValueError(
-            f'out_indices must be increasing numbers from 0 (stem) to {num_outputs - 1} (last stage), got {out_indices}'
+            f'out_indices must be increasing numbers from 0 (stem) to {num_outputs - 1} (last stage), got '
+            f'{out_indices}'
         )
     return indices
 

@@ -15,7 +15,7 @@ from mmyolo_ext.models.task_modules import Positives
 
 
 class BatchBoxes(NamedTuple):
-    """Boxes of all pictures of a batch: (G, 4) px of the network input, float32, and the picture of each, (G,) long."""
+    """Boxes of all pictures of a batch, (G, 4) px of the network input, and the picture of each, (G,) long."""
 
     boxes_xyxy: Tensor
     image: Tensor
@@ -23,9 +23,10 @@ class BatchBoxes(NamedTuple):
 
 def collect_boxes(batch_instances: Sequence[InstanceData | None], like: Tensor) -> BatchBoxes:
     """Put the boxes of every picture in one tensor on the device of ``like``; None is a picture without boxes."""
-    per_image = [like.new_zeros(0, 4) if item is None else get_box_tensor(item.bboxes) for item in batch_instances]
-    boxes_xyxy = torch.cat(per_image).to(device=like.device, dtype=torch.float32)
-    counts = torch.tensor([len(boxes) for boxes in per_image], device=like.device)
+    nothing = torch.zeros(0, 4, device=like.device)
+    per_image = [nothing if item is None else get_box_tensor(item.bboxes) for item in batch_instances]
+    counts = torch.tensor([len(boxes) for boxes in per_image], dtype=torch.long, device=like.device)
+    boxes_xyxy = torch.cat([nothing, *per_image]).to(device=like.device, dtype=torch.float32)
     return BatchBoxes(boxes_xyxy, torch.repeat_interleave(counts))
 
 

@@ -3,7 +3,6 @@
 Letters: N images, A priors of the level, P positives, K ignore regions of the batch.
 """
 
-import torch
 from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor
 

@@ -7,11 +7,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmyolo_ext.boxes import cxcywh_to_xyxy, paired_iou, xyxy_to_cxcywh
+from mmyolo_ext.models.heads.anchor_grid_head import AnchorGridHead
 from mmyolo_ext.models.heads.batch_boxes import (
     at_positives,
     collect_boxes,
@@ -20,7 +20,6 @@ from mmyolo_ext.models.heads.batch_boxes import (
 from mmyolo_ext.models.heads.class_targets import binary_targets, exclusive_targets
 from mmyolo_ext.models.heads.level_balance import LevelBalance
 from mmyolo_ext.models.heads.objectness import counted_places, objectness_targets
-from mmyolo_ext.models.heads.postprocess import Predictions, detect
 from mmyolo_ext.models.heads.task_gains import NOMINAL_SIZE, Gains, task_gains
 from mmyolo_ext.models.heads.yolov5_defaults import (
     ASSIGNER,
@@ -37,7 +36,7 @@ from mmyolo_ext.registry import MODELS, TASK_UTILS
 
 
 @MODELS.register_module()
-class YOLOv5Head(BaseDenseHead):
+class YOLOv5Head(AnchorGridHead):
     """One 1x1 convolution a level predicts, for every prior in every cell, a box, its objectness and its classes.
 
     Training: positives = assign(boxes); 1 - CIoU on their boxes, the class loss on their classes, the objectness loss
@@ -95,15 +94,11 @@ class YOLOv5Head(BaseDenseHead):
         test_cfg: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
-        _check_numbers(num_classes=num_classes, iou_ratio=iou_ratio, label_smoothing=label_smoothing)
-        self.prior_generator = TASK_UTILS.build(prior_generator)
-        self.strides = tuple(stride_w for stride_w, _ in self.prior_generator.strides)
-        _check_levels(in_channels, self.strides)
-        self.num_classes = num_classes
-        self.num_priors = self.prior_generator.num_base_priors[0]
-        self.in_channels = tuple(in_channels)
-        self.bbox_coder = TASK_UTILS.build(bbox_coder)
+        super().__init__(
+            num_classes, in_channels, prior_generator, bbox_coder, {**TEST_CFG, **(test_cfg or {})}, init_cfg
+        )
+        _check_share('iou_ratio', iou_ratio)
+        _check_share('label_smoothing', label_smoothing)
         self.assigner = TASK_UTILS.build(assigner)
         self.loss_cls = MODELS.build(loss_cls)
         self.loss_bbox = MODELS.build(loss_bbox)
@@ -114,11 +109,6 @@ class YOLOv5Head(BaseDenseHead):
         self.label_smoothing = label_smoothing
         self.gains = task_gains(num_classes, len(self.strides), input_size) if scale_losses else Gains()
         self.train_cfg = {**TRAIN_CFG, **(train_cfg or {})}
-        self.test_cfg = {**TEST_CFG, **(test_cfg or {})}
-        self.register_buffer('priors_wh', torch.tensor(self.prior_generator.base_sizes).float(), persistent=False)
-        self.convs_pred = nn.ModuleList(
-            nn.Conv2d(channels, self.num_priors * (5 + num_classes), 1) for channels in self.in_channels
-        )
 
     def init_weights(self) -> None:
         """Start every place at the expected rate of objects: 8 of them on a picture of 640 px, 0.6 of all classes."""
@@ -130,17 +120,6 @@ class YOLOv5Head(BaseDenseHead):
             bias = conv.bias.detach().view(self.num_priors, -1)
             bias[:, 4] = math.log(8 / (NOMINAL_SIZE / stride) ** 2)
             bias[:, 5:] = math.log(0.6 / (self.num_classes - 0.99))
-
-    def forward(self, feats: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Maps of the levels -> class scores (N, A*C, H, W), boxes (N, A*4, H, W), objectness (N, A, H, W), all raw."""
-        cls_scores, bbox_preds, objectnesses = [], [], []
-        for feat, conv in zip(feats, self.convs_pred, strict=True):
-            # (N, A*(5+C), H, W) -> (N, A, 5+C, H, W)
-            pred = conv(feat).unflatten(1, (self.num_priors, 5 + self.num_classes))
-            bbox_preds.append(pred[:, :, :4].flatten(1, 2))
-            objectnesses.append(pred[:, :, 4])
-            cls_scores.append(pred[:, :, 5:].flatten(1, 2))
-        return cls_scores, bbox_preds, objectnesses
 
     def loss_by_feat(
         self,
@@ -241,78 +220,7 @@ class YOLOv5Head(BaseDenseHead):
             for level, matches, level_priors in zip(objectnesses, positives, priors, strict=True)
         ]
 
-    def class_scores(self, raw_classes: Tensor) -> Tensor:
-        """Raw (..., C) -> scores in [0, 1], by sigmoid or softmax; 1 for a single class, which nothing teaches."""
-        if self.num_classes == 1:
-            return torch.ones_like(raw_classes)
-        return raw_classes.sigmoid() if self.use_sigmoid else raw_classes.softmax(dim=-1)
 
-    def decode(
-        self, cls_scores: Sequence[Tensor], bbox_preds: Sequence[Tensor], objectnesses: Sequence[Tensor]
-    ) -> Predictions:
-        """All predictions of a batch in float32, from what ``forward`` gives; for prediction and export alike."""
-        boxes, classes = [], []
-        for cls_score, bbox_pred, stride, priors_wh in zip(
-            cls_scores, bbox_preds, self.strides, self.priors_wh, strict=True
-        ):
-            # (N, A*D, H, W) -> (N, A, H, W, D)
-            raw_boxes, raw_classes = (
-                raw.float().unflatten(1, (self.num_priors, -1)).permute(0, 1, 3, 4, 2)
-                for raw in (bbox_pred, cls_score)
-            )
-            decoded = self.bbox_coder.decode(raw_boxes, cell_grid(raw_boxes), priors_wh[:, None, None] / stride)
-            boxes.append(cxcywh_to_xyxy(decoded * stride).flatten(1, 3))
-            classes.append(self.class_scores(raw_classes).flatten(1, 3))
-        objectness = [level.float().sigmoid().flatten(1) for level in objectnesses]
-        return Predictions(torch.cat(boxes, 1), torch.cat(objectness, 1), torch.cat(classes, 1))
-
-    @torch.no_grad()
-    def predict_by_feat(
-        self,
-        cls_scores: Sequence[Tensor],
-        bbox_preds: Sequence[Tensor],
-        objectnesses: Sequence[Tensor],
-        batch_img_metas: Sequence[dict],
-        cfg: dict | None = None,
-        rescale: bool = False,
-        with_nms: bool = True,
-    ) -> list[InstanceData]:
-        """Detections of each picture, see :func:`.postprocess.detect`; ``cfg`` overrides entries of ``test_cfg``."""
-        cfg = {**self.test_cfg, **(cfg or {})}
-        multi_label = cfg['multi_label'] and self.use_sigmoid and self.num_classes > 1
-        predictions = self.decode(cls_scores, bbox_preds, objectnesses)
-        return [
-            detect(predictions, index, img_meta, cfg, multi_label, rescale, with_nms)
-            for index, img_meta in enumerate(batch_img_metas)
-        ]
-
-
-def cell_grid(per_cell: Tensor) -> Tensor:
-    """Column and row of every cell of a (..., H, W, D) tensor: (H, W, 2), in its dtype and on its device."""
-    height, width = per_cell.shape[-3:-1]
-    rows = torch.arange(height, device=per_cell.device, dtype=per_cell.dtype)
-    columns = torch.arange(width, device=per_cell.device, dtype=per_cell.dtype)
-    cell_y, cell_x = torch.meshgrid(rows, columns, indexing='ij')
-    return torch.stack([cell_x, cell_y], dim=-1)
-
-
-def _check_numbers(num_classes: int, iou_ratio: float, label_smoothing: float) -> None:
-    if num_classes < 1:
-        raise ValueError(f'num_classes must be 1 or more, got {num_classes}')
-    if not 0 <= iou_ratio <= 1:
-        raise ValueError(f'iou_ratio must be from 0 to 1, got {iou_ratio}')
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f'label_smoothing must be at least 0 and below 1, got {label_smoothing}')
-
-
-def _check_levels(in_channels: Sequence[int] | str, strides: Sequence[int]) -> None:
-    if isinstance(in_channels, str):
-        raise ValueError(
-            f'in_channels={in_channels!r} is filled in by mmyolo_ext.YOLODetector only; elsewhere give the channels '
-            'of every level'
-        )
-    if len(in_channels) != len(strides):
-        raise ValueError(
-            f'in_channels must have one entry for each of the {len(strides)} levels of prior_generator (strides '
-            f'{tuple(strides)}), got {tuple(in_channels)}'
-        )
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f'{name} must be from 0 to 1, got {value}')
