@@ -8,32 +8,18 @@ exceeds the threshold. The definition costs (boxes x kept) IoUs, one at a time. 
 2. a group is worked off in blocks by falling score: a matrix of overlaps inside the block, a greedy pass over it on
    integers as bit sets, and one matrix of the block's survivors against what is left of the group.
 
-Every IoU that decides something is computed in float32 with the compiled op's order of operations.
-
 Letters: N boxes, K kept.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 512
-"""Boxes of a block: a matrix of overlaps of 1 MiB."""
+from .corners import Corners, iou_matrix
+from .torchvision_ops import torchvision_ops
 
-
-class Corners(NamedTuple):
-    """Boxes as five float32 arrays of one length."""
-
-    x1: np.ndarray
-    y1: np.ndarray
-    x2: np.ndarray
-    y2: np.ndarray
-    area: np.ndarray
-
-    def take(self, index: np.ndarray | slice) -> 'Corners':
-        return Corners(*(side[index] for side in self))
+BLOCK = 128
+"""Boxes of a block. 64 to 256 are equally fast; the matrices of overlaps then stay in the cache."""
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
@@ -42,28 +28,27 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     Args:
         boxes: (N, 4), x1 y1 x2 y2; computed with in float32.
         scores: (N,).
-        iou_threshold: a box is dropped where its IoU with a better one is strictly greater.
+        iou_threshold: a box is dropped where its IoU with a better one is strictly greater, in float32.
         offset: 0, or 1 for boxes whose x2 and y2 are the last pixel inside.
 
     Returns:
         (K,), int64, on the boxes' device.
     """
-    order = scores.detach().sort(0, descending=True)[1]
+    boxes, scores = boxes.detach().float(), scores.detach()
+    threshold, one = np.float32(iou_threshold), np.float32(offset)
+    if boxes.is_cuda and offset == 0 and torchvision_ops(boxes.device) is not None:
+        return torchvision_ops(boxes.device).nms(boxes, scores.float(), float(threshold))
+    order = scores.sort(0, descending=True)[1]
     if boxes.numel() == 0:
         return order.new_empty(0)
-    sides = boxes.detach().float()[order].cpu().numpy().T
-    x1, y1, x2, y2 = (np.ascontiguousarray(side) for side in sides)
     with np.errstate(all='ignore'):
-        one = np.float32(offset)
-        corners = Corners(x1, y1, x2, y2, (x2 - x1 + one) * (y2 - y1 + one))
-        kept = _nms_by_groups(corners, np.float32(iou_threshold), one)
+        kept = _nms_by_groups(Corners.of(boxes[order].cpu().numpy(), one), threshold, one)
     return order[torch.from_numpy(kept).to(order.device)]
 
 
 def _nms_by_groups(corners: Corners, threshold: np.float32, offset: np.float32) -> np.ndarray:
     """Ranks of the kept boxes, rising. A negative threshold lets distant boxes drop each other: one group."""
-    count = len(corners.area)
-    if count <= BLOCK or threshold < 0:
+    if len(corners.area) <= BLOCK or threshold < 0:
         return _nms_by_blocks(corners, threshold, offset)
     kept = [ranks[_nms_by_blocks(corners.take(ranks), threshold, offset)] for ranks in _groups(corners, offset)]
     return np.sort(np.concatenate(kept))
@@ -74,16 +59,16 @@ def _groups(corners: Corners, offset: np.float32) -> list[np.ndarray]:
 
     A cut lies before a box that starts at or past the end of all boxes that start before it. float32 subtraction is
     monotone, so the widths computed later between the two sides of a cut are not positive either. NaN makes no cut.
+    Neighbouring small groups are joined up to a block.
     """
     by_x = np.argsort(corners.x1, kind='stable')
     end = np.maximum.accumulate(corners.x2[by_x])
     cuts = np.flatnonzero(end[:-1] - corners.x1[by_x][1:] + offset <= 0) + 1
-    groups, start, count = [], 0, len(by_x)
-    while start < count:
-        wide, near = np.searchsorted(cuts, [start + BLOCK, start], side='right')
-        stop = cuts[wide - 1] if wide > near else cuts[near] if near < len(cuts) else count
-        if count - start <= BLOCK:
-            stop = count
+    cuts = np.append(cuts, len(by_x))
+    groups, start = [], 0
+    while start < len(by_x):
+        first, beyond = np.searchsorted(cuts, [start, start + BLOCK], side='right')
+        stop = cuts[max(first, beyond - 1)]
         groups.append(np.sort(by_x[start:stop]))
         start = stop
     return groups
@@ -95,7 +80,7 @@ def _nms_by_blocks(corners: Corners, threshold: np.float32, offset: np.float32) 
     kept = []
     while len(alive):
         block = corners.take(slice(0, BLOCK))
-        survivors = _greedy(_overlaps(block, block, threshold, offset))
+        survivors = _greedy(iou_matrix(block, block, offset) > threshold)
         kept.append(alive[:BLOCK][survivors])
         alive = alive[BLOCK:]
         if len(alive):
@@ -105,33 +90,8 @@ def _nms_by_blocks(corners: Corners, threshold: np.float32, offset: np.float32) 
     return np.concatenate(kept)
 
 
-def _free(kept: Corners, rest: Corners, threshold: np.float32, offset: np.float32) -> np.ndarray:
-    """Which boxes of ``rest`` overlap none of ``kept``, boolean."""
-    width = max(1, 2**16 // len(kept.area))
-    chunks = [rest.take(slice(at, at + width)) for at in range(0, len(rest.area), width)]
-    return ~np.concatenate([_overlaps(kept, chunk, threshold, offset).any(0) for chunk in chunks])
-
-
-def _overlaps(a: Corners, b: Corners, threshold: np.float32, offset: np.float32) -> np.ndarray:
-    """Boolean matrix IoU(a_i, b_j) > threshold. 0 / 0 is no overlap, as in the compiled op."""
-    width = np.minimum(a.x2[:, None], b.x2)
-    width -= np.maximum(a.x1[:, None], b.x1)
-    height = np.minimum(a.y2[:, None], b.y2)
-    height -= np.maximum(a.y1[:, None], b.y1)
-    if offset:
-        width += offset
-        height += offset
-    np.maximum(width, 0, out=width)
-    np.maximum(height, 0, out=height)
-    width *= height
-    union = np.add(a.area[:, None], b.area, out=height)
-    union -= width
-    width /= union
-    return width > threshold
-
-
 def _greedy(overlaps: np.ndarray) -> np.ndarray:
-    """Rows, rising, that no row kept before them overlaps. Only the part right of the diagonal is read."""
+    """Rows, rising, that no row kept before them overlaps. Only the part right of the diagonal matters."""
     rows = np.packbits(overlaps, axis=1, bitorder='little')
     dropped, kept = 0, []
     for index, row in enumerate(rows):
@@ -139,3 +99,10 @@ def _greedy(overlaps: np.ndarray) -> np.ndarray:
             kept.append(index)
             dropped |= int.from_bytes(row.tobytes(), 'little')
     return np.array(kept, dtype=np.int64)
+
+
+def _free(kept: Corners, rest: Corners, threshold: np.float32, offset: np.float32) -> np.ndarray:
+    """Which boxes of ``rest`` overlap none of ``kept``, boolean. Chunks of 64 Ki IoUs stay in the cache."""
+    width = max(1, 2**16 // len(kept.area))
+    chunks = [rest.take(slice(at, at + width)) for at in range(0, len(rest.area), width)]
+    return ~np.concatenate([(iou_matrix(kept, chunk, offset) > threshold).any(0) for chunk in chunks])

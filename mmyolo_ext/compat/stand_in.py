@@ -16,10 +16,34 @@ from typing import NoReturn
 EXT = 'mmcv._ext'
 COMPILE_COMMAND = 'pip install --no-build-isolation --no-cache-dir --no-deps --force-reinstall onedl-mmcv'
 
-OPS = {
-    'nms': 'nms',
+OPS_BY_MODULE = {
+    'bbox_overlaps': ['bbox_overlaps'],
+    'carafe': ['carafe_forward', 'carafe_backward', 'carafe_naive_forward', 'carafe_naive_backward'],
+    'compiler_info': ['get_compiler_version', 'get_compiling_cuda_version'],
+    'deform_attn': ['ms_deform_attn_forward', 'ms_deform_attn_backward'],
+    'deform_conv': [
+        'deform_conv_forward',
+        'deform_conv_backward_input',
+        'deform_conv_backward_parameters',
+        'modulated_deform_conv_forward',
+        'modulated_deform_conv_backward',
+    ],
+    'focal_loss': [
+        'sigmoid_focal_loss_forward',
+        'sigmoid_focal_loss_backward',
+        'softmax_focal_loss_forward',
+        'softmax_focal_loss_backward',
+    ],
+    'masked_conv': ['masked_im2col_forward', 'masked_col2im_forward'],
+    'nms': ['nms'],
+    'nms_match': ['nms_match'],
+    'roi_align': ['roi_align_forward', 'roi_align_backward'],
+    'roi_pool': ['roi_pool_forward', 'roi_pool_backward'],
+    'soft_nms': ['softnms'],
 }
-"""Name of each op we supply and the module of this package that holds it."""
+"""The ops we supply, by the module of this package that holds them."""
+
+OPS = {op: module for module, ops in OPS_BY_MODULE.items() for op in ops}
 
 
 class MissingOpError(NotImplementedError):
