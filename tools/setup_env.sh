@@ -37,7 +37,7 @@ find_base_python() {
             return
         fi
     done
-    die "no Python >= 3.10 found (python3 is $(python3 --version 2>&1 || echo missing)).
+    die "no Python >= 3.10 found (python3: $(python3 --version 2>/dev/null || echo missing)).
   Debian, Ubuntu:  sudo apt install python3 python3-venv
   Fedora:          sudo dnf install python3.12
   anywhere:        conda create -n mmyolo_ext python=3.11 && conda activate mmyolo_ext
@@ -102,7 +102,8 @@ maintained ones (onedl-*) would overwrite. Either deactivate it (this script the
   $python -m pip uninstall -y $mixed"
 }
 
-# step LABEL COMMAND...: runs it with its output in the log, telling the seconds meanwhile; gives its exit status.
+# [on_failure=WORDS] step LABEL COMMAND...: runs it with its output in the log, telling the seconds meanwhile; gives
+# its exit status.
 step() {
     local label="$1" start=$SECONDS status=0 ticker
     shift
@@ -118,7 +119,7 @@ step() {
     kill "$ticker" 2>/dev/null || true
     wait "$ticker" 2>/dev/null || true
     [[ -t 2 ]] && printf '\r' >&2
-    printf '  %-46s %4d s%s\n' "$label" $((SECONDS - start)) "$([[ $status == 0 ]] || printf ' (failed)')" >&2
+    printf '  %-46s %4d s%s\n' "$label" $((SECONDS - start)) "$([[ $status == 0 ]] || printf ' (%s)' "${on_failure:-failed}")" >&2
     return "$status"
 }
 
@@ -160,7 +161,7 @@ install_torch() {
     elif [[ "$(uname -s)" != Linux ]] || has_nvidia_gpu; then
         must "torch $pin" pip_install --only-binary :all: "torch==$pin"
     # The package sources set up on this machine may hold the CPU build; if not, pip says so at once.
-    elif step "torch $pin, CPU build" pip_install --only-binary :all: "torch==$pin+cpu"; then
+    elif on_failure='not in the package sources of this machine' step "torch $pin, CPU build" pip_install --only-binary :all: "torch==$pin+cpu"; then
         :
     elif reaches_cpu_index; then
         must "torch $pin, CPU build of pytorch.org" \
@@ -185,7 +186,8 @@ install_the_rest() {
     pip_install --only-binary :all: "${pins[@]}"
 }
 
-cv2_error() { "$python" -c 'import cv2' 2>&1 >/dev/null | tail -n 1; }
+# Last line of the error, nothing when it starts.
+cv2_error() { { "$python" -c 'import cv2' 2>&1 >/dev/null || true; } | tail -n 1; }
 
 # The stack brings opencv-python and opencv-python-headless, which share one folder: the last one installed is used.
 # Only the first needs libraries for windows; where one of them is missing, headless is put on top.
