@@ -1,0 +1,5 @@
+"""Figures of merit."""
+
+from .coco_metric import CocoMetric
+
+__all__ = ['CocoMetric']

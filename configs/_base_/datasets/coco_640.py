@@ -1,0 +1,111 @@
+# One number or name here serves the whole file. Derived names start with an underscore and are deleted at its end.
+_root = 'data/coco/'
+_size = 640  # longer side of the input, px
+_train_ann, _train_img = 'annotations/instances_train2017.json', 'train2017/'
+_val_ann, _val_img = 'annotations/instances_val2017.json', 'val2017/'
+_batch, _workers = 16, 4
+_stride = 32  # the network's largest
+
+_meta_keys = (
+    'img_id',
+    'img_path',
+    'ori_shape',
+    'img_shape',
+    'scale_factor',
+    'pad_param',
+    'flip',
+    'flip_direction',
+)
+_pictures = dict(
+    type='mmyolo_ext.CheckedCocoDataset',
+    data_root=_root,
+    ann_file=_train_ann,
+    data_prefix=dict(img=_train_img),
+    pipeline=[
+        dict(type='mmyolo_ext.LoadImage'),
+        dict(type='LoadAnnotations', with_bbox=True),
+        dict(type='Resize', scale=(_size, _size), keep_ratio=True),
+    ],
+)
+# after the mosaic, on the finished picture
+_finish = [
+    dict(type='mmyolo_ext.HSVJitter', hue=0.015, saturation=0.7, value=0.4),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs', meta_keys=_meta_keys),
+]
+# of the small models
+light_mix = dict(
+    type='mmdet.MultiImageMixDataset',
+    dataset=_pictures,
+    pipeline=[
+        dict(type='mmyolo_ext.Mosaic', size=(_size, _size)),
+        dict(type='mmyolo_ext.RandomAffine', size=(_size, _size), scale=0.5, translate=0.1),
+        *_finish,
+    ],
+)
+# of the large ones: a wider range of scales, and one picture in ten seen through another
+strong_mix = dict(
+    type='mmdet.MultiImageMixDataset',
+    dataset=dict(
+        type='mmdet.MultiImageMixDataset',
+        dataset=_pictures,
+        pipeline=[
+            dict(type='mmyolo_ext.Mosaic', size=(_size, _size)),
+            dict(type='mmyolo_ext.RandomAffine', size=(_size, _size), scale=0.9, translate=0.1),
+        ],
+    ),
+    pipeline=[dict(type='mmyolo_ext.MixUp', prob=0.1), *_finish],
+)
+train_dataloader = dict(
+    batch_size=_batch,
+    num_workers=_workers,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(type='mmyolo_ext.SeededDataset', dataset=light_mix),
+)
+
+val_dataloader = dict(
+    batch_size=_batch,
+    num_workers=_workers,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='mmyolo_ext.RectBatchDataset',
+        batch_size=_batch,
+        size=_size,
+        stride=_stride,
+        dataset=dict(
+            type='mmyolo_ext.CheckedCocoDataset',
+            data_root=_root,
+            ann_file=_val_ann,
+            data_prefix=dict(img=_val_img),
+            test_mode=True,
+            pipeline=[
+                dict(type='mmyolo_ext.LoadImage'),
+                dict(type='LoadAnnotations', with_bbox=True),
+                dict(type='mmyolo_ext.Letterbox', size_hw=(_size, _size)),
+                dict(type='PackDetInputs', meta_keys=_meta_keys),
+            ],
+        ),
+    ),
+)
+test_dataloader = val_dataloader
+
+val_evaluator = dict(type='mmyolo_ext.CocoMetric', ann_file=_root + _val_ann)
+test_evaluator = val_evaluator
+
+# Views for --tta: 3 scales, each as it is and flipped. The flip comes before any padding (which the preprocessor adds
+# at the right and the bottom), or boxes would come back shifted by it.
+tta_pipeline = [
+    dict(type='mmyolo_ext.LoadImage'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='Resize', scale=(_side, _side), keep_ratio=True) for _side in (512, 640, 768)],
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [dict(type='PackDetInputs', meta_keys=_meta_keys)],
+        ],
+    ),
+]
+
+del _batch, _finish, _meta_keys, _pictures, _root, _size, _stride, _train_ann, _train_img, _val_ann, _val_img, _workers

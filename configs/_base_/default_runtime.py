@@ -1,0 +1,40 @@
+default_scope = 'mmdet'
+custom_imports = dict(imports=['mmyolo_ext'], allow_failed_imports=False)
+
+# Hooks have names, so a config changes one of their numbers: default_hooks = dict(logger=dict(interval=10))
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3, save_best='coco/bbox_mAP', rule='greater'),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='DetVisualizationHook'),
+    # checks before the first step
+    preflight=dict(type='mmyolo_ext.PreflightHook'),
+    load_report=dict(type='mmyolo_ext.LoadReportHook'),
+    # the recipe
+    sample_seed=dict(type='mmyolo_ext.SampleSeedHook'),
+    accumulate=dict(type='mmyolo_ext.AccumulateHook', nominal_batch_size=64),
+    ema=dict(type='mmyolo_ext.StepEMAHook'),
+    close_mosaic=dict(type='mmyolo_ext.CloseMosaicHook', num_last_epochs=10),
+    sync_buffers=dict(type='SyncBuffersHook'),
+    # while it runs and when it ends
+    check_loss=dict(type='mmdet.CheckInvalidLossHook', interval=50),
+    curves=dict(type='mmyolo_ext.CurvesHook'),
+)
+
+env_cfg = dict(
+    cudnn_benchmark=True,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),
+)
+randomness = dict(seed=0)
+
+visualizer = dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')
+log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
+log_level = 'INFO'
+load_from = None
+resume = False
+
+# for tools/test.py --tta; the pipeline of its views stands with the data set
+tta_model = dict(type='mmdet.DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.65), max_per_img=300))

@@ -1,0 +1,44 @@
+"""COCO's average precision, by the fastest evaluator that is installed."""
+
+from importlib.util import find_spec
+
+from mmdet.evaluation import CocoMetric as PycocotoolsMetric
+from mmdet.evaluation import FasterCocoMetric
+from mmengine.logging import MMLogger
+
+from mmyolo_ext.registry import METRICS
+
+Base = FasterCocoMetric if find_spec('faster_coco_eval') else PycocotoolsMetric
+
+
+@METRICS.register_module()
+class CocoMetric(Base):
+    """mmdet's COCO metric on boxes: by faster-coco-eval where it is installed, else by pycocotools; same numbers.
+
+    Differs from mmdet's on purpose: the AP of each class is reported unless ``classwise=False``; a detector that
+    predicts nothing scores 0, where mmdet gives no score at all, and so neither a best checkpoint nor a curve.
+
+    Args:
+        ann_file: COCO JSON of the split. Without it, the ground truth of the data samples is evaluated.
+        classwise: Report each class, as ``coco/NAME_precision`` and in a table.
+        **kwargs: As mmdet's ``CocoMetric``, with ``metric='bbox'`` alone.
+
+    Raises:
+        ValueError: For other kinds of metric.
+    """
+
+    def __init__(self, ann_file: str | None = None, classwise: bool = True, **kwargs) -> None:
+        if kwargs.setdefault('metric', 'bbox') not in ('bbox', ['bbox']):
+            raise ValueError(f"metric must be 'bbox', got {kwargs['metric']!r}: use mmdet.CocoMetric for others")
+        super().__init__(ann_file=ann_file, classwise=classwise, **kwargs)
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        if self.format_only or any(len(prediction['scores']) for _, prediction in results):
+            return super().compute_metrics(results)
+        MMLogger.get_current_instance().warning('Not a single box was predicted: every average precision is 0.')
+        items = self.metric_items or ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+        zeros = {f'bbox_{item}': 0.0 for item in items}
+        return {**{f'{name}_precision': 0.0 for name in self._class_names()}, **zeros}
+
+    def _class_names(self) -> tuple[str, ...]:
+        return tuple(self.dataset_meta['classes']) if self.classwise else ()
