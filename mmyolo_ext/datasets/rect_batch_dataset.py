@@ -9,6 +9,8 @@ from torch.utils.data import Dataset
 
 from mmyolo_ext.registry import DATASETS
 
+from .transforms.arguments import check_range, check_size_hw
+
 
 @DATASETS.register_module()
 class RectBatchDataset(Dataset):
@@ -46,15 +48,13 @@ class RectBatchDataset(Dataset):
         for name, value in (('batch_size', batch_size), ('stride', stride)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f'{name} must be a whole number from 1 on, got {value!r}')
-        if not 0 <= extra <= 1:
-            raise ValueError(f'extra must lie in [0, 1] strides, got {extra!r}')
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         if not isinstance(self.dataset, BaseDataset):
             raise ValueError(f'RectBatchDataset wraps an mmengine BaseDataset, got {type(self.dataset).__name__}')
         self.batch_size = batch_size
-        self.size_hw = (size, size) if isinstance(size, int) else tuple(size)
+        self.size_hw = check_size_hw('size', size)
         self.stride = stride
-        self.extra = extra
+        self.extra = check_range('extra', extra, 0, 1)
         self.allow_upscale = allow_upscale
         self._fully_initialized = False
         self.full_init()

@@ -1,0 +1,255 @@
+"""Samples depend on (seed, epoch, index) alone, whoever makes them."""
+
+import pickle
+import random
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import DefaultSampler, pseudo_collate
+from mmengine.dataset import sampler as mmengine_sampler
+from torch.utils.data import DataLoader
+
+from mmyolo_ext.datasets import SeededDataset
+from mmyolo_ext.datasets.seeding import seeded_generators
+from mmyolo_ext.datasets.transforms import Mosaic
+from mmyolo_ext.registry import DATASETS
+
+SIZE = 32
+
+
+@pytest.fixture(autouse=True)
+def one_opencv_thread():
+    """A forked worker does not inherit OpenCV's threads; MMEngine too turns them off."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    yield
+    cv2.setNumThreads(threads)
+
+
+def mix(dataset, *pipeline, **changes):
+    return {'type': 'mmdet.MultiImageMixDataset', 'dataset': dataset, 'pipeline': list(pipeline), **changes}
+
+
+MOSAIC = {'type': 'mmyolo_ext.Mosaic', 'size': SIZE, 'prob': 0.7}
+AFFINE = {'type': 'mmyolo_ext.RandomAffine', 'size': SIZE, 'degrees': 10}
+REST = (
+    {'type': 'mmyolo_ext.HSVJitter'},
+    {'type': 'mmdet.RandomFlip', 'prob': 0.5},
+    {'type': 'mmdet.PackDetInputs', 'meta_keys': ('img_id', 'flip')},
+)
+
+
+@pytest.fixture
+def full(coco_config):
+    """The whole training pipeline, mixup around mosaic."""
+    return mix(mix(coco_config(), MOSAIC, AFFINE), {'type': 'mmyolo_ext.MixUp', 'prob': 0.5}, *REST)
+
+
+def build(config, epoch=0, seed=0):
+    dataset = DATASETS.build({'type': 'mmyolo_ext.SeededDataset', 'dataset': config})
+    dataset.full_init()
+    dataset.set_epoch(epoch, seed)
+    return dataset
+
+
+def content(sample):
+    """Every byte of a packed sample."""
+    data = sample['data_samples']
+    parts = [sample['inputs'], data.gt_instances.bboxes.tensor, data.gt_instances.labels]
+    parts += [data.ignored_instances.bboxes.tensor, torch.tensor([data.img_id, data.flip])]
+    return b''.join(part.numpy().tobytes() for part in parts)
+
+
+def load(dataset, workers, epochs=2, seed=0, context=None):
+    """The samples of some epochs in order, from a loader whose workers live on."""
+    loader = DataLoader(
+        dataset, batch_size=2, num_workers=workers, persistent_workers=workers > 0, collate_fn=list,
+        multiprocessing_context=context,
+    )  # fmt: skip
+    samples = []
+    for epoch in range(epochs):
+        dataset.set_epoch(epoch, seed)
+        samples.append([content(sample) for batch in loader for sample in batch])
+    return samples
+
+
+def test_workers_see_the_same_bytes(full):
+    alone = load(build(full), 0)
+    assert [len(set(epoch)) for epoch in alone] == [12, 12]
+    assert not set(alone[0]) & set(alone[1])
+    assert load(build(full), 1) == alone
+    assert load(build(full), 3) == alone
+
+
+@pytest.mark.slow
+def test_spawned_workers_see_the_same_bytes(full):
+    assert load(build(full), 1, context='spawn') == load(build(full), 0)
+
+
+def test_ranks_see_the_same_bytes(full, monkeypatch):
+    dataset = build(full, epoch=1, seed=3)
+    alone = [content(dataset[i]) for i in range(len(dataset))]
+    seen = {}
+    for rank in range(2):
+        monkeypatch.setattr(mmengine_sampler, 'get_dist_info', lambda rank=rank: (rank, 2))
+        part = build(full, epoch=1, seed=3)
+        sampler = DefaultSampler(part, shuffle=True, seed=3)
+        sampler.set_epoch(1)
+        seen |= {i: content(part[i]) for i in sampler}
+    assert [seen[i] for i in range(12)] == alone
+
+
+def test_an_epoch_reached_straight_or_by_resuming(full):
+    straight = load(build(full), 0, epochs=4, seed=5)
+    resumed = build(full, epoch=3, seed=5)
+    assert [content(resumed[i]) for i in range(12)] == straight[3]
+    # Nor does the order of reading matter, nor what was drawn before.
+    np.random.seed(99)
+    assert [content(resumed[i]) for i in reversed(range(12))] == straight[3][::-1]
+    assert content(resumed[-1]) == straight[3][11]
+
+
+def test_seeds_differ(full):
+    dataset, samples = build(full), []
+    for seed in (0, 1):
+        dataset.set_epoch(0, seed)
+        samples.append({content(dataset[i]) for i in range(12)})
+    assert not samples[0] & samples[1]
+
+
+def test_the_callers_draws_go_on(full):
+    dataset = build(full)
+
+    def draws():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    def reset():
+        random.seed(1), np.random.seed(1), torch.manual_seed(1)
+
+    reset()
+    expected = [draws(), draws()]
+    reset()
+    seen = [draws()]
+    dataset[0]
+    assert [*seen, draws()] == expected
+    reset()
+    seen = [draws()]
+    with pytest.raises(ZeroDivisionError), seeded_generators(0, 1, 2):
+        draws()
+        raise ZeroDivisionError
+    assert [*seen, draws()] == expected
+
+
+def test_keys_are_hashed_not_added():
+    def first_draws(*key):
+        with seeded_generators(*key):
+            return random.random(), np.random.rand(), torch.rand(1).item()
+
+    keys = [(s, e, i) for s in range(3) for e in range(3) for i in range(3)] + [(2**40, 0, 0), (0, 2**31, 0)]
+    draws = [first_draws(*key) for key in keys]
+    for generator in range(3):
+        assert len({draw[generator] for draw in draws}) == len(keys)
+    assert draws == [first_draws(*key) for key in keys]
+
+
+def only_mosaic(coco_config, **changes):
+    """A mosaic makes 64 x 64, its absence a side of 32."""
+    return mix(coco_config(), {**MOSAIC, 'prob': 1.0, **changes}, {'type': 'mmdet.PackDetInputs', 'meta_keys': ()})
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_closing_reaches_living_workers(coco_config, workers):
+    dataset = build(only_mosaic(coco_config))
+    loader = DataLoader(dataset, batch_size=3, num_workers=workers, persistent_workers=workers > 0, collate_fn=list)
+
+    def longest_sides():
+        return {max(sample['inputs'].shape) for batch in loader for sample in batch}
+
+    assert longest_sides() == {64} and not dataset.mosaic_closed
+    dataset.close_mosaic()
+    assert longest_sides() == {32} and dataset.mosaic_closed
+    dataset.close_mosaic()  # closed is closed
+    assert longest_sides() == {32}
+
+
+@pytest.mark.parametrize('kind', ['mmyolo_ext.Mosaic', Mosaic], ids=['scope', 'class'])
+def test_closing_whatever_the_spelling(coco_config, kind):
+    dataset = build(only_mosaic(coco_config, type=kind))
+    assert dataset[0]['inputs'].shape == (3, 64, 64)
+    dataset.close_mosaic()
+    assert max(dataset[0]['inputs'].shape) == 32
+
+
+def test_closing_mixes_of_the_host_and_keeps_other_skips(coco_config):
+    dataset = build(
+        mix(
+            coco_config(),
+            {'type': 'mmdet.Mosaic', 'img_scale': (SIZE, SIZE)},
+            {'type': 'mmdet.Resize', 'scale': (8, 8)},
+            {'type': 'mmdet.PackDetInputs', 'meta_keys': ()},
+            skip_type_keys=['mmdet.Resize'],
+        )
+    )
+    assert dataset[0]['inputs'].shape == (3, 64, 64)
+    dataset.close_mosaic()
+    assert max(dataset[0]['inputs'].shape) == 32
+
+
+def test_closing_nested_mixes(full):
+    dataset = build(full)
+    dataset.close_mosaic()
+    calls = []
+    for part in (dataset.dataset, dataset.dataset.dataset):
+        transform = part.pipeline[0]
+        transform.transform = lambda results: calls.append(1) or results
+    for i in range(12):
+        assert dataset[i]['inputs'].shape == (3, SIZE, SIZE)
+    assert not calls
+
+
+def test_closing_through_other_wrappers(coco_config):
+    repeated = {'type': 'RepeatDataset', 'times': 2, 'dataset': coco_config()}
+    joined = {'type': 'mmdet.ConcatDataset', 'datasets': [coco_config(), repeated]}
+    with pytest.raises(ValueError, match='nothing to close'):
+        build(joined).close_mosaic()
+
+
+def test_closing_nothing_is_an_error(coco_config):
+    dataset = build(mix(coco_config(), AFFINE, *REST))
+    with pytest.raises(ValueError, match='nothing to close.*custom_hooks'):
+        dataset.close_mosaic()
+    assert not dataset.mosaic_closed
+
+
+def test_a_broken_picture_is_replaced_alike(coco_config, coco_folder, tmp_path):
+    """With skip_broken another sample takes its place: the same one in every run."""
+    whole = (coco_folder / '3.png').read_bytes()
+    try:
+        (coco_folder / '3.png').write_bytes(whole[:-10])
+        config = coco_config()
+        with pytest.raises(ValueError, match=r'3\.png.*cut short'):
+            build(mix(config, *REST))[3]
+        config['pipeline'][0] = {'type': 'mmyolo_ext.LoadImage', 'skip_broken': True}
+        with pytest.warns(UserWarning, match=r'3\.png'):
+            runs = [load(build(mix(config, MOSAIC, AFFINE, *REST)), 0, epochs=1) for _ in range(2)]
+        assert runs[0] == runs[1]
+    finally:
+        (coco_folder / '3.png').write_bytes(whole)
+
+
+def test_the_interface(full):
+    dataset = build(full, epoch=4, seed=2)
+    assert isinstance(dataset, SeededDataset)
+    assert len(dataset) == 12 and dataset.metainfo['classes'] == ('thing',)
+    assert dataset.get_data_info(5)['img_id'] == 5
+    assert (dataset.epoch, dataset.seed) == (4, 2)
+    for index in (12, -13):
+        with pytest.raises(IndexError):
+            dataset[index]
+    with pytest.raises(ValueError, match='from 0 on'):
+        dataset.set_epoch(-1, 0)
+    copied = pickle.loads(pickle.dumps(dataset))
+    assert content(copied[3]) == content(dataset[3])
+    assert len(pseudo_collate([dataset[0], dataset[1]])['inputs']) == 2
