@@ -1,0 +1,119 @@
+"""Geometry of boxes: values worked out by hand, gradients against finite differences, boxes without area."""
+
+import math
+
+import pytest
+import torch
+
+from mmyolo_ext.boxes import IOU_MODES, cxcywh_to_xyxy, paired_iou, xyxy_to_cxcywh
+
+BOX = torch.tensor([0.0, 0.0, 4.0, 2.0])
+TARGET = torch.tensor([2.0, 1.0, 4.0, 5.0])
+# overlap 2x1 = 2, areas 8 and 8: IoU = 2 / 14
+IOU = 1 / 7
+# enclosing box 4x5 = 20: GIoU = 1/7 - (20 - 14) / 20
+GIOU = 1 / 7 - 0.3
+# centres (2, 1) and (3, 3): distance^2 = 5; diagonal^2 = 16 + 25: DIoU = 1/7 - 5/41
+DIOU = 1 / 7 - 5 / 41
+# v = 4/pi^2 (atan(4/2) - atan(2/4))^2, alpha = v / (1 - IoU + v)
+V = 4 / math.pi**2 * (math.atan(2) - math.atan(0.5)) ** 2
+CIOU = DIOU - V / (1 - IOU + V) * V
+
+
+def test_forms_by_hand() -> None:
+    xyxy = torch.tensor([[10.0, 20.0, 50.0, 30.0]])
+    # centre ((10 + 50) / 2, (20 + 30) / 2), size (50 - 10, 30 - 20)
+    assert xyxy_to_cxcywh(xyxy).tolist() == [[30.0, 25.0, 40.0, 10.0]]
+    assert cxcywh_to_xyxy(torch.tensor([[30.0, 25.0, 40.0, 10.0]])).tolist() == xyxy.tolist()
+
+
+def test_forms_invert_each_other() -> None:
+    boxes = torch.rand(5, 7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(xyxy_to_cxcywh(cxcywh_to_xyxy(boxes)), boxes)
+    assert xyxy_to_cxcywh(torch.zeros(0, 4)).shape == (0, 4)
+
+
+@pytest.mark.parametrize(('mode', 'expected'), [('iou', IOU), ('giou', GIOU), ('diou', DIOU), ('ciou', CIOU)])
+def test_values_by_hand(mode: str, expected: float) -> None:
+    assert paired_iou(BOX, TARGET, mode).item() == pytest.approx(expected, abs=1e-6)
+    assert paired_iou(TARGET, BOX, mode).item() == pytest.approx(expected, abs=1e-6)
+    assert paired_iou(BOX, BOX, mode).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_apart_boxes_by_hand() -> None:
+    # unit squares with corners at (0, 0) and (3, 0): no overlap, enclosing box 4x1, diagonal^2 17, distance^2 9
+    first, second = torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor([3.0, 0.0, 4.0, 1.0])
+    values = {mode: paired_iou(first, second, mode).item() for mode in IOU_MODES}
+    assert values == pytest.approx({'iou': 0, 'giou': -(4 - 2) / 4, 'diou': -9 / 17, 'ciou': -9 / 17}, abs=1e-6)
+
+
+@pytest.mark.parametrize('mode', ['iou', 'giou', 'diou'])
+def test_gradient_against_finite_differences(mode: str) -> None:
+    boxes, targets = _random_pairs()
+    assert torch.autograd.gradcheck(lambda boxes: paired_iou(boxes, targets, mode), boxes.requires_grad_())
+
+
+def test_ciou_gradient_holds_alpha_constant() -> None:
+    boxes, targets = _random_pairs()
+    iou = paired_iou(boxes, targets)
+    aspect = lambda b: torch.atan((b[:, 2] - b[:, 0]) / (b[:, 3] - b[:, 1]))  # noqa: E731
+    v = lambda b: 4 / math.pi**2 * (aspect(b) - aspect(targets)) ** 2  # noqa: E731
+    alpha = v(boxes) / (1 - iou + v(boxes))
+    boxes.requires_grad_()
+    (expected,) = torch.autograd.grad((paired_iou(boxes, targets, 'diou') - alpha * v(boxes)).sum(), boxes)
+    (actual,) = torch.autograd.grad(paired_iou(boxes, targets, 'ciou').sum(), boxes)
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize('mode', IOU_MODES)
+@pytest.mark.parametrize(
+    'box',
+    [
+        [1.0, 1.0, 1.0, 1.0],  # a point
+        [0.0, 1.0, 4.0, 1.0],  # without height
+        [1.0, 0.0, 1.0, 4.0],  # without width
+        [3.0, 3.0, 1.0, 1.0],  # corners the wrong way round
+        [-1e6, -1e6, 1e6, 1e6],
+    ],
+)
+def test_boxes_without_area_are_finite(mode: str, box: list[float]) -> None:
+    targets = torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 1.0, 1.0, 1.0], box])
+    boxes = torch.tensor([box] * 3, requires_grad=True)
+    overlap = paired_iou(boxes, targets, mode)
+    overlap.sum().backward()
+    assert overlap.isfinite().all()
+    assert boxes.grad.isfinite().all()
+    assert (overlap <= 1 + 1e-6).all()
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_is_raised(dtype: torch.dtype) -> None:
+    # areas of 250,000 px^2 overflow float16; overlap 250x500, union 375,000: IoU 1/3
+    boxes, targets = torch.tensor([[0.0, 0, 500, 500]]), torch.tensor([[250.0, 0, 750, 500]])
+    overlap = paired_iou(boxes.to(dtype), targets.to(dtype))
+    assert overlap.dtype == torch.float32
+    assert overlap.item() == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_float32_under_autocast() -> None:
+    boxes, targets = (pair.float() for pair in _random_pairs())
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        inside = paired_iou(boxes, targets, 'ciou')
+    assert torch.equal(inside, paired_iou(boxes, targets, 'ciou'))
+
+
+def test_empty_and_broadcast() -> None:
+    assert paired_iou(torch.zeros(0, 4), torch.zeros(0, 4), 'ciou').shape == (0,)
+    pairs = paired_iou(torch.stack([BOX, TARGET])[:, None], torch.stack([BOX, TARGET])[None])
+    torch.testing.assert_close(pairs, torch.tensor([[1, IOU], [IOU, 1]]))
+
+
+def test_unknown_mode() -> None:
+    with pytest.raises(ValueError, match=r"one of \('iou', 'giou', 'diou', 'ciou'\), got 'miou'"):
+        paired_iou(BOX, TARGET, 'miou')
+
+
+def _random_pairs() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    boxes, targets = torch.rand(2, 20, 4, generator=generator, dtype=torch.float64)
+    return cxcywh_to_xyxy(boxes + 0.1), cxcywh_to_xyxy(targets + 0.1)
