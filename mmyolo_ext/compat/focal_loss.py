@@ -21,20 +21,22 @@ def sigmoid_focal_loss_forward(
         target: class index, (N,); any other number, such as C, is background.
         weight: per class of the target (C,), or empty for none; background then needs an entry as well.
     """
-    p, positive = input.sigmoid(), _one_hot(target, input)
-    of_positive = -alpha * (1 - p) ** gamma * _log(p)
-    of_negative = -(1 - alpha) * p**gamma * _log(1 - p)
-    output.copy_(torch.where(positive, of_positive, of_negative) * _weights(weight, target)[:, None])
+    p, q, log_p, log_q = _both_sides(input)
+    of_positive = -alpha * q**gamma * log_p
+    of_negative = -(1 - alpha) * p**gamma * log_q
+    output.copy_(torch.where(_one_hot(target, input), of_positive, of_negative) * _weights(weight, target)[:, None])
 
 
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
     """Fill ``grad_input`` (N, C) with the derivative of the forward pass; arguments as there."""
-    p, positive = input.sigmoid(), _one_hot(target, input)
-    of_positive = -alpha * (1 - p) ** gamma * (1 - p - gamma * p * _log(p))
-    of_negative = -(1 - alpha) * p**gamma * (gamma * (1 - p) * _log(1 - p) - p)
-    grad_input.copy_(torch.where(positive, of_positive, of_negative) * _weights(weight, target)[:, None])
+    p, q, log_p, log_q = _both_sides(input)
+    of_positive = -alpha * q**gamma * (q - gamma * p * log_p)
+    of_negative = -(1 - alpha) * p**gamma * (gamma * q * log_q - p)
+    grad_input.copy_(
+        torch.where(_one_hot(target, input), of_positive, of_negative) * _weights(weight, target)[:, None]
+    )
 
 
 def softmax_focal_loss_forward(
@@ -63,6 +65,11 @@ def softmax_focal_loss_backward(
     slope = alpha * (gamma * (1 - p) ** (gamma - 1) * p * _log(p) - (1 - p) ** gamma) * _weights(weight, label)
     buff.copy_(torch.where(target >= 0, slope, 0))
     grad_input.copy_(buff[:, None] * (F.one_hot(label, input.size(1)) - input))
+
+
+def _both_sides(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """p, 1 - p and their logarithms, each from the logits, for 1 - p has no digits left where p is close to 1."""
+    return logits.sigmoid(), (-logits).sigmoid(), F.logsigmoid(logits), F.logsigmoid(-logits)
 
 
 def _one_hot(target: Tensor, input: Tensor) -> Tensor:

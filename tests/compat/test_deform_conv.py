@@ -1,0 +1,82 @@
+"""Deformable convolution against ordinary convolution, a loop over taps, and finite differences."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmcv.ops import deform_conv2d, modulated_deform_conv2d
+
+# stride, padding, dilation
+GEOMETRIES = [(1, 1, 1), (2, 1, 1), ((1, 2), (2, 0), (2, 1))]
+
+
+def inputs(seed: int, output_size: tuple[int, int], offset_groups: int, groups: int = 1) -> list[torch.Tensor]:
+    """Maps (2, 4, 7, 6), offsets, mask, weight (6, 4 / groups, 3, 2), in float64."""
+    rng = np.random.RandomState(seed)
+    taps = 6 * offset_groups
+    shapes = [(2, 4, 7, 6), (2, 2 * taps, *output_size), (2, taps, *output_size), (6, 4 // groups, 3, 2)]
+    return [torch.from_numpy(rng.rand(*shape) * 3 - 1.5).requires_grad_() for shape in shapes]
+
+
+def output_size(stride: object, padding: object, dilation: object) -> tuple[int, int]:
+    return tuple(F.conv2d(torch.zeros(1, 1, 7, 6), torch.zeros(1, 1, 3, 2), None, stride, padding, dilation).shape[2:])
+
+
+@pytest.mark.parametrize('geometry', GEOMETRIES)
+@pytest.mark.parametrize('groups', [1, 2])
+def test_without_offset_it_is_a_convolution(geometry: tuple, groups: int) -> None:
+    maps, offset, mask, weight = inputs(0, output_size(*geometry), 2, groups)
+    still, open_mask = torch.zeros_like(offset), torch.ones_like(mask)
+    expected = F.conv2d(maps, weight, None, *geometry, groups)
+    bias = torch.arange(6.0, dtype=torch.double)
+    assert torch.allclose(deform_conv2d(maps, still, weight, *geometry, groups, 2), expected)
+    v2 = modulated_deform_conv2d(maps, still, open_mask * 0.5, weight, bias, *geometry, groups, 2)
+    assert torch.allclose(v2, expected / 2 + bias[:, None, None])
+
+
+@pytest.mark.parametrize('geometry', GEOMETRIES)
+def test_equals_the_loop(geometry: tuple) -> None:
+    maps, offset, mask, weight = inputs(1, output_size(*geometry), 2)
+    output = modulated_deform_conv2d(maps, offset, mask, weight, None, *geometry, 1, 2)
+    expected = loop(*(tensor.detach().numpy() for tensor in (maps, offset, mask, weight)), *geometry)
+    np.testing.assert_allclose(output.detach().numpy(), expected, atol=1e-12)
+
+
+def loop(maps: np.ndarray, offset: np.ndarray, mask: np.ndarray, weight: np.ndarray, *geometry: object) -> np.ndarray:
+    """Two offset groups of two channels; one tap of one channel at a time."""
+    (stride_y, stride_x), (pad_y, pad_x), (step_y, step_x) = (np.broadcast_to(pair, 2) for pair in geometry)
+    output = np.zeros((2, 6, *offset.shape[2:]))
+    for n, c, i, j, row, column in np.ndindex(2, 4, 3, 2, *offset.shape[2:]):
+        tap = (c // 2) * 6 + i * 2 + j
+        y = row * stride_y - pad_y + i * step_y + offset[n, 2 * tap, row, column]
+        x = column * stride_x - pad_x + j * step_x + offset[n, 2 * tap + 1, row, column]
+        value = mask[n, tap, row, column] * bilinear(maps[n, c], y, x)
+        output[n, :, row, column] += weight[:, c, i, j] * value
+    return output
+
+
+def bilinear(single: np.ndarray, y: float, x: float) -> float:
+    """Pixels outside the map are 0."""
+    padded = np.pad(single, 12)
+    top, left = int(np.floor(y)), int(np.floor(x))
+    dy, dx = y - top, x - left
+    window = padded[top + 12 : top + 14, left + 12 : left + 14]
+    return np.array([1 - dy, dy]) @ window @ np.array([1 - dx, dx])
+
+
+def test_gradients_equal_finite_differences() -> None:
+    maps, offset, mask, weight = inputs(2, (7, 7), 1)
+    bias = torch.zeros(6, dtype=torch.double, requires_grad=True)
+    v1 = (maps, offset, weight)
+    assert torch.autograd.gradcheck(lambda m, o, w: deform_conv2d(m, o, w, 1, 1, 1, 1, 1), v1, fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda m, o, k, w, b: modulated_deform_conv2d(m, o, k, w, b, 1, 1, 1, 1, 1),
+        (maps, offset, mask, weight, bias),
+        fast_mode=True,
+    )
+
+
+def test_far_offsets_read_zero() -> None:
+    maps, offset, _, weight = inputs(3, (7, 7), 1)
+    for far in (1e4, -1e9, float('inf')):
+        assert (deform_conv2d(maps, torch.full_like(offset, far), weight, 1, 1) == 0).all()
