@@ -33,7 +33,7 @@ class LevelBalance(nn.Module):
         super().__init__()
         if weights == 'auto':
             weights = _auto_weights(len(strides))
-        if len(weights) != len(strides):
+        if isinstance(weights, str) or len(weights) != len(strides):
             raise ValueError(
                 f"obj_level_weights must be 'auto' or one number for each of the {len(strides)} levels "
                 f'(strides {tuple(strides)}), got {weights!r}'

@@ -1,0 +1,77 @@
+"""Weights of the levels, fixed and adapting."""
+
+import pytest
+import torch
+
+from mmyolo_ext.models.heads.level_balance import LevelBalance
+from mmyolo_ext.models.heads.task_gains import task_gains
+
+
+@pytest.mark.parametrize(
+    ('strides', 'weights'),
+    [
+        ((16, 32), [1.0, 0.4]),
+        ((8, 16, 32), [4.0, 1.0, 0.4]),
+        ((8, 16, 32, 64), [4.0, 1.0, 0.25, 0.06]),
+        ((8, 16, 32, 64, 128), [4.0, 1.0, 0.25, 0.06, 0.02]),
+    ],
+)
+def test_auto_weights(strides: tuple[int, ...], weights: list[float]) -> None:
+    assert LevelBalance('auto', strides).weights.tolist() == pytest.approx(weights)
+
+
+def test_weighted_sum() -> None:
+    losses = torch.tensor([1.0, 2.0, 10.0], requires_grad=True)
+    total = LevelBalance((3.0, 2.0, 0.5), (8, 16, 32))(losses)
+    assert total.item() == pytest.approx(3 + 4 + 5)
+    total.backward()
+    assert losses.grad.tolist() == [3.0, 2.0, 0.5]
+
+
+def test_adapts_in_training_alone() -> None:
+    balance = LevelBalance('auto', (32, 16, 8), auto_balance=True)
+    losses = torch.tensor([0.1, 0.5, 2.0], requires_grad=True)
+    balance.eval()(losses)
+    assert balance.weights.tolist() == pytest.approx([4.0, 1.0, 0.4])
+    balance.train()(losses).backward()
+    assert losses.grad.tolist() == pytest.approx([4.0, 1.0, 0.4])  # those of this call, not the adapted ones
+    # weight <- 0.9999 weight + 0.0001 / loss, over that of stride 16, here in the middle
+    middle = 0.9999 + 0.0001 / 0.5
+    expected = [(0.9999 * 4 + 0.0001 / 0.1) / middle, 1.0, (0.9999 * 0.4 + 0.0001 / 2) / middle]
+    assert balance.weights.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_survives_a_loss_of_zero() -> None:
+    balance = LevelBalance('auto', (8, 16, 32), auto_balance=True)
+    balance(torch.zeros(3))
+    assert balance.weights.isfinite().all()
+
+
+def test_state_only_when_adapting() -> None:
+    assert LevelBalance('auto', (8, 16, 32)).state_dict() == {}
+    adapting = LevelBalance('auto', (8, 16, 32), auto_balance=True)
+    adapting(torch.tensor([0.1, 0.5, 2.0]))
+    resumed = LevelBalance('auto', (8, 16, 32), auto_balance=True)
+    resumed.load_state_dict(adapting.state_dict())
+    assert torch.equal(resumed.weights, adapting.weights)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (((1.0, 2.0), (8, 16, 32)), 'each of the 3 levels'),
+        (('auto', (8, 16, 32, 64, 128, 256)), 'up to 5 levels, got 6'),
+        (('auto', (8, 32), True), 'stride 16'),
+        (('even', (8, 16, 32)), "'auto' or one number"),
+    ],
+)
+def test_bad_arguments(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LevelBalance(*arguments)
+
+
+def test_gains_follow_the_task() -> None:
+    # class 20/80; objectness (320/640)^2
+    assert task_gains(20, 3, 320) == pytest.approx((0.25, 1.0, 0.25))
+    # four levels: all by 3/4; a rectangle by its area, 320 * 1280 = 640^2
+    assert task_gains(80, 4, (320, 1280)) == pytest.approx((0.75, 0.75, 0.75))
