@@ -1,0 +1,62 @@
+"""Are the files a run needs there, whole, and writable? Asked before anything slow."""
+
+import tempfile
+import zipfile
+from pathlib import Path
+
+from mmengine.runner import find_latest_checkpoint
+
+
+def check_work_dir(work_dir: str) -> None:
+    """Make the folder and try to write into it.
+
+    Raises:
+        ValueError: Naming the folder and the reason.
+    """
+    try:
+        Path(work_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=work_dir):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(
+            f'the work dir {work_dir} cannot be written: {reason}; choose another by --work-dir'
+        ) from error
+
+
+def check_checkpoint(path: str) -> None:
+    """See that a checkpoint is there and whole; addresses such as ``https://`` are left to MMEngine.
+
+    Raises:
+        ValueError: Naming the file and whether it is missing, empty, or cut short.
+    """
+    if '://' in path:
+        return
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f'there is no checkpoint {path}')
+    if file.stat().st_size == 0:
+        raise ValueError(f'the checkpoint {path} is empty')
+    with file.open('rb') as stream:
+        start = stream.read(2)
+    if start == b'PK':  # torch has written zip archives since 1.6
+        _check_archive(path)
+    elif start[:1] != b'\x80':  # a pickle, as before
+        raise ValueError(f'{path} is not a checkpoint of PyTorch: it starts with {start!r}')
+
+
+def check_resume(resume: bool, load_from: str | None, work_dir: str) -> None:
+    """Check the checkpoint that a training will start from, if any: the one named, or the latest in the work dir."""
+    start = load_from or (find_latest_checkpoint(work_dir) if resume else None)
+    if start:
+        check_checkpoint(start)
+
+
+def _check_archive(path: str) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f'the checkpoint {path} is broken or cut short: {error}') from error
+    if broken:
+        raise ValueError(f'the checkpoint {path} is broken: the sum over its part {broken} is wrong')

@@ -1,0 +1,122 @@
+"""Detect on pictures from Python."""
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from mmcv.transforms import Compose
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+from mmengine.runner import CheckpointLoader
+from mmengine.structures import InstanceData
+from torch import nn
+
+from mmyolo_ext.apis.config import load_config
+from mmyolo_ext.apis.files import check_checkpoint
+from mmyolo_ext.apis.shortcuts import leaf_datasets
+from mmyolo_ext.engine.hooks.load_report import compare
+from mmyolo_ext.registry import DATASETS, MODELS
+
+
+class Detections(NamedTuple):
+    """What was found on one picture, best first: boxes (n, 4) xyxy in px of that picture, scores and labels (n,)."""
+
+    boxes_xyxy: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+
+class Detector:
+    """A trained detector, ready for pictures.
+
+    Any config with a test pipeline will do, ours or mmdet's. The classes are those of the checkpoint, else those of
+    the config's test data set.
+
+    Args:
+        config: Path, or a config read by ``load_config``.
+        checkpoint: File written by training.
+        device: ``'cpu'``, ``'cuda:0'``; None takes a GPU if there is one.
+
+    Raises:
+        ValueError: If the config or the checkpoint is missing or broken, or if they do not fit each other.
+
+    Examples:
+        >>> detector = Detector('configs/yolov5/n_320_bccd.py', 'work_dirs/n_320_bccd/epoch_100.pth')
+        >>> for found in detector(['a.jpg', 'b.jpg'], score_thr=0.3):
+        ...     print([detector.classes[label] for label in found.labels])
+    """
+
+    def __init__(self, config: str | Path | Config, checkpoint: str | Path, device: str | None = None) -> None:
+        cfg = deepcopy(config) if isinstance(config, Config) else load_config(config)
+        init_default_scope(cfg.get('default_scope', 'mmdet'))
+        dataset = next(leaf_datasets(cfg.test_dataloader.dataset))
+        self.model, saved_meta = _build(cfg.model, str(checkpoint))
+        self.model.to(device or ('cuda:0' if torch.cuda.is_available() else 'cpu')).eval()
+        self.classes = _class_names(saved_meta, dataset)
+        steps = [step for step in dataset.pipeline if 'LoadAnnotations' not in str(step['type'])]
+        self._from_file = Compose(steps)
+        self._from_array = Compose([{'type': 'mmdet.LoadImageFromNDArray'}, *steps[1:]])
+
+    def __call__(
+        self, pictures: Sequence[str | Path | np.ndarray], score_thr: float = 0.25, batch_size: int = 1
+    ) -> Iterator[Detections]:
+        """Yield the detections of each picture in turn.
+
+        Args:
+            pictures: Paths, or arrays (H, W, 3) BGR uint8.
+            score_thr: Boxes below it are left out.
+            batch_size: Pictures run through the network together.
+
+        Raises:
+            ValueError: If a picture cannot be read, naming it.
+        """
+        for start in range(0, len(pictures), batch_size):
+            samples = [self._prepare(picture) for picture in pictures[start : start + batch_size]]
+            batch = {key: [sample[key] for sample in samples] for key in samples[0]}
+            with torch.no_grad():
+                results = self.model.test_step(batch)
+            for result in results:
+                yield _to_numpy(result.pred_instances, score_thr)
+
+    def _prepare(self, picture: str | Path | np.ndarray) -> dict:
+        if isinstance(picture, np.ndarray):
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+                raise ValueError(f'a picture must be (H, W, 3) uint8 in BGR, got {picture.shape} {picture.dtype}')
+            return self._from_array({'img': picture, 'img_id': 0})
+        if not Path(picture).is_file():
+            raise ValueError(f'there is no picture {picture}')
+        sample = self._from_file({'img_path': str(picture), 'img_id': 0})
+        if sample is None:
+            raise ValueError(f'the picture {picture} cannot be read')
+        return sample
+
+
+def _build(model_cfg: dict, path: str) -> tuple[nn.Module, dict]:
+    """The model with every weight from the checkpoint, and what the checkpoint says of its data set."""
+    check_checkpoint(path)
+    saved = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    weights = {key.removeprefix('module.'): value for key, value in saved.get('state_dict', saved).items()}
+    model = revert_sync_batchnorm(MODELS.build(model_cfg))
+    wanted = {key: value for key, value in model.state_dict().items() if not key.endswith('num_batches_tracked')}
+    fits, text = compare(wanted, weights)
+    if fits < len(wanted):
+        raise ValueError(f'the checkpoint {path} does not fit the config: {text}')
+    model.load_state_dict(weights, strict=False)
+    return model, saved.get('meta', {}).get('dataset_meta') or {}
+
+
+def _class_names(saved_meta: dict, dataset: dict) -> tuple[str, ...]:
+    classes = {key.lower(): value for key, value in saved_meta.items()}.get('classes')
+    classes = classes or dataset.get('metainfo', {}).get('classes') or DATASETS.get(dataset.type).METAINFO['classes']
+    return tuple(classes)
+
+
+def _to_numpy(instances: InstanceData, score_thr: float) -> Detections:
+    instances = instances[instances.scores >= score_thr]
+    order = instances.scores.argsort(descending=True, stable=True)
+    fields = (instances.bboxes, instances.scores, instances.labels)
+    return Detections(*(field[order].cpu().numpy() for field in fields))

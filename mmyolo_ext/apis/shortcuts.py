@@ -1,0 +1,182 @@
+"""One line in a user's config for what stands in many places of it.
+
+=================  ====================================================================================================
+``class_names``    names of the classes: metainfo of every data set, ``num_classes`` of the heads
+``data_root``      folder of the data: every data set, ``ann_file`` of the metrics
+``train_ann``      annotation file of the training split, under ``data_root``; ``train_img`` its folder of pictures
+``val_ann``        the same of the validation split (and of the test split where that is the same); ``val_img``
+``input_size``     px, one side of a square or (height, width): every resizing transform, the head, test-time views
+``max_epochs``     length of the training: loop, schedules; close-mosaic and validation are kept within it
+``batch_size``     pictures a batch, of every loader
+=================  ====================================================================================================
+"""
+
+import posixpath
+from collections.abc import Callable, Iterator
+
+from mmengine.config import Config
+
+SIZE_ARGUMENTS = {'Mosaic': 'size', 'RandomAffine': 'size', 'RectBatchDataset': 'size', 'Letterbox': 'size_hw'}
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def apply_shortcuts(cfg: Config) -> None:
+    """Carry out the shortcuts that ``cfg`` holds, in place, and take them out of it.
+
+    Raises:
+        ValueError: If a shortcut has a value it cannot have, or nowhere to go in this config.
+    """
+    test_is_val = _annotations(cfg, 'test_dataloader') == _annotations(cfg, 'val_dataloader')
+    values = {name: cfg.pop(name) for name in SHORTCUTS if cfg.get(name) is not None}
+    for name, value in values.items():
+        SHORTCUTS[name](cfg, value, test_is_val)
+    if {'data_root', 'val_ann'} & set(values):
+        _point_metrics_at_their_data(cfg)
+    fit_rect_batches(cfg)
+
+
+def fit_rect_batches(cfg: Config, world_size: int = 1) -> None:
+    """Rectangles of validation are shared by the pictures that are in a batch together, over all ranks."""
+    for loader in (cfg.get(name) for name in LOADERS if cfg.get(name)):
+        for node in walk(loader):
+            if _kind(node) == 'RectBatchDataset' and loader.get('batch_size'):
+                node['batch_size'] = loader['batch_size'] * world_size
+
+
+def leaf_datasets(node: dict) -> Iterator[dict]:
+    """The configs of the innermost data sets of a loader or a wrapper."""
+    inner = [node['dataset']] if 'dataset' in node else node.get('datasets', [])
+    for part in inner:
+        yield from leaf_datasets(part)
+    if not inner:
+        yield node
+
+
+def walk(node: object) -> Iterator[dict]:
+    """Every dict in nested dicts and lists, outer ones first."""
+    if isinstance(node, dict):
+        yield node
+        for value in list(node.values()):
+            yield from walk(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from walk(value)
+
+
+def _set_class_names(cfg: Config, names: str | list | tuple, test_is_val: bool) -> None:
+    names = (names,) if isinstance(names, str) else tuple(names)
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"class_names must be distinct names such as ('cat', 'dog'), got {names}")
+    for dataset in _datasets(cfg, LOADERS):
+        dataset['metainfo'] = {'classes': names}
+    heads = [cfg.model.get('bbox_head'), *walk(cfg.model.get('roi_head', {}).get('bbox_head'))]
+    for head in filter(None, heads):
+        head['num_classes'] = len(names)
+
+
+def _set_data_root(cfg: Config, root: str, test_is_val: bool) -> None:
+    for dataset in _datasets(cfg, LOADERS):
+        dataset['data_root'] = root
+
+
+def _dataset_setter(loader: str, key: str) -> Callable[[Config, str, bool], None]:
+    def set_it(cfg: Config, value: str, test_is_val: bool) -> None:
+        loaders = (loader, 'test_dataloader') if loader == 'val_dataloader' and test_is_val else (loader,)
+        for dataset in _datasets(cfg, loaders):
+            dataset[key] = {'img': value} if key == 'data_prefix' else value
+
+    return set_it
+
+
+def _set_input_size(cfg: Config, size: int | list | tuple, test_is_val: bool) -> None:
+    size_hw = (size, size) if isinstance(size, int) else tuple(size)
+    stride = _largest_stride(cfg)
+    if len(size_hw) != 2 or not all(isinstance(side, int) and side > 0 and side % stride == 0 for side in size_hw):
+        raise ValueError(f'input_size must be one or two multiples of {stride}, the largest stride, got {size}')
+    views = cfg.pop('tta_pipeline', None)
+    old = next((node['size_hw'] for node in walk(cfg.get('val_dataloader')) if _kind(node) == 'Letterbox'), None)
+    for node in walk(cfg._cfg_dict):
+        if _kind(node) in SIZE_ARGUMENTS:
+            node[SIZE_ARGUMENTS[_kind(node)]] = size_hw
+        elif _kind(node) == 'Resize':
+            node['scale'] = size_hw[::-1]  # mmdet writes (width, height)
+    if _kind(cfg.model.get('bbox_head', {})) in ('YOLOv5Head', 'YOLOv3Head') or 'input_size' in cfg.model.bbox_head:
+        cfg.model.bbox_head['input_size'] = size_hw[0] if size_hw[0] == size_hw[1] else size_hw
+    if views is not None:
+        _scale_views(views, size_hw, (old, old) if isinstance(old, int) else old, stride)
+        cfg.tta_pipeline = views
+
+
+def _scale_views(views: list, size_hw: tuple, old_hw: tuple | None, stride: int) -> None:
+    for node in walk(views):
+        if _kind(node) == 'Resize' and old_hw is not None:
+            wh = zip(node['scale'], size_hw[::-1], old_hw[::-1], strict=True)
+            node['scale'] = tuple(max(round(side * new / old / stride), 1) * stride for side, new, old in wh)
+
+
+def _set_max_epochs(cfg: Config, epochs: int, test_is_val: bool) -> None:
+    _check_count('max_epochs', epochs)
+    before = cfg.train_cfg.get('max_epochs')
+    cfg.train_cfg['max_epochs'] = epochs
+    cfg.train_cfg['val_interval'] = min(cfg.train_cfg.get('val_interval', 1), epochs)
+    for node in walk([cfg.get('param_scheduler'), cfg.get('custom_hooks'), cfg.get('default_hooks')]):
+        for key in ('end', 'T_max'):
+            if before is not None and node.get(key) == before:
+                node[key] = epochs
+        if _kind(node) == 'CloseMosaicHook':
+            node['num_last_epochs'] = min(node.get('num_last_epochs', 10), epochs // 3)
+
+
+def _set_batch_size(cfg: Config, size: int, test_is_val: bool) -> None:
+    _check_count('batch_size', size)
+    for loader in LOADERS:
+        if cfg.get(loader):
+            cfg[loader]['batch_size'] = size
+
+
+SHORTCUTS: dict[str, Callable[[Config, object, bool], None]] = {
+    'class_names': _set_class_names,
+    'data_root': _set_data_root,
+    'train_ann': _dataset_setter('train_dataloader', 'ann_file'),
+    'train_img': _dataset_setter('train_dataloader', 'data_prefix'),
+    'val_ann': _dataset_setter('val_dataloader', 'ann_file'),
+    'val_img': _dataset_setter('val_dataloader', 'data_prefix'),
+    'input_size': _set_input_size,
+    'max_epochs': _set_max_epochs,
+    'batch_size': _set_batch_size,
+}
+
+
+def _point_metrics_at_their_data(cfg: Config) -> None:
+    for split in ('val', 'test'):
+        for dataset in _datasets(cfg, (f'{split}_dataloader',)):
+            path = posixpath.join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+            for metric in walk(cfg.get(f'{split}_evaluator')):
+                if 'ann_file' in metric:
+                    metric['ann_file'] = path
+
+
+def _datasets(cfg: Config, loaders: tuple[str, ...]) -> Iterator[dict]:
+    for loader in loaders:
+        if cfg.get(loader):
+            yield from leaf_datasets(cfg[loader]['dataset'])
+
+
+def _annotations(cfg: Config, loader: str) -> list:
+    return [(d.get('data_root'), d.get('ann_file')) for d in _datasets(cfg, (loader,))]
+
+
+def _largest_stride(cfg: Config) -> int:
+    strides = cfg.model.get('bbox_head', {}).get('prior_generator', {}).get('strides') or [32]
+    return max(max(s) if isinstance(s, (list, tuple)) else s for s in strides)
+
+
+def _kind(node: dict) -> str:
+    """The name of a type without its scope."""
+    kind = node.get('type', '')
+    return kind.rsplit('.', 1)[-1] if isinstance(kind, str) else kind.__name__
+
+
+def _check_count(name: str, value: object) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f'{name} must be a whole number of at least 1, got {value!r}')

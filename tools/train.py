@@ -1,0 +1,71 @@
+"""Train a detector: ``python tools/train.py configs/yolov5/n_320_bccd.py``."""
+
+import argparse
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmyolo_ext.apis.cli import add_common_options, load_for_run, run_tool
+from mmyolo_ext.apis.distributed import prepare_processes
+from mmyolo_ext.apis.files import check_resume, check_work_dir
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Train a detector')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder for checkpoints, logs and curves; work_dirs/CONFIG by default')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (bfloat16 on a CPU)')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='go on from this checkpoint; without a name, from the latest in the work dir, if there is one',
+    )
+    add_common_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_for_run(args)
+    if args.amp:
+        turn_on_amp(cfg)
+    if args.resume:
+        cfg.resume, cfg.load_from = True, None if args.resume == 'auto' else args.resume
+    check_work_dir(cfg.work_dir)
+    check_resume(cfg.get('resume', False), cfg.get('load_from'), cfg.work_dir)
+    prepare_processes(cfg, args.launcher)
+    fits_any_batch = turn_on_auto_scale_lr(cfg) if args.auto_scale_lr else False
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if fits_any_batch:
+        print_log(
+            '--auto-scale-lr changes nothing here: the recipe sums gradients over images and accumulates to a nominal '
+            'batch, so one rate fits any batch size and number of ranks. The effective rate follows.',
+            logger='current',
+        )
+    runner.train()
+
+
+def turn_on_amp(cfg: Config) -> None:
+    """Take the mixed-precision form of the config's optimizer wrapper."""
+    ours = str(cfg.optim_wrapper.get('type', '')).endswith(('YOLOOptimWrapper', 'YOLOAmpOptimWrapper'))
+    cfg.optim_wrapper.type = 'mmyolo_ext.YOLOAmpOptimWrapper' if ours else 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def turn_on_auto_scale_lr(cfg: Config) -> bool:
+    """Turn MMEngine's scaling on, unless the recipe scales already; whether it does is returned."""
+    hooks = [*cfg.get('default_hooks', {}).values(), *cfg.get('custom_hooks', [])]
+    if any(str(hook and hook.get('type')).endswith('AccumulateHook') for hook in hooks):
+        return True
+    if not {'enable', 'base_batch_size'} <= set(cfg.get('auto_scale_lr') or {}):
+        raise ValueError('--auto-scale-lr needs auto_scale_lr = dict(enable=False, base_batch_size=...) in the config')
+    cfg.auto_scale_lr.enable = True
+    return False
+
+
+if __name__ == '__main__':
+    run_tool(main)
