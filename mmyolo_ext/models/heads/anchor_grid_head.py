@@ -84,7 +84,7 @@ class AnchorGridHead(BaseDenseHead):
         """All predictions of a batch in float32, from what ``forward`` gives; for prediction and export alike."""
         boxes, classes = [], []
         for cls_score, bbox_pred, stride, priors_wh in zip(
-            cls_scores, bbox_preds, self.strides, self.priors_wh, strict=True
+            cls_scores, bbox_preds, self.strides, self.priors_wh.unbind(), strict=True
         ):
             # (N, A*D, H, W) -> (N, A, H, W, D)
             raw_boxes, raw_classes = (

@@ -150,7 +150,14 @@ class YOLOv5Head(AnchorGridHead):
         levels = [
             self._level_losses(*level, gt_cxcywh / stride, labels, priors_wh / stride)
             for *level, stride, priors_wh in zip(
-                cls_scores, bbox_preds, objectnesses, weights, positives, self.strides, self.priors_wh, strict=True
+                cls_scores,
+                bbox_preds,
+                objectnesses,
+                weights,
+                positives,
+                self.strides,
+                self.priors_wh.unbind(),
+                strict=True,
             )
         ]
         loss_cls, loss_bbox, loss_obj = (torch.stack(terms) for terms in zip(*levels, strict=True))
