@@ -47,7 +47,9 @@ class YOLOOptimConstructor:
             if params
         ]
         optimizer = OPTIMIZERS.build(self.optimizer_cfg, default_args={'params': groups})
-        return OPTIM_WRAPPERS.build({'type': 'mmyolo_ext.YOLOOptimWrapper', **self.wrapper_cfg, 'optimizer': optimizer})
+        return OPTIM_WRAPPERS.build(
+            {'type': 'mmyolo_ext.YOLOOptimWrapper', **self.wrapper_cfg, 'optimizer': optimizer}
+        )
 
 
 def group_by_role(model: nn.Module) -> dict[str, list[nn.Parameter]]:

@@ -61,6 +61,11 @@ class _WarmupScheduler(_ParamScheduler):
             **kwargs,
         )
 
+    def step(self) -> None:
+        # Under accumulation the optimizer steps less often; MMEngine would take that for a wrong order and warn.
+        self.optimizer._global_step = max(self.optimizer._global_step, self._global_step)
+        super().step()
+
     def state_dict(self) -> dict:
         return {'last_step': self.last_step, '_global_step': self._global_step, '_last_value': self._last_value}
 
