@@ -35,6 +35,13 @@ class Geometry(NamedTuple):
         pairs = [(options[f'{name}_h'], options[f'{name}_w']) for name in ('stride', 'pad', 'dilation')]
         return cls(*pairs, options['group'], options['deformable_group'])
 
+    def output_size(self, input: Tensor, weight: Tensor) -> tuple[int, int]:
+        axes = zip(input.shape[2:], weight.shape[2:], self.stride, self.padding, self.dilation, strict=True)
+        rows, columns = (
+            (size + 2 * pad - dilation * (taps - 1) - 1) // stride + 1 for size, taps, stride, pad, dilation in axes
+        )
+        return rows, columns
+
 
 def deform_conv_forward(
     input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, columns: Tensor, ones: Tensor, **options: int
@@ -157,17 +164,25 @@ def _differentiate(
 
 
 def _convolve(input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, geometry: Geometry) -> Tensor:
+    size = geometry.output_size(input, weight)
+    taps = geometry.offset_groups * weight[0, 0].numel()
+    offset = _leading(offset, (2 * taps, *size))
+    mask = None if mask is None else _leading(mask, (taps, *size))
     if torchvision_ops(input.device) is not None:
         return torchvision_ops(input.device).deform_conv2d(
             input, offset, weight, None, geometry.stride, geometry.padding, geometry.dilation, mask
         )
-    rows, columns = offset.shape[2:]
-    taps = _read_taps(input, offset, mask, weight.shape[2:], geometry)
-    groups = geometry.groups
+    read = _read_taps(input, offset, mask, weight.shape[2:], geometry)
     # (N, C, K, L) -> (N, groups, C / groups * K, L)
-    taps = taps.reshape(len(input), groups, -1, rows * columns)
-    output = weight.to(taps).view(groups, weight.size(0) // groups, -1) @ taps
-    return output.view(len(input), -1, rows, columns).to(input)
+    read = read.reshape(len(input), geometry.groups, -1, size[0] * size[1])
+    output = weight.to(read).view(geometry.groups, weight.size(0) // geometry.groups, -1) @ read
+    return output.view(len(input), -1, *size).to(input)
+
+
+def _leading(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The first values of every image as (N, *shape): mmcv's op reads offsets made for a larger map so (DyHead)."""
+    count = shape[0] * shape[1] * shape[2]
+    return tensor if tensor.shape[1:] == shape else tensor.flatten(1)[:, :count].view(-1, *shape)
 
 
 def _read_taps(
@@ -176,7 +191,7 @@ def _read_taps(
     """What every tap reads for every output cell, (N, C, K, L)."""
     count, channels, height, width = input.shape
     groups, taps, (rows, columns) = geometry.offset_groups, kernel_size.numel(), offset.shape[2:]
-    # Half precision moves points by pixels.
+    # Half precision would move points by pixels.
     offset = offset.to(torch.promote_types(offset.dtype, torch.float32))
     offset = offset.reshape(count, groups, taps, 2, rows, columns)
     points = offset + _undeformed(kernel_size, (rows, columns), geometry).to(offset)

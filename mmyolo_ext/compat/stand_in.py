@@ -6,6 +6,7 @@ all of them: an op of :data:`OPS` is imported from its file when first asked for
 """
 
 import importlib
+import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -14,7 +15,6 @@ from types import ModuleType
 from typing import NoReturn
 
 EXT = 'mmcv._ext'
-COMPILE_COMMAND = 'pip install --no-build-isolation --no-cache-dir --no-deps --force-reinstall onedl-mmcv'
 
 OPS_BY_MODULE = {
     'bbox_overlaps': ['bbox_overlaps'],
@@ -83,6 +83,19 @@ def ops_status() -> str:
     return 'absent' if PathFinder.find_spec(EXT, mmcv.submodule_search_locations) is None else 'compiled'
 
 
+def compile_command() -> str:
+    """Shell command that puts the compiled ops in place of a pure-Python mmcv of the same version.
+
+    Without build isolation the build finds torch, and then compiles; a cached pure-Python wheel must not be taken.
+    """
+    try:
+        requirement = f'onedl-mmcv=={importlib.metadata.version("onedl-mmcv")}'
+    except importlib.metadata.PackageNotFoundError:
+        requirement = 'onedl-mmcv'
+    options = '--no-build-isolation --no-binary onedl-mmcv --no-cache-dir --no-deps --force-reinstall'
+    return f"pip install 'setuptools>=80' wheel ninja && pip install {options} {requirement}"
+
+
 def _load(name: str) -> Callable:
     module = importlib.import_module(f'{__package__}.{OPS[name]}')
     return getattr(module, name)
@@ -92,7 +105,7 @@ def _missing(name: str) -> Callable:
     def missing(*args, **kwargs) -> NoReturn:
         raise MissingOpError(
             f'mmcv was installed without its compiled ops, and mmyolo_ext does not supply the op {name!r}. '
-            f'Install the compiled ops (over ten minutes, needs a C++ compiler): {COMPILE_COMMAND}'
+            f'Install the compiled ops (over ten minutes, needs a C++ compiler): {compile_command()}'
         )
 
     missing.__name__ = missing.__qualname__ = name

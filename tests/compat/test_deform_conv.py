@@ -80,3 +80,13 @@ def test_far_offsets_read_zero() -> None:
     maps, offset, _, weight = inputs(3, (7, 7), 1)
     for far in (1e4, -1e9, float('inf')):
         assert (deform_conv2d(maps, torch.full_like(offset, far), weight, 1, 1) == 0).all()
+
+
+def test_offsets_of_a_larger_map_are_read_as_the_compiled_op_does() -> None:
+    """DyHead gives a map half the size of the offsets: the first values of each image's buffer count."""
+    maps, offset, mask, weight = inputs(4, (14, 12), 1)
+    leading = [
+        tensor.detach().flatten(1)[:, : rows * 42].view(2, rows, 7, 6) for tensor, rows in ((offset, 12), (mask, 6))
+    ]
+    small = modulated_deform_conv2d(maps, *leading, weight, None, 1, (1, 1), (1, 2), 1, 1)
+    assert torch.equal(modulated_deform_conv2d(maps, offset, mask, weight, None, 1, (1, 1), (1, 2), 1, 1), small)

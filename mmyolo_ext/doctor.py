@@ -1,0 +1,247 @@
+"""``python -m mmyolo_ext.doctor``: what is installed, what is wrong with it, and the one command that cures it.
+
+The checks see an :class:`Environment` alone and so can be tried on made-up ones. Nothing of torch, mmcv or OpenCV is
+imported before its turn, for the doctor has to start on the stacks it is there for.
+"""
+
+import importlib
+import importlib.metadata
+import platform
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .compat import ops_status
+from .compat.stand_in import compile_command
+from .version import __version__
+
+OK, NOTE, FAULT = 'ok', 'note', 'FAULT'
+MINIMUM_PYTHON = (3, 10)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check says. ``status`` is :data:`OK`, :data:`NOTE` (works, worth knowing) or :data:`FAULT`."""
+
+    name: str
+    status: str
+    detail: str
+    cure: str = ''
+    """The command to type, for a fault."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package we need or use: what to import, and which distributions bring it, best first."""
+
+    module: str
+    distributions: tuple[str, ...]
+    needed: bool = True
+    minimum: str = '0'
+
+
+PACKAGES = (
+    Package('torch', ('torch',), minimum='2.4'),
+    Package('torchvision', ('torchvision',), needed=False),
+    Package('numpy', ('numpy',)),
+    Package('cv2', ('opencv-python-headless', 'opencv-python', 'opencv-contrib-python')),
+    Package('mmengine', ('onedl-mmengine', 'mmengine', 'mmengine-lite'), minimum='0.10.12'),
+    Package('mmcv', ('onedl-mmcv', 'mmcv', 'mmcv-lite', 'mmcv-full'), minimum='2.3.6'),
+    Package('mmdet', ('onedl-mmdetection', 'mmdet'), minimum='3.5.1'),
+    Package('pycocotools', ('pycocotools',)),
+    Package('faster_coco_eval', ('faster-coco-eval',), needed=False),
+)
+
+SYSTEM_LIBRARIES = {
+    'libGL.so': 'libgl1',
+    'libEGL.so': 'libegl1',
+    'libgthread-2.0.so': 'libglib2.0-0',
+    'libglib-2.0.so': 'libglib2.0-0',
+    'libSM.so': 'libsm6',
+    'libICE.so': 'libice6',
+    'libXext.so': 'libxext6',
+    'libXrender.so': 'libxrender1',
+    'libX11.so': 'libx11-6',
+    'libxcb.so': 'libxcb1',
+    'libgomp.so': 'libgomp1',
+    'libstdc++.so': 'libstdc++6',
+}
+"""Debian's and Ubuntu's package for each shared library that OpenCV or torch may miss on a small system."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the checks look at."""
+
+    python: tuple[int, ...] = (3, 11, 0)
+    distributions: dict[str, str] = field(default_factory=dict)
+    """Installed distributions, normalised names in lower case, with their versions."""
+    import_errors: dict[str, str] = field(default_factory=dict)
+    """Module -> what importing it said, for those that failed."""
+    ops: str = 'compiled'
+    """As :func:`mmyolo_ext.compat.ops_status` has it."""
+    devices: tuple[str, ...] = ('cpu',)
+
+    def installed(self, package: Package) -> list[str]:
+        return [name for name in package.distributions if name in self.distributions]
+
+
+def check_python(environment: Environment) -> list[Finding]:
+    version = '.'.join(map(str, environment.python))
+    if environment.python[:2] < MINIMUM_PYTHON:
+        needed = '.'.join(map(str, MINIMUM_PYTHON))
+        cure = f'install Python {needed} or newer, then: python{needed} -m venv .venv'
+        return [Finding('python', FAULT, f'{version}, needed is {needed} or newer', cure)]
+    return [Finding('python', OK, version)]
+
+
+def check_packages(environment: Environment) -> list[Finding]:
+    return [_check_package(package, environment) for package in PACKAGES]
+
+
+def _check_package(package: Package, environment: Environment) -> Finding:
+    installed, error = environment.installed(package), environment.import_errors.get(package.module, '')
+    versions = ', '.join(f'{name} {environment.distributions[name]}' for name in installed)
+    install = f'pip install {_requirement(package)}'
+    if not installed and (error or not package.needed):
+        status, cure = (FAULT, install) if package.needed else (NOTE, '')
+        return Finding(package.module, status, 'not installed' + ('' if package.needed else ' (optional)'), cure)
+    if error:
+        status, cure = (FAULT, _cure_of_import(package, error)) if package.needed else (NOTE, '')
+        return Finding(package.module, status, f'{versions} does not import: {error}', cure)
+    ours = environment.distributions.get(package.distributions[0])
+    if ours and _number(ours) < _number(package.minimum):
+        return Finding(package.module, FAULT, f'{versions}, needed is {package.minimum} or newer', install)
+    return Finding(package.module, OK, versions or 'present, of unknown version')
+
+
+def _requirement(package: Package) -> str:
+    return f"'{package.distributions[0]}>={package.minimum}'" if package.minimum != '0' else package.distributions[0]
+
+
+def _cure_of_import(package: Package, error: str) -> str:
+    library = missing_library(error)
+    if library is not None:
+        return f'apt-get update && apt-get install -y {SYSTEM_LIBRARIES[library]}'
+    if package.module == 'cv2':
+        return (
+            'pip uninstall -y opencv-python opencv-contrib-python && pip install --force-reinstall --no-deps '
+            'opencv-python-headless'
+        )
+    return f'pip install --force-reinstall --no-deps {_requirement(package)}'
+
+
+def missing_library(error: str) -> str | None:
+    """The key of :data:`SYSTEM_LIBRARIES` for "libGL.so.1: cannot open shared object file", if it is one."""
+    found = re.search(r'(lib[\w+.-]+\.so)[\d.]*: cannot open shared object', error)
+    return found[1] if found and found[1] in SYSTEM_LIBRARIES else None
+
+
+def check_opencv_twins(environment: Environment) -> list[Finding]:
+    """Several OpenCV distributions write to one folder; removing one of them breaks the other."""
+    package = next(package for package in PACKAGES if package.module == 'cv2')
+    installed = environment.installed(package)
+    if len({environment.distributions[name] for name in installed}) > 1:
+        versions = ', '.join(f'{name} {environment.distributions[name]}' for name in installed)
+        cure = f'pip uninstall -y {" ".join(installed)} && pip install {package.distributions[0]}'
+        return [Finding('opencv twins', FAULT, f'different versions share one folder: {versions}', cure)]
+    return []
+
+
+def check_mixed_stack(environment: Environment) -> list[Finding]:
+    """onedl's distributions and the original ones install the same modules over each other."""
+    stack = [package for package in PACKAGES if package.module in ('mmengine', 'mmcv', 'mmdet')]
+    ours = [name for package in stack for name in environment.installed(package) if name.startswith('onedl-')]
+    original = [name for package in stack for name in environment.installed(package) if name not in ours]
+    if not original:
+        return [Finding('stack', OK, 'onedl packages alone' if ours else 'none installed')]
+    wanted = ' '.join(package.distributions[0] for package in stack)
+    cure = f'pip uninstall -y {" ".join(original)} && pip install --force-reinstall --no-deps {wanted}'
+    if ours:
+        return [Finding('stack', FAULT, f'{", ".join(original)} mixed with {", ".join(ours)}', cure)]
+    return [Finding('stack', FAULT, f'original packages, unmaintained since 2024: {", ".join(original)}', cure)]
+
+
+def check_ops(environment: Environment) -> list[Finding]:
+    """Where mmcv's ops come from; nothing while what they stand on does not import."""
+    errors = environment.import_errors
+    if errors.keys() & {'torch', 'numpy', 'cv2', 'mmengine', 'mmcv'}:
+        return []
+    if 'mmcv.ops' in errors:
+        detail = f'{environment.ops}, but mmcv.ops does not import: {errors["mmcv.ops"]}'
+        return [Finding('mmcv ops', FAULT, detail, compile_command())]
+    if environment.ops == 'compiled':
+        return [Finding('mmcv ops', OK, 'compiled')]
+    return [Finding('mmcv ops', OK, f'supplied by mmyolo_ext; to have the compiled ones: {compile_command()}')]
+
+
+def check_devices(environment: Environment) -> list[Finding]:
+    return [Finding('devices', OK, ', '.join(environment.devices) or 'none: torch does not import')]
+
+
+CHECKS: tuple[Callable[[Environment], list[Finding]], ...] = (
+    check_python,
+    check_packages,
+    check_opencv_twins,
+    check_mixed_stack,
+    check_ops,
+    check_devices,
+)
+
+
+def examine() -> Environment:
+    """This interpreter's environment."""
+    distributions = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata['Name']
+        if name:
+            distributions.setdefault(re.sub(r'[-_.]+', '-', name).lower(), distribution.version)
+    modules = [package.module for package in PACKAGES] + ['mmcv.ops']
+    errors = {module: error for module in modules if (error := _import_error(module))}
+    return Environment(tuple(sys.version_info[:3]), distributions, errors, ops_status(), _devices(errors))
+
+
+def _import_error(module: str) -> str:
+    """First line of what importing says, or nothing. A broken extension may raise anything."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        return f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no message"}'
+    return ''
+
+
+def _devices(errors: dict[str, str]) -> tuple[str, ...]:
+    if 'torch' in errors:
+        return ()
+    import torch
+
+    gpus = [f'cuda:{index} {torch.cuda.get_device_name(index)}' for index in range(torch.cuda.device_count())]
+    apple = ['mps'] if torch.backends.mps.is_available() else []
+    return (f'cpu ({torch.get_num_threads()} threads)', *gpus, *apple)
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.match(r'[\d.]*', version)[0].split('.') if part)
+
+
+def report(findings: list[Finding]) -> str:
+    width = max(len(finding.name) for finding in findings)
+    lines = [f'{finding.name:{width}}  {finding.status:5}  {finding.detail}' for finding in findings]
+    faults = [finding for finding in findings if finding.status == FAULT]
+    for finding in faults:
+        lines += ['', f'{finding.name}: {finding.detail}', f'    {finding.cure}']
+    lines += ['', f'{len(faults)} fault{"s" * (len(faults) != 1)} found.' if faults else 'Nothing wrong.']
+    return '\n'.join(lines)
+
+
+def main() -> int:
+    print(f'mmyolo_ext {__version__} on {platform.platform()}')
+    environment = examine()
+    findings = [finding for check in CHECKS for finding in check(environment)]
+    print(report(findings))
+    return int(any(finding.status == FAULT for finding in findings))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

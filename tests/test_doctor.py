@@ -1,0 +1,150 @@
+"""The doctor on made-up environments, and started on broken ones."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mmyolo_ext import doctor
+from mmyolo_ext.doctor import FAULT, NOTE, OK, Environment, Finding
+
+GOOD = {
+    'torch': '2.13.0+cpu',
+    'numpy': '2.2.6',
+    'opencv-python-headless': '4.12.0.88',
+    'onedl-mmengine': '0.10.12',
+    'onedl-mmcv': '2.3.6',
+    'onedl-mmdetection': '3.5.1',
+    'pycocotools': '2.0.11',
+    'faster-coco-eval': '1.8.0',
+}
+GL_ERROR = 'ImportError: libGL.so.1: cannot open shared object file: No such file or directory'
+
+
+def examine(**changes: object) -> dict[str, Finding]:
+    environment = Environment(**{'distributions': GOOD, 'import_errors': {}, **changes})
+    findings = [finding for check in doctor.CHECKS for finding in check(environment)]
+    assert len({finding.name for finding in findings}) == len(findings)
+    assert all(bool(finding.cure) == (finding.status == FAULT) for finding in findings)
+    return {finding.name: finding for finding in findings}
+
+
+def faults(findings: dict[str, Finding]) -> set[str]:
+    return {name for name, finding in findings.items() if finding.status == FAULT}
+
+
+def test_a_good_stack_has_no_fault() -> None:
+    findings = examine()
+    assert not faults(findings)
+    assert findings['torchvision'].status == NOTE
+    assert findings['mmcv ops'] == Finding('mmcv ops', OK, 'compiled')
+    assert findings['torch'].detail == 'torch 2.13.0+cpu'
+
+
+def test_supplied_ops_are_named_with_the_way_to_compiled_ones() -> None:
+    finding = examine(ops='supplied')['mmcv ops']
+    assert finding.status == OK
+    assert 'supplied by mmyolo_ext' in finding.detail and '--no-build-isolation' in finding.detail
+
+
+def test_missing_package() -> None:
+    rest = {name: version for name, version in GOOD.items() if name != 'torch'}
+    findings = examine(
+        distributions=rest,
+        import_errors={
+            'torch': "ModuleNotFoundError: No module named 'torch'",
+            'mmcv.ops': "ModuleNotFoundError: No module named 'torch'",
+        },
+        devices=(),
+    )
+    # One fault, not one for everything that stands on torch.
+    assert faults(findings) == {'torch'}
+    assert findings['torch'].cure == "pip install 'torch>=2.4'"
+    assert 'torch does not import' in findings['devices'].detail
+
+
+@pytest.mark.parametrize(
+    ('error', 'package'),
+    [
+        (GL_ERROR, 'libgl1'),
+        ('ImportError: libgthread-2.0.so.0: cannot open shared object file: No such file', 'libglib2.0-0'),
+        ('ImportError: libSM.so.6: cannot open shared object file: No such file or directory', 'libsm6'),
+    ],
+)
+def test_system_library_of_opencv(error: str, package: str) -> None:
+    findings = examine(import_errors={'cv2': error, 'mmcv': error, 'mmdet': error, 'mmcv.ops': error})
+    assert findings['cv2'].cure == f'apt-get update && apt-get install -y {package}'
+    assert all(finding.cure.endswith(package) for finding in findings.values() if finding.status == FAULT)
+
+
+def test_a_broken_opencv_is_reinstalled() -> None:
+    finding = examine(import_errors={'cv2': "AttributeError: module 'cv2' has no attribute 'imread'"})['cv2']
+    assert finding.status == FAULT and 'opencv-python-headless' in finding.cure
+
+
+def test_opencv_twins_of_different_versions() -> None:
+    twins = {**GOOD, 'opencv-python': '4.12.0.88'}
+    assert not faults(examine(distributions=twins))
+    findings = examine(distributions={**twins, 'opencv-python': '4.10.0.84'})
+    assert faults(findings) == {'opencv twins'}
+
+
+def test_mixed_stack() -> None:
+    findings = examine(distributions={**GOOD, 'mmcv': '2.1.0', 'mmdet': '3.3.0'})
+    assert faults(findings) == {'stack'}
+    assert findings['stack'].cure.startswith('pip uninstall -y mmcv mmdet && pip install ')
+    assert 'onedl-mmdetection' in findings['stack'].cure
+
+
+def test_original_stack() -> None:
+    originals = {'mmcv': '2.1.0', 'mmdet': '3.3.0', 'mmengine': '0.10.4'}
+    rest = {name: version for name, version in GOOD.items() if not name.startswith('onedl')}
+    assert faults(examine(distributions={**rest, **originals})) == {'stack'}
+
+
+def test_too_old() -> None:
+    findings = examine(python=(3, 9, 18), distributions={**GOOD, 'torch': '2.3.1+cu121', 'onedl-mmcv': '2.3.10'})
+    assert faults(findings) == {'python', 'torch'}
+
+
+def test_compiled_ops_of_another_torch() -> None:
+    error = 'ImportError: mmcv/_ext.so: undefined symbol: _ZN2at4_ops5zeros4callEv'
+    findings = examine(import_errors={'mmcv.ops': error})
+    assert faults(findings) == {'mmcv ops'}
+    assert 'undefined symbol' in findings['mmcv ops'].detail
+
+
+def test_report_ends_with_the_cures() -> None:
+    findings = [Finding('a', OK, 'fine'), Finding('long name', FAULT, 'broken', 'mend it')]
+    assert doctor.report(findings).splitlines() == [
+        'a          ok     fine',
+        'long name  FAULT  broken',
+        '',
+        'long name: broken',
+        '    mend it',
+        '',
+        '1 fault found.',
+    ]
+    assert doctor.report(findings[:1]).endswith('Nothing wrong.')
+
+
+START = """
+import runpy, sys, warnings
+warnings.simplefilter('ignore')
+for name in {missing!r}:
+    sys.modules[name] = None
+sys.argv = ['doctor']
+runpy.run_module('mmyolo_ext.doctor', run_name='__main__')
+"""
+
+
+@pytest.mark.parametrize('missing', [[], ['torch'], ['mmcv'], ['mmdet'], ['mmengine'], ['cv2']])
+def test_starts_on_a_broken_stack(missing: list[str]) -> None:
+    run = subprocess.run(
+        [sys.executable, '-c', START.format(missing=missing)], capture_output=True, text=True, timeout=100
+    )
+    assert run.stdout.startswith('mmyolo_ext '), run.stderr
+    lines = {line.split()[0]: line for line in run.stdout.splitlines() if line}
+    for name in missing:
+        assert lines[name].split()[1] == FAULT
+        assert run.returncode == 1
