@@ -3,42 +3,19 @@
 The mean is linear in the feature map: sampling positions depend on the regions alone, so that one table of (bin,
 pixel, weight) gives the forward pass, and read the other way round, its gradient.
 
-Letters: N images, C channels, R regions, S samples of all regions, B = R * pooled height * pooled width bins.
+Letters: N images, C channels, R regions.
 """
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .sampling import as_table, four_pixels, sum_bags
+from .roi_samples import Bins, Samples, as_output, floats, mean_terms, owner, sample_points, terms
+from .sampling import as_table, sum_bags
 from .torchvision_ops import torchvision_ops
 
 MAX, MEAN = 0, 1
 NO_SAMPLE = -10000.0
 """What mmcv's op gives for the maximum of a bin without a sample, or with lower samples only; argmax is then -1."""
-
-
-class Samples(NamedTuple):
-    """Sampling points of all regions, bin by bin."""
-
-    image: Tensor
-    """(S,) index of the feature map."""
-    y: Tensor
-    """(S,) in pixels of the map."""
-    x: Tensor
-    per_bin: Tensor
-    """(B,) number of samples."""
-
-
-class Bins(NamedTuple):
-    """How the regions are divided."""
-
-    height: int
-    width: int
-    spatial_scale: float
-    sampling_ratio: int
-    aligned: bool
 
 
 def roi_align_forward(
@@ -75,9 +52,9 @@ def roi_align_forward(
         size = (aligned_height, aligned_width)
         output.copy_(op(input, rois.to(input), size, spatial_scale, sampling_ratio, aligned))
     else:
-        pixel, weight, per_bin = _mean_terms(rois, bins, input.shape)
-        pooled = sum_bags(_floats(as_table(input)), pixel, weight, per_bin)
-        output.copy_(_as_output(pooled, output))
+        pixel, weight, per_bin = mean_terms(sample_points(rois, bins), *input.shape[2:])
+        pooled = sum_bags(floats(as_table(input)), pixel, weight, per_bin)
+        output.copy_(as_output(pooled, output))
 
 
 def roi_align_backward(
@@ -100,78 +77,24 @@ def roi_align_backward(
         _max_backward(grad_output, rois, argmax_y, argmax_x, grad_input)
         return
     bins = Bins(aligned_height, aligned_width, spatial_scale, sampling_ratio, aligned)
-    pixel, weight, per_bin = _mean_terms(rois, bins, grad_input.shape)
-    bin_of_term = _owner(per_bin)
+    pixel, weight, per_bin = mean_terms(sample_points(rois, bins), *grad_input.shape[2:])
+    bin_of_term = owner(per_bin)
     # The transposed table: terms sorted by pixel, a bag for each pixel, summing over the bins it served.
     pixel, order = pixel.sort()
     count, channels, height, width = grad_input.shape
     per_pixel = torch.bincount(pixel, minlength=count * height * width)
-    gradient = sum_bags(_floats(as_table(grad_output)), bin_of_term[order], weight[order], per_pixel)
+    gradient = sum_bags(floats(as_table(grad_output)), bin_of_term[order], weight[order], per_pixel)
     # (N*H*W, C) -> (N, C, H, W)
     grad_input += gradient.view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _owner(sizes: Tensor) -> Tensor:
-    """0 sizes[0] times, 1 sizes[1] times, ..."""
-    return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
-
-
-def _floats(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
-
-
-def _as_output(pooled: Tensor, output: Tensor) -> Tensor:
-    """(R * height * width, C) -> (R, C, height, width)."""
-    regions, channels, height, width = output.shape
-    return pooled.view(regions, height, width, channels).permute(0, 3, 1, 2)
-
-
-def _samples(rois: Tensor, bins: Bins) -> Samples:
-    """Sampling points of (R, 5) regions, in the order region, bin row, bin column, sample row, sample column."""
-    rois = _floats(rois)
-    start = rois[:, 1:3] * bins.spatial_scale - 0.5 * bins.aligned
-    size = rois[:, 3:5] * bins.spatial_scale - 0.5 * bins.aligned - start
-    if not bins.aligned:
-        size = size.clamp(min=1)
-    bin_size = size / rois.new_tensor([bins.width, bins.height])
-    grid = bin_size.ceil() if bins.sampling_ratio <= 0 else torch.full_like(bin_size, bins.sampling_ratio)
-    grid = grid.clamp(min=0)
-    per_roi = grid.prod(1).long()
-    per_bin = per_roi.repeat_interleave(bins.height * bins.width)
-    # Number of each sample in its bin, and of its bin among all.
-    bin_index = _owner(per_bin)
-    number = torch.arange(len(bin_index), device=rois.device) - (per_bin.cumsum(0) - per_bin)[bin_index]
-    region = bin_index // (bins.height * bins.width)
-    columns = grid[region, 0].long()
-    steps = torch.stack([number % columns, number // columns], 1) + 0.5
-    bin_xy = torch.stack([bin_index % bins.width, bin_index // bins.width % bins.height], 1)
-    xy = start[region] + bin_xy * bin_size[region] + steps * bin_size[region] / grid[region]
-    return Samples(rois[region, 0].long(), xy[:, 1], xy[:, 0], per_bin)
-
-
-def _terms(samples: Samples, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Rows of the table of all maps and weights, (S, 4). Up to one pixel outside, the map continues its border."""
-    y, x = samples.y, samples.x
-    near = (y >= -1) & (y <= height) & (x >= -1) & (x <= width)
-    pixel, weight = four_pixels(y.clamp(0, height - 1), x.clamp(0, width - 1), height, width)
-    return pixel + (samples.image * height * width)[:, None], weight * near[:, None]
-
-
-def _mean_terms(rois: Tensor, bins: Bins, map_shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixel and weight of every term of every bin's mean, and the number of terms per bin."""
-    samples = _samples(rois, bins)
-    pixel, weight = _terms(samples, *map_shape[2:])
-    share = (1 / samples.per_bin.to(weight.dtype)).repeat_interleave(samples.per_bin)
-    return pixel.flatten(), (weight * share[:, None]).flatten(), samples.per_bin * 4
-
-
 def _max_forward(maps: Tensor, rois: Tensor, bins: Bins, output: Tensor, argmax_y: Tensor, argmax_x: Tensor) -> None:
     """One region at a time, for all its bins have the same number of samples."""
-    table, count = _floats(as_table(maps)), bins.height * bins.width
+    table, count = floats(as_table(maps)), bins.height * bins.width
     for roi, out, out_y, out_x in zip(rois.split(1), output, argmax_y, argmax_x, strict=True):
-        samples = _samples(roi, bins)
+        samples = sample_points(roi, bins)
         per_bin = len(samples.y) // count
-        values = sum_bags(table, *_terms(samples, *maps.shape[2:])).view(count, per_bin, table.size(1))
+        values = sum_bags(table, *terms(samples, *maps.shape[2:])).view(count, per_bin, table.size(1))
         # (bins, 1 + samples, C) -> (bins, C)
         largest, which = _behind(NO_SAMPLE, values).max(1)
         out.copy_(largest.T.view_as(out))
@@ -190,6 +113,6 @@ def _max_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x:
     image = rois[:, 0].long()[:, None, None, None]
     single_map = image * channels + torch.arange(channels, device=rois.device)[:, None, None]
     points = Samples(*(part.expand_as(argmax_y).flatten() for part in (single_map, argmax_y, argmax_x)), image)
-    pixel, weight = _terms(points, height, width)
+    pixel, weight = terms(points, height, width)
     gradient = weight * grad_output.flatten()[:, None] * (points.y != -1)[:, None]
     grad_input.view(-1).index_add_(0, pixel.flatten(), gradient.flatten().to(grad_input))

@@ -28,6 +28,7 @@ OPS_BY_MODULE = {
         'modulated_deform_conv_forward',
         'modulated_deform_conv_backward',
     ],
+    'deform_roi_pool': ['deform_roi_pool_forward', 'deform_roi_pool_backward'],
     'focal_loss': [
         'sigmoid_focal_loss_forward',
         'sigmoid_focal_loss_backward',

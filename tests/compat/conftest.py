@@ -11,6 +11,7 @@ MODULES = (
     'bbox',
     'carafe',
     'deform_conv',
+    'deform_roi_pool',
     'focal_loss',
     'masked_conv',
     'modulated_deform_conv',
