@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # From a fresh clone to a trained detector and its predictions, on the CPU of this machine.
 #
-#   bash tools/quickstart.sh             trains anew each time, in a folder of its own; environment and data are reused
-#   bash tools/quickstart.sh --retest    tests and draws the last trained detector again
+#   bash tools/quickstart.sh [options of tools/train.py]     e.g. --cfg-options max_epochs=30
+#       trains anew each time, in a folder of its own; environment and data are reused
+#   bash tools/quickstart.sh --retest
+#       tests and draws the last trained detector again
 #
 # Everything it writes lies in .venv (or the active environment), data/digits and work_dirs/quickstart.
 set -euo pipefail
@@ -13,13 +15,13 @@ runs=work_dirs/quickstart
 steps=5
 at=''
 
-case "${1:-}" in
-    '' | --retest) mode="${1:-train}" ;;
-    *)
-        printf 'unknown option %s; the only one is --retest\n' "$1" >&2
-        exit 2
-        ;;
-esac
+mode=train
+if [[ "${1:-}" == --retest ]]; then
+    mode=retest
+elif [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
+    sed -n '2,/^set /{ s/^# \{0,1\}//; /^set /!p; }' "$0"
+    exit
+fi
 
 clock() { printf '%d:%02d' $((SECONDS / 60)) $((SECONDS % 60)); }
 begin() {
@@ -74,7 +76,7 @@ if [[ "$mode" == train ]]; then
     run="$runs/$(date +%Y%m%d_%H%M%S)"
     mkdir -p "$run"
     begin 3 "training; the whole log: $run/train.log"
-    logged "$run/train.log" "$show_training" "$python" tools/train.py "$config" --work-dir "$run"
+    logged "$run/train.log" "$show_training" "$python" tools/train.py "$config" --work-dir "$run" "$@"
 else
     begin 3 'training: left out (--retest)'
     best="$({ find "$runs" -name 'best_*.pth' 2>/dev/null || true; } | sort | tail -n 1)"
