@@ -1,6 +1,7 @@
 """A COCO data set of a few pictures with coloured squares, and a user's config for it, to run the tools on."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -12,15 +13,15 @@ COLOURS = ((40, 40, 220), (220, 60, 40))  # BGR
 SHAPES_HW = ((64, 64), (48, 64), (64, 40))
 
 
-def make_tiny_coco(root: Path, train: int = 6, val: int = 5, empty_every: int = 3) -> Path:
-    """Write ``root/{train,val}/*.png`` and ``root/{train,val}.json``; every third picture has no box."""
+def make_tiny_coco(root: Path, train: int = 6, val: int = 5, background: Sequence[int] = (2, 5)) -> Path:
+    """Write ``root/{train,val}/*.png`` and ``root/{train,val}.json``; the pictures of ``background`` have no box."""
     rng = np.random.RandomState(0)
     for split, count in (('train', train), ('val', val)):
         (root / split).mkdir(parents=True)
         coco = {'images': [], 'annotations': [], 'categories': []}
         coco['categories'] = [{'id': label + 1, 'name': name} for label, name in enumerate(CLASSES)]
         for number in range(count):
-            _add_picture(coco, root / split, number, SHAPES_HW[number % 3], rng, boxes=number % empty_every < 2)
+            _add_picture(coco, root / split, number, SHAPES_HW[number % 3], rng, number not in background)
         (root / f'{split}.json').write_text(json.dumps(coco))
     return root
 

@@ -15,7 +15,7 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
     Shortcuts come before other options, so ``batch_size=8 val_dataloader.batch_size=1`` means what it says.
 
     Args:
-        path: A Python, YAML or JSON config of MMEngine; ``mmdet::...`` as well.
+        path: A Python, YAML or JSON config of MMEngine; its ``_base_`` may be ``mmdet::...``.
         cfg_options: Dotted keys and values, as ``--cfg-options`` gives them.
 
     Raises:
@@ -38,7 +38,7 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
 
 def _read(path: str | Path) -> Config:
     path = str(path)
-    if '::' not in path and not Path(path).is_file():
+    if not Path(path).is_file():
         raise ValueError(f'there is no config {path}{_neighbours(Path(path))}')
     try:
         return Config.fromfile(path)

@@ -40,10 +40,13 @@ def prepare_processes(cfg: Config, launcher: str) -> None:
     timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800)
     if not distributed.is_initialized():
         distributed.init_process_group('gloo', timeout=datetime.timedelta(seconds=timeout))
-    wrapper = cfg.setdefault('model_wrapper_cfg', {'type': 'MMDistributedDataParallel', 'broadcast_buffers': False})
-    wrapper['device_ids'] = None
-    if cfg.get('find_unused_parameters'):
-        wrapper['find_unused_parameters'] = True
+    cfg.model_wrapper_cfg = {
+        'type': 'MMDistributedDataParallel',
+        'broadcast_buffers': False,
+        'find_unused_parameters': cfg.get('find_unused_parameters', False),
+        **cfg.get('model_wrapper_cfg', {}),
+        'device_ids': None,
+    }
 
 
 def leave_processes() -> None:

@@ -24,7 +24,7 @@ def draw(file: Path, found: Detections, classes: tuple[str, ...], target: Path) 
     for box, score, label in reversed(list(zip(*found, strict=True))):
         colour = class_colour(label)
         left, top, right, bottom = (int(round(float(side))) for side in box)
-        cv2.rectangle(picture, (left, top), (right, bottom), colour, unit, cv2.LINE_AA)
+        cv2.rectangle(picture, (left, top), (right, bottom), colour, unit)
         _write(picture, f'{classes[label]} {score:.2f}', (left, top), colour, unit)
     cv2.imencode(target.suffix, picture)[1].tofile(target)
 

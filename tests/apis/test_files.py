@@ -1,0 +1,77 @@
+"""Files that are not there, not whole or not writable are named before anything slow."""
+
+import pytest
+import torch
+
+from mmyolo_ext.apis.cli import one_line
+from mmyolo_ext.apis.files import check_checkpoint, check_resume, check_work_dir
+
+TRACEBACK = 'Original Traceback (most recent call last):\n  File x.py\nValueError: no picture a.jpg\n'
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / 'epoch_1.pth'
+    torch.save({'state_dict': {'w': torch.zeros(100_000)}}, path)
+    return path
+
+
+def test_a_whole_checkpoint_passes_in_both_formats(checkpoint, tmp_path):
+    check_checkpoint(str(checkpoint))
+    old = tmp_path / 'old.pth'
+    torch.save({'w': torch.zeros(3)}, old, _use_new_zipfile_serialization=False)
+    check_checkpoint(str(old))
+    check_checkpoint('https://example.org/weights.pth')
+
+
+def test_a_checkpoint_cut_short_is_named(checkpoint):
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match='epoch_1.pth is broken or cut short'):
+        check_checkpoint(str(checkpoint))
+
+
+def test_a_checkpoint_with_a_flipped_byte_is_named(checkpoint):
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    checkpoint.write_bytes(content)
+    with pytest.raises(ValueError, match='epoch_1.pth is broken: the sum over its part'):
+        check_checkpoint(str(checkpoint))
+
+
+@pytest.mark.parametrize(('content', 'message'), [(b'', 'is empty'), (b'<html>', 'is not a checkpoint')])
+def test_what_is_no_checkpoint_is_named(tmp_path, content, message):
+    path = tmp_path / 'x.pth'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f'x.pth {message}'):
+        check_checkpoint(str(path))
+    with pytest.raises(ValueError, match='there is no checkpoint .*y.pth'):
+        check_checkpoint(str(tmp_path / 'y.pth'))
+
+
+def test_resuming_checks_the_latest_of_the_work_dir(checkpoint, tmp_path):
+    (tmp_path / 'last_checkpoint').write_text(str(checkpoint))
+    check_resume(True, None, str(tmp_path))
+    checkpoint.write_bytes(b'PK')
+    check_resume(False, None, str(tmp_path))
+    with pytest.raises(ValueError, match='epoch_1.pth'):
+        check_resume(True, None, str(tmp_path))
+
+
+def test_a_work_dir_below_a_file_is_named(tmp_path):
+    check_work_dir(str(tmp_path / 'new' / 'folder'))
+    (tmp_path / 'file').touch()
+    with pytest.raises(ValueError, match='file/work cannot be written: Not a directory; choose another by --work-dir'):
+        check_work_dir(str(tmp_path / 'file' / 'work'))
+
+
+@pytest.mark.parametrize(
+    ('text', 'line'),
+    [
+        ('two\n  lines', 'two lines'),
+        ('class `A` in mmdet/x.py: class `B` in y/z.py: deep', 'deep'),
+        (f'Caught ValueError in worker 0.\n{TRACEBACK}', 'no picture a.jpg'),
+        ('', 'ValueError'),
+    ],
+)
+def test_errors_become_one_line(text, line):
+    assert one_line(ValueError(text)) == line
