@@ -1,5 +1,6 @@
 """A small detector learns two pictures by heart: loss, gradients, decoding and NMS agree with each other."""
 
+import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
@@ -39,6 +40,7 @@ def synthetic_batch() -> tuple[torch.Tensor, list[DetDataSample]]:
     return images, samples
 
 
+@pytest.mark.slow
 def test_learns_two_pictures() -> None:
     torch.manual_seed(0)
     # group norm: with two pictures, running statistics would lag behind the batch's

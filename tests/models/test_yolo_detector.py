@@ -50,7 +50,8 @@ def resnet(out_indices: tuple[int, ...]) -> dict:
 
 
 def sample(size_hw: tuple[int, int], with_box: bool) -> DetDataSample:
-    meta = {'img_shape': size_hw, 'batch_input_shape': size_hw, 'ori_shape': size_hw, 'scale_factor': (1.0, 1.0)}
+    shapes = dict.fromkeys(('img_shape', 'pad_shape', 'batch_input_shape', 'ori_shape'), size_hw)
+    meta = {**shapes, 'scale_factor': (1.0, 1.0)}
     boxes = [[4.0, 6, 40, 50]] if with_box else []
     result = DetDataSample(metainfo=meta)
     result.gt_instances = InstanceData(
@@ -117,6 +118,8 @@ def test_head_of_mmdet() -> None:
                 'num_classes': 3,
                 'in_channels': 16,
                 'feat_channels': 32,
+                'loss_cls': {'type': 'mmdet.QualityFocalLoss', 'use_sigmoid': True, 'beta': 2.0},
+                'loss_bbox': {'type': 'mmyolo_ext.IoULoss', 'mode': 'giou', 'loss_weight': 2.0},
                 'anchor_generator': {
                     'type': 'mmdet.AnchorGenerator',
                     'ratios': [1.0],
@@ -125,7 +128,11 @@ def test_head_of_mmdet() -> None:
                     'strides': [8, 16, 32],
                 },
             },
-            'train_cfg': {'assigner': {'type': 'mmdet.ATSSAssigner', 'topk': 9}, 'allowed_border': -1},
+            'train_cfg': {
+                'assigner': {'type': 'mmdet.ATSSAssigner', 'topk': 9},
+                'allowed_border': -1,
+                'pos_weight': -1,
+            },
         }
     )
     losses = detector.loss(torch.rand(1, 3, 64, 96), [sample((64, 96), with_box=True)])
