@@ -1,5 +1,6 @@
 """Pictures with painted rectangles, small COCO folders, and the boxes read back from the pixels."""
 
+import copy
 import json
 from pathlib import Path
 from xml.etree import ElementTree
@@ -40,10 +41,31 @@ class Painter:
             return None
         return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
 
+    @staticmethod
+    def mix(samples):
+        """The first sample with the others as its partners, as MultiImageMixDataset hands them over."""
+        return {**copy.deepcopy(samples[0]), 'mix_results': copy.deepcopy(samples[1:])}
+
 
 @pytest.fixture(scope='session')
 def painter():
     return Painter
+
+
+@pytest.fixture
+def quartet(painter):
+    """Four pictures of several shapes with one or two boxes each, all of different grey levels, and the levels."""
+    colours = [60, 75, 90, 140, 160, 180, 200]
+    shapes = [(96, 128), (72, 128), (96, 60), (90, 110)]
+    boxes = [[(10, 20, 60, 70), (80, 40, 120, 90)], [(30, 10, 90, 60)], [(8, 8, 50, 88)], [(5, 5, 50, 45),
+             (60, 50, 104, 84), (58, 10, 100, 30)]]  # fmt: skip
+    samples, first = [], 0
+    for (height, width), own in zip(shapes, boxes, strict=True):
+        labels = list(range(first, first + len(own)))
+        flags = [label % 2 == 1 for label in labels]
+        samples.append(painter.sample(height, width, own, [colours[k] for k in labels], labels, flags))
+        first += len(own)
+    return samples, colours
 
 
 @pytest.fixture
