@@ -2,8 +2,6 @@
 
 import argparse
 
-from mmdet.engine.hooks.utils import trigger_visualization_hook
-from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -32,6 +30,10 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    # here, for mmyolo_ext must supply mmcv's ops before mmdet asks for them
+    from mmdet.engine.hooks.utils import trigger_visualization_hook
+    from mmdet.evaluation import DumpDetResults
+
     args = parse_args()
     cfg = load_for_run(args)
     cfg.load_from, cfg.resume = args.checkpoint, False

@@ -37,4 +37,4 @@ load_from = None
 resume = False
 
 # for tools/test.py --tta; the pipeline of its views stands with the data set
-tta_model = dict(type='mmdet.DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.65), max_per_img=300))
+tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.65), max_per_img=300))
