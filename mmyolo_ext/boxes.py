@@ -90,15 +90,15 @@ def _diou_penalty(boxes: Tensor, targets: Tensor, iou: Tensor, union: Tensor, ep
 
 def _ciou_penalty(boxes: Tensor, targets: Tensor, iou: Tensor, union: Tensor, eps: float) -> Tensor:
     """DIoU's penalty plus alpha * v, v the disagreement of the aspect ratios."""
-    v = 4 / math.pi**2 * (_aspect_angle(boxes, eps) - _aspect_angle(targets, eps)).square()
+    v = 4 / math.pi**2 * (_aspect_angle(boxes) - _aspect_angle(targets)).square()
     alpha = (v / (1 - iou + v + eps)).detach()
     return _diou_penalty(boxes, targets, iou, union, eps) + alpha * v
 
 
-def _aspect_angle(boxes_xyxy: Tensor, eps: float) -> Tensor:
-    """arctan(w / h); the floor under h keeps the gradient of a box without area finite."""
+def _aspect_angle(boxes_xyxy: Tensor) -> Tensor:
+    """arctan(w / h), by atan2, whose value and gradient are finite for a box without area too."""
     width, height = _size_of(boxes_xyxy).unbind(-1)
-    return torch.atan2(width, height.clamp(min=eps))
+    return torch.atan2(width, height)
 
 
 def _hull_size(boxes_xyxy: Tensor, targets_xyxy: Tensor) -> Tensor:

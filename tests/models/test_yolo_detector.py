@@ -151,6 +151,15 @@ def test_strides_that_do_not_fit(out_indices: tuple[int, ...], message: str) -> 
         MODELS.build({**config(), 'backbone': resnet(out_indices)})
 
 
+def test_parts_that_cannot_be_measured_are_let_be_where_nothing_asks() -> None:
+    backbone = {'type': 'mmdet.SwinTransformer', 'embed_dims': 6, 'depths': (1, 1, 1, 1), 'num_heads': (1, 1, 1, 1)}
+    head = {'type': 'mmyolo_ext.YOLOv5Head', 'num_classes': 3, 'in_channels': [12, 24, 48]}
+    detector = MODELS.build(
+        {'type': 'mmyolo_ext.YOLODetector', 'backbone': {**backbone, 'out_indices': (1, 2, 3)}, 'bbox_head': head}
+    )
+    assert detector.bbox_head.in_channels == (12, 24, 48)
+
+
 def test_measuring_leaves_the_backbone_alone() -> None:
     backbone = MMDET_MODELS.build({**resnet((1, 2, 3)), 'norm_eval': False, 'frozen_stages': 1})
     modes = [module.training for module in backbone.modules()]

@@ -40,6 +40,8 @@ def test_out_indices(out_indices: tuple[int, ...]) -> None:
     maps = backbone(torch.rand(1, 3, 64, 64))
     assert [level.shape[1] for level in maps] == list(backbone.out_channels)
     assert [64 // level.shape[2] for level in maps] == list(backbone.out_strides)
+    sum(level.sum() for level in maps).backward()
+    assert all(parameter.grad is not None for parameter in backbone.parameters())
 
 
 def test_widths_and_depths() -> None:

@@ -93,8 +93,11 @@ class YOLOv5CSPDarknet(BaseModule):
         self.out_strides = tuple(2 ** (i + 1) for i in self.out_indices)
 
         block = {'norm_cfg': norm_cfg or NORM_CFG, 'act_cfg': act_cfg or ACT_CFG}
-        last = len(depths) - 1
-        stages = [_stage(release, widths[i], widths[i + 1], depth, i == last, block) for i, depth in enumerate(depths)]
+        # Stages that nothing is read from are not built: their parameters would never get a gradient.
+        stages = [
+            _stage(release, widths[i], widths[i + 1], depths[i], i == len(depths) - 1, block)
+            for i in range(self.out_indices[-1])
+        ]
         # The stem stands in the list too: as a child of its own MMEngine would start it by ConvModule's rule.
         self.layers = nn.ModuleList([_stem(release, in_channels, widths[0], block), *stages])
         self._freeze()

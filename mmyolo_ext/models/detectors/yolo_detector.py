@@ -1,5 +1,8 @@
 """A single-stage detector whose parts find out by themselves what fits together."""
 
+from collections.abc import Callable
+from typing import Any
+
 from mmdet.models.detectors import SingleStageDetector
 from torch import nn
 
@@ -19,8 +22,8 @@ class YOLODetector(SingleStageDetector):
 
     Args:
         backbone: config.
-        neck: config, or None.
         bbox_head: config.
+        neck: config, or None.
         train_cfg: goes to the head; so does the next.
         test_cfg: see there.
         data_preprocessor: config.
@@ -33,8 +36,8 @@ class YOLODetector(SingleStageDetector):
     def __init__(
         self,
         backbone: dict,
+        bbox_head: dict,
         neck: dict | None = None,
-        bbox_head: dict | None = None,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
@@ -43,11 +46,12 @@ class YOLODetector(SingleStageDetector):
         # not SingleStageDetector's own: it builds all parts at once, here each is built for the one before it
         super(SingleStageDetector, self).__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.backbone = MODELS.build(backbone)
-        has_auto = AUTO in (bbox_head.get('in_channels'), (neck or {}).get('in_channels'))
-        features = self._features(backbone.get('in_channels', 3), required=has_auto)
+        head_asks = _is_auto(bbox_head)
+        in_channels = backbone.get('in_channels', 3)
+        features = _spec(backbone_spec, self.backbone, in_channels, required=head_asks or _is_auto(neck))
         if neck is not None:
             self.neck = MODELS.build(_filled_in(neck, features))
-            features = features and neck_spec(self.neck, features)
+            features = features and _spec(neck_spec, self.neck, features, required=head_asks)
         self.bbox_head = MODELS.build(
             {**_filled_in(bbox_head, features), 'train_cfg': train_cfg, 'test_cfg': test_cfg}
         )
@@ -57,19 +61,24 @@ class YOLODetector(SingleStageDetector):
         self.train_cfg = train_cfg
         self.test_cfg = test_cfg
 
-    def _features(self, in_channels: int, required: bool) -> FeatureSpec | None:
-        """What the backbone gives; None if that cannot be found out and nothing hangs on it."""
-        try:
-            return backbone_spec(self.backbone, in_channels)
-        except ValueError:
-            if required:
-                raise
-            return None
+
+def _is_auto(part: dict | None) -> bool:
+    return part is not None and part.get('in_channels') == AUTO
+
+
+def _spec(find_out: Callable[..., FeatureSpec], *args: Any, required: bool) -> FeatureSpec | None:
+    """What a part gives; None if that cannot be found out and nothing hangs on it."""
+    try:
+        return find_out(*args)
+    except ValueError:
+        if required:
+            raise
+        return None
 
 
 def _filled_in(part: dict, features: FeatureSpec | None) -> dict:
     """The config with ``'auto'`` replaced; never changes the one it was given."""
-    if part.get('in_channels') != AUTO:
+    if not _is_auto(part):
         return part
     return {**part, 'in_channels': list(features.channels)}
 

@@ -72,6 +72,7 @@ class YOLOv5Head(AnchorGridHead):
         ValueError: ``in_channels`` not filled in or not one per level, or a number out of its range.
     """
 
+    # the overlap that objectness learns, whatever the box loss
     quality_mode = 'ciou'
 
     def __init__(
@@ -116,10 +117,11 @@ class YOLOv5Head(AnchorGridHead):
         if self.init_cfg and self.init_cfg.get('type') == 'Pretrained':
             return
         for conv, stride in zip(self.convs_pred, self.strides, strict=True):
-            # (A * (5 + C),) -> (A, 5 + C); writes through to the parameter
-            bias = conv.bias.detach().view(self.num_priors, -1)
+            # (A * (5 + C),) -> (A, 5 + C)
+            bias = conv.bias.detach().clone().view(self.num_priors, -1)
             bias[:, 4] = math.log(8 / (NOMINAL_SIZE / stride) ** 2)
             bias[:, 5:] = math.log(0.6 / (self.num_classes - 0.99))
+            conv.bias.data.copy_(bias.flatten())
 
     def loss_by_feat(
         self,
