@@ -70,7 +70,8 @@ begin 1 environment
 python="$(bash tools/setup_env.sh)"
 
 begin 2 'handwritten digits'
-"$python" -m mmyolo_ext.datasets.digits data/digits | sed 's/^/  /'
+told="$("$python" -m mmyolo_ext.datasets.digits data/digits)"
+printf '  %s\n' "${told##*$'\n'}" # the libraries below talk first
 
 if [[ "$mode" == train ]]; then
     run="$runs/$(date +%Y%m%d_%H%M%S)"
