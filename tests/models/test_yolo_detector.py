@@ -45,6 +45,14 @@ def config(
     }
 
 
+@MODELS.register_module(force=True)
+class StubbornBackbone(nn.Module):
+    """Declares nothing and takes no blank picture."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        raise RuntimeError('only 224 x 224')
+
+
 def resnet(out_indices: tuple[int, ...]) -> dict:
     return {'type': 'mmdet.ResNet', 'depth': 18, 'base_channels': 8, 'stem_channels': 8, 'out_indices': out_indices}
 
@@ -152,12 +160,19 @@ def test_strides_that_do_not_fit(out_indices: tuple[int, ...], message: str) -> 
 
 
 def test_parts_that_cannot_be_measured_are_let_be_where_nothing_asks() -> None:
-    backbone = {'type': 'mmdet.SwinTransformer', 'embed_dims': 6, 'depths': (1, 1, 1, 1), 'num_heads': (1, 1, 1, 1)}
-    head = {'type': 'mmyolo_ext.YOLOv5Head', 'num_classes': 3, 'in_channels': [12, 24, 48]}
-    detector = MODELS.build(
-        {'type': 'mmyolo_ext.YOLODetector', 'backbone': {**backbone, 'out_indices': (1, 2, 3)}, 'bbox_head': head}
-    )
-    assert detector.bbox_head.in_channels == (12, 24, 48)
+    cfg = {
+        'type': 'mmyolo_ext.YOLODetector',
+        'backbone': {'type': 'mmyolo_ext.StubbornBackbone'},
+        'bbox_head': {'type': 'mmyolo_ext.YOLOv5Head', 'num_classes': 3, 'in_channels': [8, 8, 8]},
+    }
+    assert MODELS.build(cfg).bbox_head.in_channels == (8, 8, 8)
+    cfg['bbox_head']['in_channels'] = 'auto'
+    with pytest.raises(
+        ValueError, match='StubbornBackbone does not declare out_channels.*RuntimeError: only 224 x 224'
+    ):
+        MODELS.build(cfg)
+    with pytest.raises(ValueError, match='must give a tuple of maps'):
+        backbone_spec(nn.Conv2d(3, 8, 1))
 
 
 def test_measuring_leaves_the_backbone_alone() -> None:
@@ -169,17 +184,6 @@ def test_measuring_leaves_the_backbone_alone() -> None:
     assert [module.training for module in backbone.modules()] == modes
     assert torch.equal(torch.get_rng_state(), generator_state)
     assert all(torch.equal(value, state[name]) for name, value in backbone.state_dict().items())
-
-
-def test_a_backbone_that_cannot_be_measured() -> None:
-    class Stubborn(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            raise RuntimeError('only 224 x 224')
-
-    with pytest.raises(ValueError, match='Stubborn does not declare out_channels.*RuntimeError: only 224 x 224'):
-        backbone_spec(Stubborn())
-    with pytest.raises(ValueError, match='must give a tuple of maps'):
-        backbone_spec(nn.Conv2d(3, 8, 1))
 
 
 class RawAndDecoded(nn.Module):
