@@ -29,7 +29,7 @@ begin() {
     printf '[%d/%d] %s (%s)\n' "$1" "$steps" "$2" "$(clock)"
 }
 stopped() {
-    printf '\nstopped in %s, after %s. Run it again: what is done is not done twice.\n' "$at" "$(clock)" >&2
+    printf '\nstopped in %s, after %s. Run it again: environment and data are kept.\n' "$at" "$(clock)" >&2
     exit 130
 }
 trap stopped INT TERM
@@ -38,7 +38,8 @@ trap stopped INT TERM
 logged() {
     local log="$1" filter="$2"
     shift 2
-    if ! "$@" 2>&1 </dev/null | tee "$log" | "$python" -u -c "$filter"; then
+    # On Ctrl-C the command ends itself; its readers wait for its last words.
+    if ! "$@" 2>&1 </dev/null | (trap '' INT && tee "$log" | "$python" -u -c "$filter"); then
         printf '\n%s failed; the end of its log:\n\n' "$at" >&2
         tail -n 15 "$log" | sed 's/^/    /' >&2
         printf '\nThe whole log: %s\nIs the environment at fault? %s -m mmyolo_ext.doctor\n' "$root/$log" "$python" >&2
