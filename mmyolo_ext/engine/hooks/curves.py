@@ -12,6 +12,7 @@ from mmyolo_ext.registry import HOOKS
 
 LOSSES = ('loss', 'loss_bbox', 'loss_obj', 'loss_cls')
 METRICS = ('bbox_mAP', 'bbox_mAP_50', 'bbox_mAP_75')
+NAMES = dict(zip(METRICS, ('mAP50-95', 'mAP50', 'mAP75'), strict=True))
 COLOURS = {
     **dict(zip(LOSSES, ('#22223b', '#1b7f79', '#e07a1f', '#7a5195'), strict=True)),
     **dict(zip(METRICS, ('#1b4f8f', '#d1495b', '#8d99ae'), strict=True)),
@@ -83,7 +84,7 @@ def draw_curves(rows: list[dict], target: Path, title: str = '') -> None:
     _plot(losses, rows, LOSSES)
     losses.set(title='training losses (sum over a batch)', xlabel='epoch', yscale='log')
     _plot(metrics, rows, METRICS)
-    metrics.set(title='validation', xlabel='epoch', ylim=(0, 1))
+    metrics.set(title='validation', xlabel='epoch', ylim=(0, 1), xlim=losses.get_xlim())
     _mark_best(metrics, *series(rows, METRICS[0]))
     for axes in (losses, metrics):
         axes.grid(alpha=0.25)
@@ -99,18 +100,27 @@ def _plot(axes, rows: list[dict], names: Iterable[str]) -> None:
         epochs, values = series(rows, name)
         if epochs:
             marker = 'o' if len(epochs) < 40 else None
-            axes.plot(epochs, values, label=name, color=COLOURS[name], linewidth=1.6, marker=marker, markersize=3)
+            axes.plot(
+                epochs,
+                values,
+                label=NAMES.get(name, name),
+                color=COLOURS[name],
+                linewidth=1.6,
+                marker=marker,
+                markersize=3,
+            )
 
 
 def _mark_best(axes, epochs: list[float], values: list[float]) -> None:
     if epochs:
         best = max(range(len(values)), key=values.__getitem__)
         axes.annotate(
-            f'best {values[best]:.3f}\nepoch {epochs[best]}',
+            f'best: {values[best]:.3f}\nat epoch {epochs[best]}',
             (epochs[best], values[best]),
             textcoords='offset points',
-            xytext=(0, 8),
+            xytext=(0, -8),
             ha='center',
+            va='top',
             fontsize=8,
         )
 
