@@ -12,12 +12,16 @@ python="$(bash tools/setup_env.sh --test)"
 # The tests' tensors are small: more threads than one per worker process cost more than they give.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MPLBACKEND=Agg
 
+# A fault of style does not hide a failing test: both are run, either fails the whole.
+failed=()
 printf '[2/3] style (%d s)\n' "$SECONDS"
-"$python" -m ruff check .
-"$python" -m ruff format --check .
+"$python" -m ruff check . || failed+=('ruff check')
+"$python" -m ruff format --check . || failed+=('ruff format')
 
 printf '[3/3] tests (%d s)\n' "$SECONDS"
-status=0
-"$python" -m pytest "$@" || status=$?
+"$python" -m pytest "$@" || failed+=('pytest')
 printf 'tests/run.sh: %d s in all\n' "$SECONDS"
-exit "$status"
+if ((${#failed[@]})); then
+    printf 'failed: %s\n' "$(IFS=, && printf '%s' "${failed[*]}")"
+    exit 1
+fi
