@@ -145,7 +145,8 @@ def test_files_and_functions_are_short():
 
 
 def test_public_names_have_docstrings():
-    silent = {path: without_docstring(text) for path, text in sources(PACKAGE, 'tools').items()}
+    silent = {path: without_docstring(text) for path, text in sources(PACKAGE).items()}
+    silent |= {path: without_docstring(text)[:1] for path, text in sources('tools').items() if text[:3] != '"""'}
     assert {path: names for path, names in silent.items() if names} == {}
 
 
