@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mmyolo_ext.apis.distributed import leave_processes
 DEBUG = 'MMYOLO_EXT_DEBUG'
 # what users can cause; anything else is a fault of ours and keeps its traceback
 USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+SECONDS_FOR_THE_FIRST = 3
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
@@ -51,10 +53,18 @@ def run_tool(main: Callable[[], None]) -> None:
     except USER_ERRORS as error:
         if os.environ.get(DEBUG):
             raise
-        print(f'error: {one_line(error)}', file=sys.stderr, flush=True)
+        _report(error)
         sys.exit(2)
     finally:
         leave_processes()
+
+
+def _report(error: BaseException) -> None:
+    rank = int(os.environ.get('RANK', 0))
+    if rank > 0:  # most errors hit every process; the launcher ends the others as soon as the first has said it
+        time.sleep(SECONDS_FOR_THE_FIRST)
+    where = f' (process {rank})' if rank else ''
+    print(f'error{where}: {one_line(error)}', file=sys.stderr, flush=True)
 
 
 def one_line(error: BaseException) -> str:

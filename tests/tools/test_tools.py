@@ -131,3 +131,11 @@ def test_scripts_without_their_arguments_say_how_they_are_used(script, arguments
     assert "PROCESSES must be a whole number of at least 1, got 'two'" in run(
         'bash', REPO / 'tools' / script, *arguments, 'two', code=2
     )
+
+
+def test_an_error_in_two_processes_is_said_once(tmp_path):
+    script = REPO / 'tools' / 'dist_train.sh'
+    config = REPO / 'configs' / 'yolov5' / 'n_320_bccd.py'
+    output = run('bash', script, config, 2, '--cfg-options', 'batchsize=3', code=2)
+    assert output.count("did you mean 'batch_size'?") == 1 and 'Traceback' not in output
+    assert output.strip().endswith('stopped: process 0 ended with code 2; what it said stands above')
