@@ -68,6 +68,17 @@ def test_a_head_of_other_classes(tool, folder, tmp_path):
     assert 'num_classes=80' in line and "('red', 'blue')" in line
 
 
+def test_nothing_to_close(tool, folder, tmp_path):
+    no_mosaic = "[dict(type='mmyolo_ext.RandomAffine', size=64), dict(type='PackDetInputs')]"
+    (tmp_path / 'mine.py').write_text(
+        f"_base_ = '{folder / 'mine.py'}'\n"
+        f'train_dataloader = dict(dataset=dict(dataset=dict(pipeline={no_mosaic})))\n'
+        'default_hooks = dict(close_mosaic=dict(num_last_epochs=1))\n'
+    )
+    line = tool('train.py', tmp_path / 'mine.py', '--work-dir', tmp_path, '--cfg-options', 'max_epochs=3')
+    assert "nothing to close: got ['RandomAffine', 'PackDetInputs']" in line
+
+
 def test_a_broken_picture(tool, folder, tmp_path):
     data = make_tiny_coco(tmp_path / 'data')
     (data / 'train' / '001.png').write_bytes((data / 'train' / '001.png').read_bytes()[:200])
