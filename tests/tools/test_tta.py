@@ -51,7 +51,8 @@ def test_every_view_gives_the_box_of_the_picture(views):
     finder = RedFinder(cfg.model.data_preprocessor)
     model = MODELS.build({**cfg.tta_model, 'module': finder})
     samples = [dataset[index] for index in range(len(dataset))]
-    assert {len(sample['inputs']) for sample in samples} == {6}
+    # three scales, each as it is and flipped
+    assert all([view.flip for view in sample['data_samples']] == [False, True] * 3 for sample in samples)
     merged = model.test_step(pseudo_collate(samples))
     truth = {info['img_id']: info for info in map(dataset.get_data_info, range(len(dataset)))}
     for sample in merged:
