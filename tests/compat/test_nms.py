@@ -112,6 +112,14 @@ def test_groups_part_classes_and_hold_every_box_once() -> None:
     assert all(len(set(classes[group])) == 1 for group in groups)
 
 
+def test_groups_count_the_last_pixel() -> None:
+    # Columns of one pixel, each twice. Without the last pixel they have no width; with it, half of them fall.
+    boxes = [[3 * x, 0, 3 * x, 9] for x in range(150)] * 2
+    scores = [1 - place / 1000 for place in range(300)]
+    assert run(boxes, scores, 0.5, offset=1) == list(range(150))
+    assert len(run(boxes, scores, 0.5, offset=0)) == 300
+
+
 @pytest.mark.parametrize('split_thr', [100, 10000])
 def test_classes_do_not_drop_each_other(split_thr: int) -> None:
     rng = np.random.RandomState(1)

@@ -65,6 +65,13 @@ def test_by_hand() -> None:
     assert largest == [13.75, 14.75, 23.75, 24.75]
 
 
+def test_border_is_continued_for_one_pixel() -> None:
+    # Regions of one pixel, sampled in the middle: x = 2, and y = -0.5, -1.5, 5 and 5.5 in a map of five rows.
+    maps = (10 * torch.arange(5.0)[:, None] + torch.arange(6.0)).view(1, 1, 5, 6)
+    regions = torch.tensor([[0, 2.0, y, 3, y + 1] for y in (-0.5, -1.5, 5.0, 5.5)])
+    assert roi_align(maps, regions, 1).flatten().tolist() == [2, 0, 42, 0]
+
+
 @pytest.mark.parametrize(('mode', 'ratio', 'aligned'), SETTINGS)
 def test_equals_the_loop(mode: str, ratio: int, aligned: bool) -> None:
     rng = np.random.RandomState(3)
