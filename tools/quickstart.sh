@@ -62,7 +62,7 @@ for line in sys.stdin:
     scores = dict(re.findall(r'(bbox_mAP|bbox_mAP_50): ([\d.-]+)', line))
     if 'Epoch(val)' in line and len(scores) == 2:
         values = [float(scores[key]) for key in ('bbox_mAP_50', 'bbox_mAP')]
-        print('             on unseen scenes: mAP50 {:.2f}  mAP50-95 {:.2f}'.format(*values))
+        print('             on validation scenes: mAP50 {:.2f}  mAP50-95 {:.2f}'.format(*values))
 PYTHON
 show_nothing='import sys; sys.stdin.read()'
 
@@ -95,7 +95,7 @@ logged "$run/test.log" "$show_nothing" "$python" tools/test.py "$config" "$best"
 
 begin 5 'predictions on unseen scenes'
 logged "$run/predict.log" "$show_nothing" \
-    "$python" tools/predict.py "$config" "$best" 'data/digits/val/00000*.jpg' --out-dir "$run/predictions"
+    "$python" tools/predict.py "$config" "$best" 'data/digits/test/00000*.jpg' --out-dir "$run/predictions"
 
 "$python" - "$run" <<'PYTHON'
 import json, pathlib, sys

@@ -3,11 +3,11 @@
 scikit-learn ships 1,797 handwritten digits (UCI "Optical Recognition of Handwritten Digits", 8 x 8 pixels, 17 grey
 levels). Each scene pastes a few of them, enlarged smoothly, on a drawn background; the box of a digit is the tight
 box of its own ink. The few scans that cannot be told (24) are left out; the others are parted between the splits
-first, so that no scan is seen in both.
+first, so that no scan is seen in two. ``val`` chooses the best checkpoint of a training, ``test`` judges it.
 
 ``python -m mmyolo_ext.datasets.digits OUT`` writes::
 
-    OUT/train/000000.jpg ...   OUT/val/...   OUT/annotations/train.json, val.json (COCO)   OUT/manifest.json
+    OUT/{train,val,test}/000000.jpg ...   OUT/annotations/{train,val,test}.json (COCO)   OUT/manifest.json
 
 A scene depends on (seed, split, index) alone; the same arguments give the same bytes.
 """
@@ -24,9 +24,9 @@ import numpy as np
 
 from .digit_scenes import CLASSES, MAX_SIDE, draw_scene, render_scene
 
-FORMAT = 1  # raised whenever the same arguments would give other pictures
-SPLITS = ('train', 'val')
-VAL_SHARE = 0.2  # of the scans of each class
+FORMAT = 2  # raised whenever the same arguments would give other pictures
+SPLITS = ('train', 'val', 'test')
+HELD_OUT_SHARE = 0.1  # of the scans of each class, for val and as many again for test
 
 
 def load_scans() -> tuple[np.ndarray, np.ndarray]:
@@ -60,9 +60,10 @@ def split_scans(scans: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, l
     parts = {split: [] for split in SPLITS}
     for label in range(len(CLASSES)):
         chosen = rng.permutation(np.flatnonzero((labels == label) & usable))
-        held_out = round(VAL_SHARE * len(chosen))
-        parts['val'].append(np.sort(chosen[:held_out]))
-        parts['train'].append(np.sort(chosen[held_out:]))
+        held_out = round(HELD_OUT_SHARE * len(chosen))
+        cuts = np.split(chosen, [held_out, 2 * held_out])
+        for split, scans_of_class in zip(('val', 'test', 'train'), cuts, strict=True):
+            parts[split].append(np.sort(scans_of_class))
     return parts
 
 
@@ -110,19 +111,22 @@ def _replace(folder: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def make_digits(out: str | Path, train: int = 600, val: int = 150, size: int = 256, seed: int = 0) -> bool:
+def make_digits(
+    out: str | Path, train: int = 800, val: int = 100, test: int = 200, size: int = 160, seed: int = 0
+) -> bool:
     """Write the data set to ``out`` unless it is there already; True if it was written.
 
     Raises:
         ValueError: If an argument makes no sense, or ``out`` holds something that is not ours to replace.
     """
-    if train < 1 or val < 1 or size < 2 * MAX_SIDE or seed < 0:
+    scenes = {'train': train, 'val': val, 'test': test}
+    if min(scenes.values()) < 1 or size < 2 * MAX_SIDE or seed < 0:
         raise ValueError(
-            f'train and val must be at least 1, size at least {2 * MAX_SIDE} and seed at least 0, '
-            f'got train={train}, val={val}, size={size}, seed={seed}'
+            f'train, val and test must be at least 1, size at least {2 * MAX_SIDE} and seed at least 0, '
+            f'got train={train}, val={val}, test={test}, size={size}, seed={seed}'
         )
     out = Path(out).resolve()
-    wanted = {'format': FORMAT, 'train': train, 'val': val, 'size': size, 'seed': seed}
+    wanted = {'format': FORMAT, **scenes, 'size': size, 'seed': seed}
     manifest = out / 'manifest.json'
     if manifest.is_file():
         if json.loads(manifest.read_text()).get('arguments') == wanted:
@@ -132,7 +136,7 @@ def make_digits(out: str | Path, train: int = 600, val: int = 150, size: int = 2
     folder = out.with_name(f'.{out.name}.new-{os.getpid()}')
     try:
         counts = {}
-        for split, count in zip(SPLITS, (train, val), strict=True):
+        for split, count in scenes.items():
             coco = write_split(folder, split, count, size, seed)
             counts[split] = {'images': len(coco['images']), 'boxes': len(coco['annotations'])}
         (folder / 'manifest.json').write_text(json.dumps({'arguments': wanted, 'counts': counts}))
@@ -146,14 +150,15 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog='python -m mmyolo_ext.datasets.digits', description=__doc__.split('\n')[0])
     parser.add_argument('out', help='folder to write; replaced if it holds digits made with other arguments')
-    parser.add_argument('--train', type=int, default=600, help='number of training scenes')
-    parser.add_argument('--val', type=int, default=150, help='number of validation scenes')
-    parser.add_argument('--size', type=int, default=256, help='side of a scene in px')
+    parser.add_argument('--train', type=int, default=800, help='number of training scenes')
+    parser.add_argument('--val', type=int, default=100, help='number of validation scenes')
+    parser.add_argument('--test', type=int, default=200, help='number of test scenes')
+    parser.add_argument('--size', type=int, default=160, help='side of a scene in px')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     start = time.perf_counter()
     try:
-        written = make_digits(args.out, args.train, args.val, args.size, args.seed)
+        written = make_digits(args.out, args.train, args.val, args.test, args.size, args.seed)
     except (ValueError, OSError) as error:
         raise SystemExit(f'digits: {error}') from None
     counts = json.loads((Path(args.out) / 'manifest.json').read_text())['counts']

@@ -13,7 +13,7 @@ from mmyolo_ext.datasets import digit_scenes as scenes
 from mmyolo_ext.datasets import digits
 from mmyolo_ext.datasets.digit_backgrounds import KINDS, LUMA_BGR, draw_background, luma, render_background
 
-SIZE = 256
+SIZE = 160
 
 
 @pytest.fixture(scope='module')
@@ -29,7 +29,7 @@ def pools(scans):
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
     out = tmp_path_factory.mktemp('data') / 'digits'
-    assert digits.make_digits(out, train=40, val=20, size=SIZE, seed=3)
+    assert digits.make_digits(out, train=40, val=20, test=10, size=SIZE, seed=3)
     return out
 
 
@@ -46,27 +46,27 @@ def digest(folder):
 
 
 def test_same_bytes_for_same_seed_and_others_for_another(made, tmp_path):
-    digits.make_digits(tmp_path / 'again', train=40, val=20, size=SIZE, seed=3)
+    digits.make_digits(tmp_path / 'again', train=40, val=20, test=10, size=SIZE, seed=3)
     assert digest(tmp_path / 'again') == digest(made)
-    digits.make_digits(tmp_path / 'other', train=40, val=20, size=SIZE, seed=4)
+    digits.make_digits(tmp_path / 'other', train=40, val=20, test=10, size=SIZE, seed=4)
     assert not set(digest(tmp_path / 'other').values()) & set(digest(made).values())
 
 
 def test_a_scene_depends_on_its_index_alone(made, tmp_path):
-    digits.make_digits(tmp_path / 'short', train=7, val=3, size=SIZE, seed=3)
+    digits.make_digits(tmp_path / 'short', train=7, val=3, test=1, size=SIZE, seed=3)
     assert (tmp_path / 'short/train/000006.jpg').read_bytes() == (made / 'train/000006.jpg').read_bytes()
 
 
-def test_no_scan_in_both_splits(made, pools):
+def test_no_scan_in_two_splits(made, pools):
     used = {
         split: {box['scan'] for box in json.loads((made / f'annotations/{split}.json').read_text())['annotations']}
         for split in digits.SPLITS
     }
-    assert used['train'] and used['val'] and not used['train'] & used['val']
-    train, val = (np.concatenate(pools[split]) for split in digits.SPLITS)
+    assert all(used.values()) and not any(used[a] & used[b] for a, b in combinations(digits.SPLITS, 2))
+    parts = {split: np.concatenate(pools[split]) for split in digits.SPLITS}
     # 1797 scans less the 24 that most of their neighbours contradict.
-    assert len(np.union1d(train, val)) == len(train) + len(val) == 1773
-    assert len(val) / 1773 == pytest.approx(digits.VAL_SHARE, abs=0.005)
+    assert len(np.unique(np.concatenate(list(parts.values())))) == sum(map(len, parts.values())) == 1773
+    assert len(parts['val']) == len(parts['test']) == pytest.approx(0.1 * 1773, abs=5)
 
 
 def test_labels_are_those_of_the_scans(made, scans):
@@ -153,26 +153,26 @@ def test_backgrounds_are_varied_and_keep_their_range():
 
 def test_rerun_starts_at_once_and_a_changed_argument_rebuilds(tmp_path):
     out = tmp_path / 'a folder' / 'digits'
-    assert digits.make_digits(out, train=2, val=1)
+    assert digits.make_digits(out, train=2, val=1, test=1)
     before = (out / 'train/000000.jpg').stat().st_mtime_ns
-    assert not digits.make_digits(out, train=2, val=1)
+    assert not digits.make_digits(out, train=2, val=1, test=1)
     assert (out / 'train/000000.jpg').stat().st_mtime_ns == before
-    assert digits.make_digits(out, train=3, val=1)
+    assert digits.make_digits(out, train=3, val=1, test=1)
     assert len(list((out / 'train').iterdir())) == 3
     assert [path.name for path in out.parent.iterdir()] == ['digits']
 
 
 def test_a_failed_run_leaves_the_old_data_and_no_rest(tmp_path, monkeypatch):
     out = tmp_path / 'digits'
-    digits.make_digits(out, train=2, val=1)
+    digits.make_digits(out, train=2, val=1, test=1)
     before = digest(out)
     monkeypatch.setattr(digits, 'render_scene', lambda *_: (_ for _ in ()).throw(OSError('disk full')))
     with pytest.raises(OSError, match='disk full'):
-        digits.make_digits(out, train=5, val=1)
+        digits.make_digits(out, train=5, val=1, test=1)
     assert digest(out) == before and [path.name for path in tmp_path.iterdir()] == ['digits']
 
 
-@pytest.mark.parametrize('wrong', [{'train': 0}, {'val': 0}, {'size': 100}, {'seed': -1}])
+@pytest.mark.parametrize('wrong', [{'train': 0}, {'val': 0}, {'test': 0}, {'size': 100}, {'seed': -1}])
 def test_senseless_arguments_are_named(tmp_path, wrong):
     with pytest.raises(ValueError, match=f'{next(iter(wrong))}={next(iter(wrong.values()))}'):
         digits.make_digits(tmp_path / 'digits', **wrong)
@@ -181,5 +181,5 @@ def test_senseless_arguments_are_named(tmp_path, wrong):
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / 'thesis.txt').write_text('three years')
     with pytest.raises(ValueError, match='choose another folder'):
-        digits.make_digits(tmp_path, train=1, val=1)
+        digits.make_digits(tmp_path, train=1, val=1, test=1)
     assert (tmp_path / 'thesis.txt').read_text() == 'three years'

@@ -2,9 +2,10 @@
 # One number or name here serves the whole file. Derived names start with an underscore and are deleted at its end.
 _root = 'data/digits/'
 _classes = ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
-_size = 192  # longer side of the input, px
+_size = 160  # side of the scenes and of the input, px
 _train_ann, _train_img = 'annotations/train.json', 'train/'
 _val_ann, _val_img = 'annotations/val.json', 'val/'
+_test_ann, _test_img = 'annotations/test.json', 'test/'
 _batch, _workers = 16, 2
 _stride = 32  # the network's largest
 
@@ -52,36 +53,36 @@ train_dataloader = dict(
     dataset=dict(type='mmyolo_ext.SeededDataset', dataset=_mix),
 )
 
-val_dataloader = dict(
+# the same for validation, which chooses the best checkpoint, and for the test, which judges it
+_judged = dict(
+    type='mmyolo_ext.CheckedCocoDataset',
+    data_root=_root,
+    metainfo=dict(classes=_classes),
+    test_mode=True,
+    pipeline=[
+        dict(type='mmyolo_ext.LoadImage'),
+        dict(type='LoadAnnotations', with_bbox=True),
+        dict(type='mmyolo_ext.Letterbox', size_hw=(_size, _size)),
+        dict(type='PackDetInputs', meta_keys=_meta_keys),
+    ],
+)
+_rectangles = dict(type='mmyolo_ext.RectBatchDataset', batch_size=_batch, size=_size, stride=_stride)
+_loader = dict(
     batch_size=_batch,
     num_workers=_workers,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='mmyolo_ext.RectBatchDataset',
-        batch_size=_batch,
-        size=_size,
-        stride=_stride,
-        dataset=dict(
-            type='mmyolo_ext.CheckedCocoDataset',
-            data_root=_root,
-            metainfo=dict(classes=_classes),
-            ann_file=_val_ann,
-            data_prefix=dict(img=_val_img),
-            test_mode=True,
-            pipeline=[
-                dict(type='mmyolo_ext.LoadImage'),
-                dict(type='LoadAnnotations', with_bbox=True),
-                dict(type='mmyolo_ext.Letterbox', size_hw=(_size, _size)),
-                dict(type='PackDetInputs', meta_keys=_meta_keys),
-            ],
-        ),
-    ),
 )
-test_dataloader = val_dataloader
+val_dataloader = dict(
+    dataset=dict(dataset=dict(ann_file=_val_ann, data_prefix=dict(img=_val_img), **_judged), **_rectangles), **_loader
+)
+test_dataloader = dict(
+    dataset=dict(dataset=dict(ann_file=_test_ann, data_prefix=dict(img=_test_img), **_judged), **_rectangles),
+    **_loader,
+)
 
 val_evaluator = dict(type='mmyolo_ext.CocoMetric', ann_file=_root + _val_ann)
-test_evaluator = val_evaluator
+test_evaluator = dict(type='mmyolo_ext.CocoMetric', ann_file=_root + _test_ann)
 
 # Views for --tta: 3 scales, each as it is and flipped. The flip comes before any padding (which the preprocessor adds
 # at the right and the bottom), or boxes would come back shifted by it.
@@ -90,7 +91,7 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='Resize', scale=(_side, _side), keep_ratio=True) for _side in (160, 192, 224)],
+            [dict(type='Resize', scale=(_side, _side), keep_ratio=True) for _side in (128, 160, 192)],
             [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
             [dict(type='PackDetInputs', meta_keys=_meta_keys)],
         ],
@@ -101,11 +102,16 @@ del (
     _batch,
     _classes,
     _finish,
+    _judged,
+    _loader,
     _meta_keys,
     _pictures,
+    _rectangles,
     _root,
     _size,
     _stride,
+    _test_ann,
+    _test_img,
     _train_ann,
     _train_img,
     _val_ann,
