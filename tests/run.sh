@@ -19,7 +19,8 @@ printf '[2/3] style (%d s)\n' "$SECONDS"
 "$python" -m ruff format --check . || failed+=('ruff format')
 
 printf '[3/3] tests (%d s)\n' "$SECONDS"
-"$python" -m pytest "$@" || failed+=('pytest')
+# A worker a core; the tests of a file stay together, since they share what is costly to make.
+"$python" -m pytest --numprocesses "${TEST_WORKERS:-auto}" --dist loadfile "$@" || failed+=('pytest')
 printf 'tests/run.sh: %d s in all\n' "$SECONDS"
 if ((${#failed[@]})); then
     printf 'failed: %s\n' "$(IFS=, && printf '%s' "${failed[*]}")"

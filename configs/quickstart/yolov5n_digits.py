@@ -8,8 +8,30 @@ _base_ = [
 model = dict(
     backbone=dict(deepen_factor=0.33, widen_factor=0.25),
     neck=dict(deepen_factor=0.33, widen_factor=0.25),
-    bbox_head=dict(num_classes=10, input_size=192),
+    # boxes of ink are easy, ten kinds of it are not: the class loss gets sixteen times its share
+    bbox_head=dict(num_classes=10, input_size=128, loss_cls=dict(loss_weight=8.0)),
 )
 
-train_cfg = dict(max_epochs=15, val_interval=5)
-default_hooks = dict(logger=dict(interval=10), close_mosaic=dict(num_last_epochs=3))
+# The recipe of weeks on COCO, cut down to the minutes of a CPU: a step every eight scenes, by an optimizer that needs
+# no long warm-up, and an average over the last hundred steps.
+train_cfg = dict(max_epochs=20, val_interval=5)
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='AdamW', lr=0.003, betas=(0.9, 0.999), weight_decay=0.05, fused=True)
+)
+param_scheduler = [
+    dict(
+        type='mmyolo_ext.WarmupLinearLR',
+        convert_to_iter_based=True,
+        warmup_epochs=1,
+        bias_start=0.0,
+        final_factor=0.01,
+    ),
+]
+default_hooks = dict(
+    logger=dict(interval=25),
+    accumulate=dict(nominal_batch_size=8),
+    ema=dict(momentum=0.01, gamma=100),
+    close_mosaic=dict(num_last_epochs=0),  # there is none
+    checkpoint=dict(max_keep_ckpts=1),
+)
+custom_hooks = [dict(type='mmyolo_ext.ChannelsLastHook')]

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-KINDS = ('flat', 'gradient', 'noise', 'stripes', 'clouds', 'ruled', 'checks')
+KINDS = {'flat': 0.2, 'gradient': 0.2, 'noise': 0.15, 'clouds': 0.15, 'stripes': 0.1, 'ruled': 0.1, 'checks': 0.1}
+"""And the share of each among the scenes."""
 LUMA_BGR = np.array([0.114, 0.587, 0.299])  # ITU-R BT.601
-MAX_STEP = 40  # luma steps between the two colours
+MAX_STEP = 25  # luma steps between the two colours
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def luma(bgr: tuple[float, float, float]) -> float:
 def colour_of_luma(rng: np.random.Generator, target: float) -> tuple[float, float, float]:
     """A random colour of the luma ``target``: a tint, darkened to black or lightened to white as needed."""
     grey = np.full(3, 128.0)
-    tint = grey + rng.uniform(0, 0.9) * (rng.uniform(0, 255, 3) - grey)
+    tint = grey + rng.uniform(0, 0.6) * (rng.uniform(0, 255, 3) - grey)
     now = luma(tint)
     tint = tint * (target / now) if target < now else tint + (255 - tint) * (target - now) / (255 - now)
     return tuple(float(value) for value in tint)
@@ -50,7 +51,7 @@ def colour_of_luma(rng: np.random.Generator, target: float) -> tuple[float, floa
 
 def draw_background(rng: np.random.Generator, size: int) -> Background:
     """Draw a background: light paper, dark board or anything between."""
-    kind = str(rng.choice(KINDS))
+    kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
     base = float(rng.choice([rng.uniform(185, 250), rng.uniform(8, 70), rng.uniform(70, 185)], p=[0.45, 0.3, 0.25]))
     other = float(np.clip(base + rng.uniform(-MAX_STEP, MAX_STEP), 0, 255))
     return Background(

@@ -17,7 +17,7 @@ MAX_DIGITS = 10
 MAX_BOX_OVERLAP = 0.3  # intersection over the smaller box
 MAX_INK_OVERLAP = 0.08  # shared ink over the lesser ink: above it a person starts to guess
 INK = 0.3  # opacity from which a pixel counts as ink
-MIN_CONTRAST = 85  # luma steps between a digit and every part of its background
+MIN_CONTRAST = 100  # luma steps between a digit and every part of its background
 CELL = 10  # px that one cell of a scan is enlarged to before the digit is brought to its size
 SCAN_CELLS = 12  # cells along a side: eight, and two empty ones on either side
 
@@ -106,10 +106,10 @@ def _draw_digit(rng: np.random.Generator, pool: list[np.ndarray], background: Ba
     return Digit(
         scan=int(rng.choice(pool[label])),
         label=label,
-        side=int(round(np.exp(rng.uniform(np.log(MIN_SIDE + 1), np.log(MAX_SIDE))))),
-        degrees=float(rng.uniform(-12, 12)),
-        shear=float(rng.uniform(-0.15, 0.15)),
-        stretch=float(rng.uniform(0.75, 1.1)),
+        side=round(rng.triangular(MIN_SIDE + 1, 0.8 * MAX_SIDE, MAX_SIDE)),
+        degrees=float(rng.uniform(-8, 8)),
+        shear=float(rng.uniform(-0.1, 0.1)),
+        stretch=float(rng.uniform(0.8, 1.1)),
         bgr=colour_of_luma(rng, pick if pick < dark else 255 - (pick - dark)),
     )
 

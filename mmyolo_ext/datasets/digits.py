@@ -112,7 +112,7 @@ def _replace(folder: Path, out: Path) -> None:
 
 
 def make_digits(
-    out: str | Path, train: int = 800, val: int = 100, test: int = 200, size: int = 160, seed: int = 0
+    out: str | Path, train: int = 1000, val: int = 100, test: int = 200, size: int = 128, seed: int = 0
 ) -> bool:
     """Write the data set to ``out`` unless it is there already; True if it was written.
 
@@ -150,10 +150,10 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog='python -m mmyolo_ext.datasets.digits', description=__doc__.split('\n')[0])
     parser.add_argument('out', help='folder to write; replaced if it holds digits made with other arguments')
-    parser.add_argument('--train', type=int, default=800, help='number of training scenes')
+    parser.add_argument('--train', type=int, default=1000, help='number of training scenes')
     parser.add_argument('--val', type=int, default=100, help='number of validation scenes')
     parser.add_argument('--test', type=int, default=200, help='number of test scenes')
-    parser.add_argument('--size', type=int, default=160, help='side of a scene in px')
+    parser.add_argument('--size', type=int, default=128, help='side of a scene in px')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     start = time.perf_counter()

@@ -2,11 +2,11 @@
 # One number or name here serves the whole file. Derived names start with an underscore and are deleted at its end.
 _root = 'data/digits/'
 _classes = ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
-_size = 160  # side of the scenes and of the input, px
+_size = 128  # side of the scenes and of the input, px
 _train_ann, _train_img = 'annotations/train.json', 'train/'
 _val_ann, _val_img = 'annotations/val.json', 'val/'
 _test_ann, _test_img = 'annotations/test.json', 'test/'
-_batch, _workers = 16, 2
+_batch, _workers = 8, 1
 _stride = 32  # the network's largest
 
 _meta_keys = (
@@ -19,38 +19,29 @@ _meta_keys = (
     'flip',
     'flip_direction',
 )
-_pictures = dict(
-    type='mmyolo_ext.CheckedCocoDataset',
-    data_root=_root,
-    metainfo=dict(classes=_classes),
-    ann_file=_train_ann,
-    data_prefix=dict(img=_train_img),
-    pipeline=[
-        dict(type='mmyolo_ext.LoadImage'),
-        dict(type='LoadAnnotations', with_bbox=True),
-        dict(type='Resize', scale=(_size, _size), keep_ratio=True),
-    ],
-)
-# No flip: a mirrored digit is none.
-_finish = [
-    dict(type='mmyolo_ext.HSVJitter', hue=0.015, saturation=0.7, value=0.4),
-    dict(type='PackDetInputs', meta_keys=_meta_keys),
-]
-_mix = dict(
-    type='mmdet.MultiImageMixDataset',
-    dataset=_pictures,
-    pipeline=[
-        dict(type='mmyolo_ext.Mosaic', size=(_size, _size)),
-        dict(type='mmyolo_ext.RandomAffine', size=(_size, _size), scale=0.5, translate=0.1),
-        *_finish,
-    ],
-)
+# No flip: a mirrored digit is none. No mosaic, no colour jitter: the scenes are composed at random, in all colours.
 train_dataloader = dict(
     batch_size=_batch,
     num_workers=_workers,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='mmyolo_ext.SeededDataset', dataset=_mix),
+    dataset=dict(
+        type='mmyolo_ext.SeededDataset',
+        dataset=dict(
+            type='mmyolo_ext.CheckedCocoDataset',
+            data_root=_root,
+            metainfo=dict(classes=_classes),
+            ann_file=_train_ann,
+            data_prefix=dict(img=_train_img),
+            pipeline=[
+                dict(type='mmyolo_ext.LoadImage'),
+                dict(type='LoadAnnotations', with_bbox=True),
+                dict(type='Resize', scale=(_size, _size), keep_ratio=True),
+                dict(type='mmyolo_ext.RandomAffine', size=(_size, _size), scale=0.1, translate=0.1),
+                dict(type='PackDetInputs', meta_keys=_meta_keys),
+            ],
+        ),
+    ),
 )
 
 # the same for validation, which chooses the best checkpoint, and for the test, which judges it
@@ -91,7 +82,7 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='Resize', scale=(_side, _side), keep_ratio=True) for _side in (128, 160, 192)],
+            [dict(type='Resize', scale=(_side, _side), keep_ratio=True) for _side in (96, 128, 160)],
             [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
             [dict(type='PackDetInputs', meta_keys=_meta_keys)],
         ],
@@ -101,11 +92,9 @@ tta_pipeline = [
 del (
     _batch,
     _classes,
-    _finish,
     _judged,
     _loader,
     _meta_keys,
-    _pictures,
     _rectangles,
     _root,
     _size,
@@ -117,5 +106,4 @@ del (
     _val_ann,
     _val_img,
     _workers,
-    _mix,
 )
