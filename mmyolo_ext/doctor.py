@@ -84,10 +84,12 @@ class Environment:
     devices: tuple[str, ...] = ('cpu',)
 
     def installed(self, package: Package) -> list[str]:
+        """Which of the package's distributions are there."""
         return [name for name in package.distributions if name in self.distributions]
 
 
 def check_python(environment: Environment) -> list[Finding]:
+    """The interpreter is not older than :data:`MINIMUM_PYTHON`."""
     version = '.'.join(map(str, environment.python))
     if environment.python[:2] < MINIMUM_PYTHON:
         needed = '.'.join(map(str, MINIMUM_PYTHON))
@@ -97,6 +99,7 @@ def check_python(environment: Environment) -> list[Finding]:
 
 
 def check_packages(environment: Environment) -> list[Finding]:
+    """Every package of :data:`PACKAGES` is there, new enough, and imports."""
     return [_check_package(package, environment) for package in PACKAGES]
 
 
@@ -177,6 +180,7 @@ def check_ops(environment: Environment) -> list[Finding]:
 
 
 def check_devices(environment: Environment) -> list[Finding]:
+    """What torch can compute on; never a fault, for a CPU is enough."""
     return [Finding('devices', OK, ', '.join(environment.devices) or 'none: torch does not import')]
 
 
@@ -226,6 +230,7 @@ def _number(version: str) -> tuple[int, ...]:
 
 
 def report(findings: list[Finding]) -> str:
+    """One line a finding, then each fault with the command that cures it."""
     width = max(len(finding.name) for finding in findings)
     lines = [f'{finding.name:{width}}  {finding.status:5}  {finding.detail}' for finding in findings]
     faults = [finding for finding in findings if finding.status == FAULT]
@@ -236,6 +241,7 @@ def report(findings: list[Finding]) -> str:
 
 
 def main() -> int:
+    """Examine this environment; 1 where there is a fault."""
     print(f'mmyolo_ext {__version__} on {platform.platform()}')
     environment = examine()
     findings = [finding for check in CHECKS for finding in check(environment)]

@@ -39,6 +39,7 @@ def owner(sizes: Tensor) -> Tensor:
 
 
 def floats(tensor: Tensor) -> Tensor:
+    """In float32, unless it is float64 already."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 

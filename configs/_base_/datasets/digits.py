@@ -6,7 +6,7 @@ _size = 128  # side of the scenes and of the input, px
 _train_ann, _train_img = 'annotations/train.json', 'train/'
 _val_ann, _val_img = 'annotations/val.json', 'val/'
 _test_ann, _test_img = 'annotations/test.json', 'test/'
-_batch, _workers = 8, 1
+_batch = 8
 _stride = 32  # the network's largest
 
 _meta_keys = (
@@ -22,8 +22,7 @@ _meta_keys = (
 # No flip: a mirrored digit is none. No mosaic, no colour jitter: the scenes are composed at random, in all colours.
 train_dataloader = dict(
     batch_size=_batch,
-    num_workers=_workers,
-    persistent_workers=True,
+    num_workers=0,  # on two cores the network needs both, and a scene takes 2 ms
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='mmyolo_ext.SeededDataset',
@@ -60,8 +59,7 @@ _judged = dict(
 _rectangles = dict(type='mmyolo_ext.RectBatchDataset', batch_size=_batch, size=_size, stride=_stride)
 _loader = dict(
     batch_size=_batch,
-    num_workers=_workers,
-    persistent_workers=True,
+    num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
 val_dataloader = dict(
@@ -105,5 +103,4 @@ del (
     _train_img,
     _val_ann,
     _val_img,
-    _workers,
 )
