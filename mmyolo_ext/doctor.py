@@ -128,10 +128,8 @@ def _cure_of_import(package: Package, error: str) -> str:
     if library is not None:
         return f'apt-get update && apt-get install -y {SYSTEM_LIBRARIES[library]}'
     if package.module == 'cv2':
-        return (
-            'pip uninstall -y opencv-python opencv-contrib-python && pip install --force-reinstall --no-deps '
-            'opencv-python-headless'
-        )
+        uninstall = 'pip uninstall -y opencv-python opencv-contrib-python'
+        return f'{uninstall} && pip install --force-reinstall --no-deps opencv-python-headless'
     return f'pip install --force-reinstall --no-deps {_requirement(package)}'
 
 
@@ -198,8 +196,7 @@ def examine() -> Environment:
     """This interpreter's environment."""
     distributions = {}
     for distribution in importlib.metadata.distributions():
-        name = distribution.metadata['Name']
-        if name:
+        if name := distribution.metadata['Name']:
             distributions.setdefault(re.sub(r'[-_.]+', '-', name).lower(), distribution.version)
     modules = [package.module for package in PACKAGES] + ['mmcv.ops']
     errors = {module: error for module in modules if (error := _import_error(module))}
