@@ -8,6 +8,7 @@ import numpy as np
 
 from mmyolo_ext.apis.inference import Detections
 
+READABLE_SIDE = 480  # px: on smaller pictures labels would hide what they name, so those are drawn enlarged
 GOLDEN_ANGLE = 0.381966  # of a full turn: hues of successive classes stay far apart, however many there are
 
 
@@ -18,12 +19,17 @@ def class_colour(label: int) -> tuple[int, int, int]:
 
 
 def draw(file: Path, found: Detections, classes: tuple[str, ...], target: Path) -> None:
-    """Write the picture of ``file`` with its boxes, best on top, each with its class and score, to ``target``."""
+    """Write the picture of ``file`` with its boxes, best on top, each with its class and score, to ``target``.
+
+    A picture whose longer side is at most half of ``READABLE_SIDE`` is enlarged by a whole number first.
+    """
     picture = cv2.imdecode(np.fromfile(file, dtype=np.uint8), cv2.IMREAD_COLOR)
+    zoom = max(READABLE_SIDE // max(picture.shape[:2]), 1)
+    picture = cv2.resize(picture, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
     unit = max(round(min(picture.shape[:2]) / 320), 1)  # width of a line, px
     for box, score, label in reversed(list(zip(*found, strict=True))):
         colour = class_colour(label)
-        left, top, right, bottom = (int(round(float(side))) for side in box)
+        left, top, right, bottom = (int(round(zoom * float(side))) for side in box)
         cv2.rectangle(picture, (left, top), (right, bottom), colour, unit)
         _write(picture, f'{classes[label]} {score:.2f}', (left, top), colour, unit)
     cv2.imencode(target.suffix, picture)[1].tofile(target)
