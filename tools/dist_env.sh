@@ -1,7 +1,12 @@
-# Sourced by dist_train.sh and dist_test.sh: needs $here and $processes; gives $rendezvous.
+# Sourced by dist_train.sh and dist_test.sh: needs $here and $processes; gives $python and $rendezvous.
 if ! [[ $processes =~ ^[1-9][0-9]*$ ]]; then
     echo "error: PROCESSES must be a whole number of at least 1, got '$processes'" >&2
     exit 2
+fi
+# PYTHON if it is set, else the active environment's, else that of the .venv which set-up made.
+python=${PYTHON:-python}
+if [ -z "${PYTHON:-}${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ -x "$here/../.venv/bin/python" ]; then
+    python=$here/../.venv/bin/python
 fi
 export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}"
 cores=$( (nproc || getconf _NPROCESSORS_ONLN || echo 1) 2>/dev/null | head -n 1)

@@ -11,5 +11,5 @@ config=$1 checkpoint=$2 processes=$3
 shift 3
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/dist_env.sh"
-exec "${PYTHON:-python}" "$here/launch.py" "${rendezvous[@]}" --nproc-per-node="$processes" \
+exec "$python" "$here/launch.py" "${rendezvous[@]}" --nproc-per-node="$processes" \
     "$here/test.py" "$config" "$checkpoint" --launcher pytorch "$@"

@@ -11,5 +11,5 @@ config=$1 processes=$2
 shift 2
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/dist_env.sh"
-exec "${PYTHON:-python}" "$here/launch.py" "${rendezvous[@]}" --nproc-per-node="$processes" \
+exec "$python" "$here/launch.py" "${rendezvous[@]}" --nproc-per-node="$processes" \
     "$here/train.py" "$config" --launcher pytorch "$@"

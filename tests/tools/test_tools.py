@@ -15,7 +15,7 @@ import torch
 from tiny_coco import CLASSES, REPO, make_tiny_coco, write_user_config
 
 pytestmark = pytest.mark.slow
-ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(REPO)}
+ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(REPO), 'PYTHON': sys.executable}
 
 
 def run(*command: str | Path, code: int = 0) -> str:
