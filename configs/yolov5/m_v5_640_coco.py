@@ -1,12 +1,12 @@
 _base_ = [
-    '../_base_/models/yolov5_v5.py',
+    '../_base_/models/yolov5_p5.py',
     '../_base_/datasets/coco_640.py',
     '../_base_/schedules/yolov5_300e.py',
     '../_base_/default_runtime.py',
 ]
 
 model = dict(
-    backbone=dict(deepen_factor=0.67, widen_factor=0.75),
+    backbone=dict(version='v5', deepen_factor=0.67, widen_factor=0.75),
     neck=dict(deepen_factor=0.67, widen_factor=0.75),
 )
 
