@@ -11,8 +11,8 @@ from mmyolo_ext.registry import HOOKS
 class ChannelsLastHook(Hook):
     """Puts the weights into channels-last memory format; convolutions then keep their outputs in it.
 
-    It is faster on GPUs with AMP and on most CPUs, and changes results by rounding only. Runs before the other hooks
-    copy the model, so the averaged weights have the same layout.
+    Measured on a CPU (YOLOv5n, 192 and 256 px, one thread): a step takes 10 to 17 % less time. Results change by
+    rounding only. Runs before the other hooks copy the model, so the averaged weights have the same layout.
     """
 
     priority = 'HIGHEST'
