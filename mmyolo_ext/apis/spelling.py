@@ -40,7 +40,7 @@ def check_options(cfg: Config, options: Iterable[str]) -> None:
     """Refuse dotted options such as ``train_cfg.max_epoch`` that would add a key beside the one that is meant.
 
     Raises:
-        ValueError: As :func:`check_top_level`, at any depth; also for a top-level key that does not exist at all.
+        ValueError: As :func:`check_file`, at any depth; also for a top-level key that does not exist at all.
     """
     for option in options:
         first, *rest = option.split('.')
