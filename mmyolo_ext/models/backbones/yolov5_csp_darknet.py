@@ -3,16 +3,16 @@
 CSPNet (arXiv 1911.11929) on Darknet bottlenecks, with spatial pyramid pooling (arXiv 1406.4729) in the last stage.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from mmcv.cnn import ConvModule
 from mmdet.models.backbones.csp_darknet import SPPBottleneck
 from mmdet.models.layers import CSPLayer
-from mmengine.model import BaseModule
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
-from mmyolo_ext.models.layers import ACT_CFG, INIT_CFG, NORM_CFG, SPPF, FocusStem, scaled_depth, scaled_width
+from mmyolo_ext.models.backbones.staged_backbone import StagedBackbone
+from mmyolo_ext.models.layers import ACT_CFG, NORM_CFG, SPPF, FocusStem, scaled_depth, scaled_width
 from mmyolo_ext.registry import MODELS
 
 
@@ -36,11 +36,8 @@ FIRST_OUTPUT_STAGE = 2  # stride 8
 
 
 @MODELS.register_module()
-class YOLOv5CSPDarknet(BaseModule):
+class YOLOv5CSPDarknet(StagedBackbone):
     """Stem and four (P5) or five (P6) stages, each a 3x3/2 convolution and a CSP block.
-
-    ``out_channels`` and ``out_strides`` (tuples) say what ``forward`` gives. Sizes that a stride does not divide are
-    rounded, up or down, by the convolutions.
 
     Args:
         arch: ``'P5'`` (strides to 32) or ``'P6'`` (to 64).
@@ -51,11 +48,12 @@ class YOLOv5CSPDarknet(BaseModule):
         in_channels: channels of the picture.
         out_indices: which outputs to give, 0 the stem, i the stage of stride ``2 ** (i + 1)``; by default all from
             stride 8 on.
-        frozen_stages: stem and stages up to this number are not trained and stay in eval mode; -1 freezes nothing.
+        frozen_stages: see :class:`StagedBackbone`.
         norm_cfg: normalization layers; release values by default.
         act_cfg: activations; SiLU by default.
-        norm_eval: keep every batch norm in eval mode.
-        init_cfg: PyTorch's own start by default.
+        norm_eval: see there.
+        with_cp: see there.
+        init_cfg: see there.
 
     Raises:
         ValueError: unknown ``arch`` or ``version``, an index out of range, a factor that is not positive.
@@ -73,9 +71,9 @@ class YOLOv5CSPDarknet(BaseModule):
         norm_cfg: dict | None = None,
         act_cfg: dict | None = None,
         norm_eval: bool = False,
+        with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(init_cfg or INIT_CFG)
         _check_choice('arch', arch, WIDTHS)
         _check_choice('version', version, RELEASES)
         _check_positive('deepen_factor', deepen_factor)
@@ -83,48 +81,23 @@ class YOLOv5CSPDarknet(BaseModule):
         release = RELEASES[version]
         widths = [scaled_width(width, widen_factor) for width in WIDTHS[arch]]
         depths = [scaled_depth(n, deepen_factor) for n in (3, release.depth_stride8, *OTHER_DEPTHS[arch])]
-        num_outputs = len(widths)
-        self.out_indices = _checked_indices(out_indices, num_outputs)
-        if not -1 <= frozen_stages < num_outputs:
-            raise ValueError(f'frozen_stages must be from -1 (none) to {num_outputs - 1}, got {frozen_stages}')
-        self.frozen_stages = frozen_stages
-        self.norm_eval = norm_eval
-        self.out_channels = tuple(widths[i] for i in self.out_indices)
-        self.out_strides = tuple(2 ** (i + 1) for i in self.out_indices)
-
         block = {'norm_cfg': norm_cfg or NORM_CFG, 'act_cfg': act_cfg or ACT_CFG}
-        # Stages that nothing is read from are not built: their parameters would never get a gradient.
-        stages = [
-            _stage(release, widths[i], widths[i + 1], depths[i], i == len(depths) - 1, block)
-            for i in range(self.out_indices[-1])
-        ]
-        # The stem stands in the list too: as a child of its own MMEngine would start it by ConvModule's rule.
-        self.layers = nn.ModuleList([_stem(release, in_channels, widths[0], block), *stages])
-        self._freeze()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Pictures (N, in_channels, H, W) -> maps, shallow to deep, of ``out_channels`` and ``out_strides``."""
-        outputs = []
-        for index, layer in enumerate(self.layers):
-            x = layer(x)
-            if index in self.out_indices:
-                outputs.append(x)
-        return tuple(outputs)
+        def layers() -> Iterator[nn.Module]:
+            yield _stem(release, in_channels, widths[0], block)
+            for i, depth in enumerate(depths):
+                yield _stage(release, widths[i], widths[i + 1], depth, i == len(depths) - 1, block)
 
-    def train(self, mode: bool = True) -> 'YOLOv5CSPDarknet':
-        """Switch the mode, but for what is frozen and, under ``norm_eval``, the batch norms."""
-        super().train(mode)
-        self._freeze()
-        if self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
-
-    def _freeze(self) -> None:
-        for layer in self.layers[: self.frozen_stages + 1]:
-            layer.eval()
-            layer.requires_grad_(False)
+        super().__init__(
+            layers(),
+            widths,
+            [2 ** (i + 1) for i in range(len(widths))],
+            range(FIRST_OUTPUT_STAGE, len(widths)) if out_indices is None else out_indices,
+            frozen_stages,
+            norm_eval,
+            with_cp,
+            init_cfg,
+        )
 
 
 def _stem(release: Release, in_channels: int, out_channels: int, block: dict) -> nn.Module:
@@ -150,18 +123,6 @@ def _stage(
     if release.pyramid_before_csp:
         return nn.Sequential(down, SPPBottleneck(out_channels, out_channels, **block), csp)
     return nn.Sequential(down, csp, SPPF(out_channels, out_channels, **block))
-
-
-def _checked_indices(out_indices: tuple[int, ...] | None, num_outputs: int) -> tuple[int, ...]:
-    if out_indices is None:
-        return tuple(range(FIRST_OUTPUT_STAGE, num_outputs))
-    indices = tuple(out_indices)
-    if not indices or list(indices) != sorted(set(indices)) or indices[0] < 0 or indices[-1] >= num_outputs:
-        raise ValueError(
-            f'out_indices must be increasing numbers from 0 (stem) to {num_outputs - 1} (last stage), got '
-            f'{out_indices}'
-        )
-    return indices
 
 
 def _check_choice(name: str, value: str, allowed: dict) -> None:

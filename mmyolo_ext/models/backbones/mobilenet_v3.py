@@ -1,0 +1,178 @@
+"""MobileNetV3 (Howard et al., arXiv 1905.02244): inverted residuals with squeeze-excitation and h-swish."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from mmcv.cnn import ConvModule
+from mmdet.models.layers import InvertedResidual
+from mmdet.models.utils import make_divisible
+from torch import Tensor, nn
+
+from mmyolo_ext.models.backbones.mobilenet_v3_keys import translate
+from mmyolo_ext.models.backbones.staged_backbone import StagedBackbone
+from mmyolo_ext.models.backbones.stems import build_stem, check_stem
+from mmyolo_ext.registry import MODELS
+
+# the numbers of the paper's implementation
+NORM_CFG = {'type': 'BN', 'momentum': 0.01, 'eps': 1e-3}
+RE, HS = {'type': 'ReLU'}, {'type': 'HSwish'}
+STEM_CHANNELS = 16
+LAST_EXPANSION = 6
+
+
+class Block(NamedTuple):
+    """A row of the paper's tables: kernel, expanded and output channels, squeeze-excitation, activation, stride."""
+
+    kernel_size: int
+    mid_channels: int
+    out_channels: int
+    with_se: bool
+    act_cfg: dict
+    stride: int
+
+
+# tables 1 and 2 of the paper; each tuple is a stage, the last is the tail
+ARCHITECTURES = {
+    'large': (
+        (Block(3, 16, 16, False, RE, 1), Block(3, 64, 24, False, RE, 2), Block(3, 72, 24, False, RE, 1)),
+        (Block(5, 72, 40, True, RE, 2), Block(5, 120, 40, True, RE, 1), Block(5, 120, 40, True, RE, 1)),
+        (
+            Block(3, 240, 80, False, HS, 2),
+            Block(3, 200, 80, False, HS, 1),
+            Block(3, 184, 80, False, HS, 1),
+            Block(3, 184, 80, False, HS, 1),
+            Block(3, 480, 112, True, HS, 1),
+            Block(3, 672, 112, True, HS, 1),
+        ),
+        (Block(5, 672, 160, True, HS, 2), Block(5, 960, 160, True, HS, 1), Block(5, 960, 160, True, HS, 1)),
+    ),
+    'small': (
+        (Block(3, 16, 16, True, RE, 2),),
+        (Block(3, 72, 24, False, RE, 2), Block(3, 88, 24, False, RE, 1)),
+        (
+            Block(5, 96, 40, True, HS, 2),
+            Block(5, 240, 40, True, HS, 1),
+            Block(5, 240, 40, True, HS, 1),
+            Block(5, 120, 48, True, HS, 1),
+            Block(5, 144, 48, True, HS, 1),
+        ),
+        (Block(5, 288, 96, True, HS, 2), Block(5, 576, 96, True, HS, 1), Block(5, 576, 96, True, HS, 1)),
+    ),
+}
+
+
+@MODELS.register_module()
+class MobileNetV3(StagedBackbone):
+    """Stem of stride 2 (0), four stages of strides 4, 8, 16, 32 (1 to 4), the last 1x1 convolution (5).
+
+    With ``stem='stem_block'`` the stem has stride 4 already, and the first stage keeps it.
+
+    Args:
+        arch: ``'small'`` or ``'large'``.
+        widen_factor: scales all channels, which are then rounded to multiples of 8.
+        stem: ``'conv_maxpool'``: as in the paper, a 3x3/2 convolution (and here no pool); ``'stem_block'`` or
+            ``'focus'``, see :func:`build_stem`.
+        reduced_tail: half of the channels in the last stage, as the paper has it for detection (section 6.3).
+        in_channels: of the picture.
+        out_indices: see :class:`StagedBackbone`, as for all that follow.
+        frozen_stages: see there.
+        norm_cfg: normalization layers; batch norm with the paper's numbers by default.
+        act_cfg: one activation for all layers, squeeze-excitation apart; the paper's two (ReLU in the shallow stages,
+            h-swish elsewhere) by default.
+        norm_eval: see there.
+        with_cp: see there.
+        init_cfg: see there; takes weights of torchvision and of mmpretrain too.
+
+    Raises:
+        ValueError: an unknown ``arch`` or ``stem``, a width that is not positive, an index out of range.
+    """
+
+    def __init__(
+        self,
+        arch: str = 'small',
+        widen_factor: float = 1.0,
+        stem: str = 'conv_maxpool',
+        reduced_tail: bool = False,
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (2, 3, 4),
+        frozen_stages: int = -1,
+        norm_cfg: dict | None = None,
+        act_cfg: dict | None = None,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        check_stem(stem)
+        if arch not in ARCHITECTURES:
+            raise ValueError(f'arch must be one of {tuple(ARCHITECTURES)}, got {arch!r}')
+        if not widen_factor > 0:
+            raise ValueError(f'widen_factor must be greater than 0, got {widen_factor}')
+        norm_cfg = norm_cfg or NORM_CFG
+        stages = _scaled(ARCHITECTURES[arch], widen_factor, reduced_tail)
+        if stem == 'stem_block':
+            stages[0] = [block._replace(stride=1) for block in stages[0]]
+        stem_channels = make_divisible(STEM_CHANNELS * widen_factor, 8)
+        stage_channels = [stage[-1].out_channels for stage in stages]
+        channels = (stem_channels, *stage_channels, LAST_EXPANSION * stage_channels[-1])
+        block = {'norm_cfg': norm_cfg, 'act_cfg': act_cfg or HS}
+
+        def layers() -> Iterator[nn.Module]:
+            yield build_stem(stem, in_channels, stem_channels, with_pool=False, **block)
+            for before, stage in zip(channels, stages, strict=False):
+                yield _stage(before, stage, norm_cfg, act_cfg)
+            yield ConvModule(channels[-2], channels[-1], 1, **block)
+
+        strides = (4 if stem == 'stem_block' else 2, 4, 8, 16, 32, 32)
+        super().__init__(layers(), channels, strides, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
+
+    def translate(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights named as by torchvision, mmpretrain or ourselves -> by the names of this backbone."""
+        return translate(state_dict, self)
+
+
+def _scaled(stages: Sequence[Sequence[Block]], widen_factor: float, reduced_tail: bool) -> list[list[Block]]:
+    """The stages at another width; in a reduced tail all channels after its first expansion are halved."""
+
+    def scaled(block: Block, mid_divisor: int, out_divisor: int) -> Block:
+        return block._replace(
+            mid_channels=make_divisible(block.mid_channels // mid_divisor * widen_factor, 8),
+            out_channels=make_divisible(block.out_channels // out_divisor * widen_factor, 8),
+        )
+
+    *body, (down, *rest) = stages
+    divisor = 2 if reduced_tail else 1
+    return [
+        *([scaled(block, 1, 1) for block in stage] for stage in body),
+        [scaled(down, 1, divisor), *(scaled(block, divisor, divisor) for block in rest)],
+    ]
+
+
+def _stage(in_channels: int, blocks: Sequence[Block], norm_cfg: dict, act_cfg: dict | None) -> nn.Sequential:
+    layers = []
+    for block in blocks:
+        layers.append(
+            InvertedResidual(
+                in_channels,
+                block.out_channels,
+                block.mid_channels,
+                block.kernel_size,
+                block.stride,
+                se_cfg=_squeeze(block.mid_channels) if block.with_se else None,
+                with_expand_conv=block.mid_channels != in_channels,
+                norm_cfg=norm_cfg,
+                act_cfg=act_cfg or block.act_cfg,
+            )
+        )
+        in_channels = block.out_channels
+    return nn.Sequential(*layers)
+
+
+def _squeeze(channels: int) -> dict:
+    """Squeeze-excitation on a quarter of the channels, rounded to a multiple of 8."""
+    squeezed = make_divisible(channels // 4, 8)
+    return {
+        'channels': channels,
+        # mmdet's layer takes int(channels / ratio); the half keeps a rounding error from taking one off
+        'ratio': channels / (squeezed + 0.5),
+        'act_cfg': (RE, {'type': 'HSigmoid'}),
+    }

@@ -1,0 +1,140 @@
+"""ShuffleNetV2 (Ma et al., arXiv 1807.11164): units that work on half of the channels, then shuffle the halves."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from mmcv.cnn import ConvModule
+from torch import Tensor, nn
+
+from mmyolo_ext.models.backbones.shufflenet_v2_keys import translate
+from mmyolo_ext.models.backbones.staged_backbone import StagedBackbone
+from mmyolo_ext.models.backbones.stems import build_stem, check_stem
+from mmyolo_ext.registry import MODELS
+
+STEM_CHANNELS = 24
+STAGE_BLOCKS = (4, 8, 4)
+# table 5 of the paper: channels of the three stages
+STAGE_CHANNELS = {0.5: (48, 96, 192), 1.0: (116, 232, 464), 1.5: (176, 352, 704), 2.0: (244, 488, 976)}
+LAST_CHANNELS = {2.0: 2048}
+OTHER_LAST_CHANNELS = 1024
+
+
+class ShuffleUnit(nn.Module):
+    """The unit of figure 3, (c) and, with stride 2, (d).
+
+    With stride 1 the first half of the channels goes through untouched; with stride 2 both branches see all of them.
+    At the end the channels of the two halves are interleaved.
+
+    Args:
+        in_channels: of the input; with stride 1 the same as ``out_channels``.
+        out_channels: even.
+        stride: 1 or 2.
+        norm_cfg: normalization layers.
+        act_cfg: activations.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, norm_cfg: dict, act_cfg: dict) -> None:
+        super().__init__()
+        half = out_channels // 2
+        halves = stride == 1
+
+        def pointwise(channels: int) -> ConvModule:
+            return ConvModule(channels, half, 1, norm_cfg=norm_cfg, act_cfg=act_cfg)
+
+        def depthwise(channels: int) -> ConvModule:
+            return ConvModule(
+                channels, channels, 3, stride, padding=1, groups=channels, norm_cfg=norm_cfg, act_cfg=None
+            )
+
+        self.branch1 = None if halves else nn.Sequential(depthwise(in_channels), pointwise(in_channels))
+        self.branch2 = nn.Sequential(pointwise(half if halves else in_channels), depthwise(half), pointwise(half))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        if self.branch1 is None:
+            kept, x = x.chunk(2, dim=1)
+        else:
+            kept = self.branch1(x)
+        # (N, 2, C/2, H, W) -> (N, C/2, 2, H, W) -> (N, C, H, W): the halves take turns
+        return torch.stack([kept, self.branch2(x)], dim=2).flatten(1, 2)
+
+
+@MODELS.register_module()
+class ShuffleNetV2(StagedBackbone):
+    """Stem of stride 4 (0), three stages of strides 8, 16, 32 (1 to 3), the classifier's last 1x1 convolution (4).
+
+    Args:
+        widen_factor: 0.5, 1.0, 1.5 or 2.0, the widths of the paper; ignored where ``stage_channels`` is given.
+        stem: ``'conv_maxpool'`` as in the paper, ``'stem_block'`` or ``'focus'``, see :func:`build_stem`.
+        in_channels: of the picture.
+        stage_channels: three even numbers, in place of the paper's.
+        stage_blocks: units of each stage.
+        out_indices: see :class:`StagedBackbone`, as for all that follow.
+        frozen_stages: see there.
+        norm_cfg: normalization layers; batch norm with PyTorch's numbers by default.
+        act_cfg: activations; ReLU by default.
+        norm_eval: see there.
+        with_cp: see there.
+        init_cfg: see there; takes weights of torchvision and of mmpretrain too.
+
+    Raises:
+        ValueError: an unknown width or stem, channels or blocks that cannot be built, an index out of range.
+    """
+
+    def __init__(
+        self,
+        widen_factor: float = 1.0,
+        stem: str = 'conv_maxpool',
+        in_channels: int = 3,
+        stage_channels: Sequence[int] | None = None,
+        stage_blocks: Sequence[int] = STAGE_BLOCKS,
+        out_indices: Sequence[int] = (1, 2, 3),
+        frozen_stages: int = -1,
+        norm_cfg: dict | None = None,
+        act_cfg: dict | None = None,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        check_stem(stem)
+        block = {'norm_cfg': norm_cfg or {'type': 'BN'}, 'act_cfg': act_cfg or {'type': 'ReLU'}}
+        channels = (
+            STEM_CHANNELS,
+            *_checked_stages(widen_factor, stage_channels, stage_blocks),
+            LAST_CHANNELS.get(widen_factor, OTHER_LAST_CHANNELS),
+        )
+
+        def layers() -> Iterator[nn.Module]:
+            yield build_stem(stem, in_channels, channels[0], with_pool=True, **block)
+            for before, after, num_blocks in zip(channels, channels[1:], stage_blocks, strict=False):
+                units = [ShuffleUnit(before, after, 2, **block)]
+                units += [ShuffleUnit(after, after, 1, **block) for _ in range(num_blocks - 1)]
+                yield nn.Sequential(*units)
+            yield ConvModule(channels[-2], channels[-1], 1, **block)
+
+        super().__init__(
+            layers(), channels, (4, 8, 16, 32, 32), out_indices, frozen_stages, norm_eval, with_cp, init_cfg
+        )
+
+    def translate(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights named as by torchvision, mmpretrain or ourselves -> by the names of this backbone."""
+        return translate(state_dict, self)
+
+
+def _checked_stages(
+    widen_factor: float, stage_channels: Sequence[int] | None, stage_blocks: Sequence[int]
+) -> tuple[int, ...]:
+    if len(stage_blocks) != 3 or min(stage_blocks) < 1:
+        raise ValueError(f'stage_blocks must be three numbers of at least 1, got {tuple(stage_blocks)}')
+    if stage_channels is None:
+        if widen_factor not in STAGE_CHANNELS:
+            raise ValueError(
+                f'widen_factor must be one of {tuple(STAGE_CHANNELS)}, got {widen_factor}; for another width give '
+                'stage_channels'
+            )
+        return STAGE_CHANNELS[widen_factor]
+    if len(stage_channels) != 3 or any(channels < 2 or channels % 2 for channels in stage_channels):
+        raise ValueError(
+            f'stage_channels must be three even numbers (units work on halves), got {tuple(stage_channels)}'
+        )
+    return tuple(stage_channels)
