@@ -10,7 +10,7 @@ model = dict(
         _delete_=True,
         type='mmyolo_ext.MobileNetV3',
         arch='small',
-        norm_cfg=dict(type='BN', momentum=0.03, eps=1e-3),
+        norm_cfg=dict(type='BN', momentum=0.03, eps=1e-3),  # those of the neck
     ),
     neck=dict(widen_factor=0.5),
     bbox_head=dict(num_classes=3, input_size=320),

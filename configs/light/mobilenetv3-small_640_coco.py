@@ -1,0 +1,20 @@
+_base_ = [
+    '../_base_/models/yolov5_light.py',
+    '../_base_/datasets/coco_640.py',
+    '../_base_/schedules/yolov5_300e.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(
+    data_preprocessor=_base_.imagenet,
+    backbone=dict(
+        _delete_=True,
+        type='mmyolo_ext.MobileNetV3',
+        arch='small',
+        norm_cfg=dict(type='BN', momentum=0.03, eps=1e-3),  # those of the neck
+        init_cfg=dict(
+            type='Pretrained', checkpoint='https://download.pytorch.org/models/mobilenet_v3_small-047dcff4.pth'
+        ),
+    ),
+    neck=dict(widen_factor=0.5),
+)
