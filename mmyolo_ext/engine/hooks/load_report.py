@@ -3,8 +3,8 @@
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
-from torch import Tensor
 
+from mmyolo_ext.compat.load_report import compare
 from mmyolo_ext.registry import HOOKS
 
 
@@ -34,24 +34,3 @@ class LoadReportHook(Hook):
         if fits == 0 or fits < len(wanted) and (runner._resume or not training):
             raise ValueError(f'the checkpoint does not fit the model: {text}. Was it trained with this config?')
         runner.logger.info(f'Checkpoint: {text}.')
-
-
-def compare(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> tuple[int, str]:
-    """How many tensors fit by name and shape, and a sentence on all of them."""
-    missing = [key for key in wanted if key not in given]
-    reshaped = [key for key in wanted if key in given and wanted[key].shape != given[key].shape]
-    fits = len(wanted) - len(missing) - len(reshaped)
-    parts = [f'{fits} of {len(wanted)} tensors match']
-    if missing:
-        parts.append(f'{len(missing)} are missing ({_some(missing)})')
-    if reshaped:
-        example = reshaped[0]
-        parts.append(
-            f'{len(reshaped)} have another shape ({_some(reshaped)}; the first is {tuple(wanted[example].shape)} in '
-            f'the model, {tuple(given[example].shape)} in the checkpoint)'
-        )
-    return fits, ', '.join(parts)
-
-
-def _some(names: list[str], limit: int = 3) -> str:
-    return ', '.join(names[:limit]) + (', ...' if len(names) > limit else '')
