@@ -1,6 +1,7 @@
 """The parts of detectors: backbones, necks, heads, their task utilities and losses, and the detector itself."""
 
 from . import backbones as backbones
+from . import darknet as darknet
 from . import detectors as detectors
 from . import heads as heads
 from . import losses as losses

@@ -29,8 +29,8 @@ NONE = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
 def test_default_gains_at_the_nominal_task() -> None:
     head = build_head(num_classes=80)
     assert head.gains == (1, 1, 1)
-    assert [loss.loss_weight for loss in (head.loss_bbox, head.loss_obj, head.loss_cls)] == [3.54, 64.3, 37.4]
-    assert head.loss_bbox.mode == head.quality_mode == 'giou'
+    assert [loss.loss_weight for loss in (head.loss_obj, head.loss_cls)] == [64.3, 37.4]
+    assert head.quality_mode == 'giou'
     assert head.obj_balance.weights.tolist() == [1, 1, 1]
     # 3 of 80 classes, and a quarter of the area of 640 x 640
     assert build_head(input_size=320).gains == pytest.approx((3 / 80, 1, 0.25))

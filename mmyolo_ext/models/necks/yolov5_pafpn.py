@@ -10,6 +10,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmyolo_ext.models.layers import ACT_CFG, INIT_CFG, NORM_CFG, scaled_depth, scaled_width
+from mmyolo_ext.models.necks.level_channels import check_channels
 from mmyolo_ext.registry import MODELS
 
 
@@ -46,7 +47,7 @@ class YOLOv5PAFPN(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg or INIT_CFG)
-        _check_channels(in_channels, out_channels)
+        check_channels('YOLOv5PAFPN', in_channels, out_channels)
         self.in_channels = tuple(in_channels)
         self.out_channels = tuple(scaled_width(channels, widen_factor) for channels in out_channels)
         depth = scaled_depth(num_csp_blocks, deepen_factor)
@@ -85,17 +86,3 @@ class YOLOv5PAFPN(BaseModule):
             x = fuse(torch.cat([downsample(x), lateral], dim=1))
             outputs.append(x)
         return tuple(outputs)
-
-
-def _check_channels(in_channels: Sequence[int] | str, out_channels: Sequence[int]) -> None:
-    if isinstance(in_channels, str):
-        raise ValueError(
-            f'in_channels={in_channels!r} is filled in by mmyolo_ext.YOLODetector only; elsewhere give the channels '
-            'of the inputs, shallow to deep'
-        )
-    if len(in_channels) != len(out_channels) or len(out_channels) < 2:
-        raise ValueError(
-            'YOLOv5PAFPN needs two levels or more, and one of out_channels for each of in_channels; got in_channels='
-            f'{tuple(in_channels)}, out_channels={tuple(out_channels)}. The number of inputs is that of the '
-            "backbone's out_indices"
-        )
