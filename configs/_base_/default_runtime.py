@@ -18,6 +18,7 @@ default_hooks = dict(
     ema=dict(type='mmyolo_ext.StepEMAHook'),
     close_mosaic=dict(type='mmyolo_ext.CloseMosaicHook', num_last_epochs=10),
     sync_buffers=dict(type='SyncBuffersHook'),
+    channels_last=dict(type='mmyolo_ext.ChannelsLastHook'),
     # while it runs and when it ends
     check_loss=dict(type='mmdet.CheckInvalidLossHook', interval=50),
     curves=dict(type='mmyolo_ext.CurvesHook'),

@@ -174,5 +174,5 @@ def _squeeze(channels: int) -> dict:
         'channels': channels,
         # mmdet's layer takes int(channels / ratio); the half keeps a rounding error from taking one off
         'ratio': channels / (squeezed + 0.5),
-        'act_cfg': (RE, {'type': 'HSigmoid'}),
+        'act_cfg': (RE, {'type': nn.Hardsigmoid}),  # mmcv's own HSigmoid warns whoever builds it
     }
