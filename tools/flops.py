@@ -30,6 +30,8 @@ from mmyolo_ext.apis.shortcuts import leaf_datasets, walk
 # names that mmengine gives to products with weights or between maps; what else it counts is work on single elements
 PRODUCTS = ('conv', 'addmm', 'bmm', 'einsum', 'matmul', 'mm', 'linear')
 PARTS = ('backbone', 'neck', 'head')
+# moves of data that mmengine's list of operations without arithmetic leaves out
+MOVES = ('aten::unflatten', 'aten::clone', 'aten::alias', 'aten::repeat', 'aten::_unsafe_view')
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,8 +56,10 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(find_config(args.config), args.cfg_options)
     sizes_hw = [check_size(size) for size in args.size] if args.size else [size_of(cfg)]
-    model = build(cfg)
-    counts = [{'size_hw': list(size_hw), **count(model, size_hw)} for size_hw in sizes_hw]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of layers that changed long ago, and of a trace that nobody will run
+        model = build(cfg)
+        counts = [{'size_hw': list(size_hw), **count(model, size_hw)} for size_hw in sizes_hw]
     if args.json:
         print(json.dumps({'config': args.config, 'params': parameters(model), 'counts': counts}))
     else:
@@ -117,13 +121,20 @@ def count(model: nn.Module, size_hw: tuple[int, int]) -> dict:
     Returns:
         ``macs`` and ``flops``: each part's and the total; ``elementwise``: operations on single elements by name;
         ``not_counted``: calls, by name, of what mmengine does not know.
+
+    Raises:
+        ValueError: The network does not take pictures of this size.
     """
     height, width = size_hw
     analyzer = FlopAnalyzer(WithMetas(model, size_hw), torch.rand(1, 3, height, width))
+    analyzer.set_op_handle(**dict.fromkeys(MOVES))
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings('none')
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter('ignore')
-        by_operator = {name: analyzer.by_operator(f'model.{name}'.rstrip('.')) for name, _ in _parts(model)}
+    try:
+        with torch.no_grad():
+            by_operator = {name: analyzer.by_operator(f'model.{name}'.rstrip('.')) for name, _ in _parts(model)}
+    except RuntimeError as error:
+        name = type(model).__name__
+        raise ValueError(f'{name} does not take a picture of height {height}, width {width}: {error}') from error
     macs = _split({name: int(sum(ops[op] for op in PRODUCTS)) for name, ops in by_operator.items()})
     all_operators = by_operator['']
     return {
