@@ -1,0 +1,165 @@
+"""What each kind of section says, and the shape that comes out of it.
+
+Every function takes a section and the shapes of its inputs, and returns the options and the shape; a value that does
+not fit raises ValueError at its file and line.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mmyolo_ext.models.darknet.parser import Section
+
+ACTIVATIONS = ('linear', 'leaky', 'relu', 'swish', 'mish', 'logistic')
+WEIGHTS_TYPES = ('none', 'per_feature', 'per_channel')
+NORMALIZATIONS = ('sigmoid', 'relu', 'softmax', 'none')
+
+
+class Shape(NamedTuple):
+    """Of a map, in cells."""
+
+    channels: int
+    height: int
+    width: int
+
+
+class Convolution(NamedTuple):
+    """A 2-d convolution with square kernel."""
+
+    in_channels: int
+    filters: int
+    size: int
+    stride: int
+    padding: int
+    groups: int
+    batch_normalize: bool
+    activation: str
+
+
+class Pool(NamedTuple):
+    """A max-pool; ``padding`` is the sum of both sides, the odd cell at the end."""
+
+    size: int
+    stride: int
+    padding: int
+
+
+class Route(NamedTuple):
+    """Of each input the part ``group_id`` of ``groups``."""
+
+    groups: int
+    group_id: int
+
+
+class Shortcut(NamedTuple):
+    """A sum of maps, weighted or not."""
+
+    num_inputs: int
+    channels: int
+    activation: str
+    weights_type: str
+    normalization: str
+
+
+class Upsample(NamedTuple):
+    """Nearest neighbour."""
+
+    factor: int
+
+
+class Yolo(NamedTuple):
+    """Priors (w, h) px, classes."""
+
+    priors_wh: tuple[tuple[float, float], ...]
+    classes: int
+
+
+def convolution_options(section: Section, inputs: Sequence[Shape]) -> tuple[Convolution, Shape]:
+    """``pad=1`` is half the kernel on every side, in place of ``padding``."""
+    (shape,) = inputs
+    filters, size = section.integer('filters', least=1), section.integer('size', 1, least=1)
+    padding = size // 2 if section.switch('pad') else section.integer('padding', 0)
+    stride, groups = section.integer('stride', 1, least=1), section.integer('groups', 1, least=1)
+    if shape.channels % groups or filters % groups:
+        section.fail(
+            f'groups={groups} must divide the {shape.channels} input channels and filters={filters}', 'groups'
+        )
+    options = Convolution(
+        shape.channels,
+        filters,
+        size,
+        stride,
+        padding,
+        groups,
+        section.switch('batch_normalize'),
+        section.choice('activation', ACTIVATIONS),
+    )
+    height, width = ((side + 2 * padding - size) // stride + 1 for side in shape[1:])
+    return options, Shape(filters, height, width)
+
+
+def maxpool_options(section: Section, inputs: Sequence[Shape]) -> tuple[Pool, Shape]:
+    """``size`` is ``stride`` unless given, ``padding`` is ``size - 1``: an odd side keeps its last cells."""
+    (shape,) = inputs
+    stride = section.integer('stride', 1, least=1)
+    size = section.integer('size', stride, least=1)
+    padding = section.integer('padding', size - 1)
+    if padding > 2 * (size - 1):
+        section.fail(f'padding must be at most {2 * (size - 1)} for size={size}, got {padding}', 'padding')
+    height, width = ((side + padding - size) // stride + 1 for side in shape[1:])
+    return Pool(size, stride, padding), Shape(shape.channels, height, width)
+
+
+def upsample_options(section: Section, inputs: Sequence[Shape]) -> tuple[Upsample, Shape]:
+    """``stride`` times as many rows and columns."""
+    (shape,) = inputs
+    factor = section.integer('stride', 2, least=1)
+    return Upsample(factor), Shape(shape.channels, shape.height * factor, shape.width * factor)
+
+
+def route_options(section: Section, inputs: Sequence[Shape]) -> tuple[Route, Shape]:
+    """Inputs, or a part of the channels of each, one behind the other."""
+    groups, group_id = section.integer('groups', 1, least=1), section.integer('group_id', 0)
+    if group_id >= groups:
+        section.fail(f'group_id must be below groups={groups}, got {group_id}', 'group_id')
+    _check_sizes(section, 'layers', inputs)
+    for shape in inputs:
+        if shape.channels % groups:
+            section.fail(f'groups={groups} must divide the channels of every input, got {shape.channels}', 'groups')
+    channels = sum(shape.channels // groups for shape in inputs)
+    return Route(groups, group_id), inputs[0]._replace(channels=channels)
+
+
+def shortcut_options(section: Section, inputs: Sequence[Shape]) -> tuple[Shortcut, Shape]:
+    """The layer before plus others; it keeps the width of the layer before."""
+    _check_sizes(section, 'from', inputs)
+    options = Shortcut(
+        len(inputs),
+        inputs[0].channels,
+        section.choice('activation', ACTIVATIONS, 'linear'),
+        section.choice('weights_type', WEIGHTS_TYPES, 'none'),
+        section.choice('weights_normalization', NORMALIZATIONS, 'sigmoid'),
+    )
+    return options, inputs[0]
+
+
+def yolo_options(section: Section, inputs: Sequence[Shape]) -> tuple[Yolo, Shape]:
+    """``mask`` picks from ``anchors``, pairs of width and height in px."""
+    anchors = section.numbers('anchors', float)
+    if len(anchors) % 2 or not all(0 < side < math.inf for side in anchors):
+        section.fail(f'anchors must be pairs of a positive width and height, got {anchors}', 'anchors')
+    pairs = list(zip(anchors[::2], anchors[1::2], strict=True))
+    if section.integer('num', len(pairs)) != len(pairs):
+        section.fail(f'num must be the number of anchors, {len(pairs)}, got {section.integer("num")}', 'num')
+    mask = section.numbers('mask') if 'mask' in section.fields else list(range(len(pairs)))
+    if len(set(mask)) < len(mask) or min(mask) < 0 or max(mask) >= len(pairs):
+        section.fail(f'mask must be distinct numbers from 0 to {len(pairs) - 1}, got {mask}', 'mask')
+    return Yolo(tuple(pairs[i] for i in mask), section.integer('classes', least=1)), inputs[0]
+
+
+def _check_sizes(section: Section, name: str, inputs: Sequence[Shape]) -> None:
+    """Heights and widths of all inputs are the same."""
+    sizes = [shape[1:] for shape in inputs]
+    if len(set(sizes)) > 1:
+        told = ', '.join(f'{height} x {width}' for height, width in sizes)
+        section.fail(f'the maps must have one size, got {told} (height x width)', name)

@@ -1,0 +1,259 @@
+"""Detectors from .cfg files: shapes and parameters worked out by hand, training, prediction, and tiny's other form."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from darknet_files import EVERY_SECTION, tiny, write
+from mmdet.structures import DetDataSample
+from mmengine.registry import MODELS
+from mmengine.structures import InstanceData
+
+from mmyolo_ext.models.darknet import DarknetCfg
+from mmyolo_ext.models.darknet.blocks import PoolLayer, ShortcutLayer
+from mmyolo_ext.models.darknet.graph import read_graph
+from mmyolo_ext.models.darknet.options import Pool, Shortcut
+
+
+def build(folder, text: str = EVERY_SECTION, **kwargs) -> DarknetCfg:
+    torch.manual_seed(0)
+    return DarknetCfg(cfg_file=write(folder, text), **kwargs)
+
+
+def batch(size_hw: tuple[int, int] = (64, 96), boxes: bool = True) -> tuple[torch.Tensor, list[DetDataSample]]:
+    generator = torch.Generator().manual_seed(0)
+    meta = {'img_shape': size_hw, 'ori_shape': size_hw, 'batch_input_shape': size_hw, 'scale_factor': (1.0, 1.0)}
+    samples = []
+    for index in range(2):
+        sample = DetDataSample(metainfo=meta)
+        rows = torch.tensor([[8.0, 12, 28, 52], [50, 20, 86, 40]][: 2 - index if boxes else 0]).reshape(-1, 4)
+        sample.gt_instances = InstanceData(bboxes=rows, labels=torch.arange(len(rows)))
+        samples.append(sample)
+    return torch.rand(2, 3, *size_hw, generator=generator), samples
+
+
+def test_shapes_by_hand(tmp_path) -> None:
+    shapes = [tuple(layer.shape) for layer in read_graph(write(tmp_path, EVERY_SECTION)).layers]
+    assert shapes == [
+        (8, 64, 96),
+        (8, 32, 48),
+        (16, 16, 24),
+        (16, 16, 24),
+        (16, 16, 24),
+        (8, 16, 24),
+        (24, 16, 24),
+        (24, 16, 24),
+        (32, 8, 12),
+        (32, 8, 12),
+        (21, 8, 12),
+        (21, 8, 12),
+        (32, 8, 12),
+        (32, 16, 24),
+        (56, 16, 24),
+        (16, 16, 24),
+        (16, 16, 24),
+        (21, 16, 24),
+        (21, 16, 24),
+    ]
+
+
+def test_parameters_by_hand(tmp_path) -> None:
+    expected = {
+        'backbone.layers.0': 8 * 3 * 9 + 2 * 8,  # 232
+        'backbone.layers.2': 16 * 8 * 9 + 2 * 16,  # 1184
+        'backbone.layers.3': 16 * (16 // 4) * 9 + 2 * 16,  # 608
+        'backbone.layers.6': 24 * 8 + 24,  # 216
+        'backbone.layers.7': 3,  # a weight for each of three maps
+        'backbone.layers.8': 32 * 24 * 9 + 2 * 32,  # 6976
+        'backbone.layers.15': 16 * 56 + 2 * 16,  # 928
+        'backbone.layers.16': 2 * 16,  # a weight for each channel of two maps
+        'bbox_head.convs_pred.0': 21 * 32 + 21,  # 693
+        'bbox_head.convs_pred.1': 21 * 16 + 21,  # 357
+    }
+    found = dict.fromkeys(expected, 0)
+    for name, parameter in build(tmp_path).named_parameters():
+        found['.'.join(name.split('.')[:3])] += parameter.numel()
+    assert found == expected
+    assert sum(found.values()) == 232 + 1184 + 608 + 216 + 3 + 6976 + 928 + 32 + 693 + 357 == 11229
+
+
+def test_the_modules_give_the_shapes_that_were_worked_out(tmp_path) -> None:
+    model = build(tmp_path).eval()
+    seen = {}
+    for name, module in model.backbone.layers.items():
+        module.register_forward_hook(lambda _, __, out, name=name: seen.update({int(name): tuple(out.shape[1:])}))
+    cls_scores, bbox_preds, objectnesses = model(torch.zeros(2, 3, 64, 96))
+    for layer in model.graph.layers:
+        if layer.index in seen:
+            assert seen[layer.index] == layer.shape
+    assert sorted(seen) == [i for i in range(17) if i not in (10, 11)]
+    assert [tuple(level.shape) for level in cls_scores] == [(2, 6, 8, 12), (2, 6, 16, 24)]
+    assert [tuple(level.shape) for level in bbox_preds] == [(2, 12, 8, 12), (2, 12, 16, 24)]
+    assert [tuple(level.shape) for level in objectnesses] == [(2, 3, 8, 12), (2, 3, 16, 24)]
+
+
+def test_the_head_is_that_of_the_file(tmp_path) -> None:
+    head = build(tmp_path).bbox_head
+    assert head.strides == (8, 4)
+    assert head.priors_wh.tolist() == [[[20, 16], [30, 40], [60, 50]], [[4, 5], [8, 9], [12, 20]]]
+    assert head.num_classes == 2
+    # 2 of 80 classes, 3 levels of 2, 64 * 96 of 640 * 640 px
+    assert head.gains == pytest.approx((2 / 80 * 1.5, 1.5, 64 * 96 / 640**2 * 1.5))
+
+
+def test_numbers_of_the_network_by_hand(tmp_path) -> None:
+    """The forward pass written out, layer by layer."""
+    model = build(tmp_path).eval()
+    x = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    layers = model.backbone.layers
+
+    def norm_conv(i: int, x: torch.Tensor, **kwargs) -> torch.Tensor:
+        # of a fresh norm in eval mode: mean 0, variance 1
+        return F.conv2d(x, layers[str(i)].conv.weight, **kwargs) / (1 + 1e-5) ** 0.5
+
+    with torch.no_grad():
+        x1 = F.max_pool2d(F.leaky_relu(norm_conv(0, x, padding=1), 0.1), 2)
+        x2 = F.silu(norm_conv(2, x1, stride=2, padding=1))
+        x4 = F.mish(norm_conv(3, x2, padding=1, groups=4)) + x2
+        x5 = x4[:, 8:]
+        x6 = F.relu(F.conv2d(x5, layers['6'].conv.weight, layers['6'].conv.bias))
+        x7 = x6.clone()  # weights of zero make factors of one
+        x7[:, :8] += x5
+        x7[:, :16] += x4
+        x7 = F.leaky_relu(x7, 0.1)
+        x8 = F.leaky_relu(norm_conv(8, x7, stride=2, padding=1), 0.1)
+        x9 = F.pad(x8, (0, 1, 0, 1), mode='replicate')  # of a maximum, the last one twice is the last one
+        x9 = F.max_pool2d(x9, 2, stride=1)
+        x14 = torch.cat([x9.repeat_interleave(2, 2).repeat_interleave(2, 3), x7], dim=1)
+        x16 = (norm_conv(15, x14).sigmoid() + x14[:, :16]) / 2  # softmax over two weights of zero
+        first, second = model.backbone(x)
+    torch.testing.assert_close(first, x9)
+    torch.testing.assert_close(second, x16)
+
+
+@pytest.mark.parametrize('boxes', [True, False])
+def test_a_step_of_training_and_a_prediction(tmp_path, boxes: bool) -> None:
+    build(tmp_path)
+    model = MODELS.build({'type': 'mmyolo_ext.DarknetCfg', 'cfg_file': str(tmp_path / 'net.cfg')})
+    model.init_weights()
+    images, samples = batch(boxes=boxes)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    losses = model.train().loss(images, samples)
+    sum(losses[f'loss_{term}'] for term in ('cls', 'bbox', 'obj')).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    torch.optim.SGD(model.parameters(), lr=0.01).step()
+    moved = [name for name, p in model.named_parameters() if not torch.equal(p, before[name])]
+    assert {'backbone.layers.0.conv.weight', 'backbone.layers.7.weights', 'bbox_head.convs_pred.1.bias'} <= set(moved)
+    model.eval()
+    with torch.no_grad():
+        results = model.predict(images, samples)
+    for result in results:
+        assert result.pred_instances.bboxes.isfinite().all()
+        assert len(result.pred_instances) == len(result.pred_instances.scores) <= 300
+
+
+def test_bias_start(tmp_path) -> None:
+    model = build(tmp_path)
+    model.init_weights()
+    bias = model.bbox_head.convs_pred[0].bias.detach().view(3, 7)
+    # log(8 / (640 / 8)^2), log(0.6 / (2 - 0.99))
+    assert bias[:, 4].tolist() == pytest.approx([-6.68461] * 3, abs=1e-4)
+    assert bias[:, 5:].flatten().tolist() == pytest.approx([-0.52078] * 6, abs=1e-4)
+
+
+def test_other_classes_without_touching_the_file(tmp_path) -> None:
+    model = build(tmp_path, bbox_head={'num_classes': 5})
+    assert model.bbox_head.convs_pred[0].weight.shape == (3 * (5 + 5), 32, 1, 1)
+
+
+def test_picture_of_another_size_than_the_file_names(tmp_path) -> None:
+    with torch.no_grad():
+        _, _, objectnesses = build(tmp_path).eval()(torch.zeros(1, 3, 32, 128))
+    assert [tuple(level.shape[2:]) for level in objectnesses] == [(4, 16), (8, 32)]
+
+
+def test_tiny_has_the_published_numbers(tmp_path) -> None:
+    with torch.device('meta'):
+        model = build(tmp_path, tiny())
+    names = ('running_mean', 'running_var')
+    statistics = sum(b.numel() for name, b in model.named_buffers() if name.endswith(names))
+    # the 35,434,956 bytes of the published file are a header of 20 and 8,858,734 numbers of 4
+    assert sum(p.numel() for p in model.parameters()) + statistics == (35_434_956 - 20) // 4 == 8_858_734
+    assert len(model.graph.layers) == 24
+
+
+def test_tiny_equals_its_other_form(tmp_path) -> None:
+    """The .cfg file, and backbone, neck and head of configs/yolov3/tiny with the same weights, see the same."""
+    cfg_model = build(tmp_path, tiny(classes=3)).eval()
+    other = MODELS.build(
+        {
+            'type': 'mmyolo_ext.YOLODetector',
+            'backbone': {'type': 'mmyolo_ext.TinyDarknet'},
+            'neck': {'type': 'mmyolo_ext.YOLOv3TinyFPN', 'in_channels': 'auto'},
+            'bbox_head': {
+                **{'type': 'mmyolo_ext.YOLOv3Head', 'num_classes': 3, 'in_channels': 'auto'},
+                'prior_generator': {
+                    'type': 'mmdet.YOLOAnchorGenerator',
+                    'base_sizes': [[(10, 14), (23, 27), (37, 58)], [(81, 82), (135, 169), (344, 319)]],
+                    'strides': [16, 32],
+                },
+            },
+        }
+    ).eval()
+    stages = {'0.0': 0, '1.1': 2, '2.1': 4, '3.1': 6, '4.1': 8, '5.1': 10, '5.3': 12}
+    pairs = {f'backbone.layers.{stage}': f'backbone.layers.{i}' for stage, i in stages.items()}
+    pairs |= {'neck.reduce': 'backbone.layers.13', 'neck.out_convs.1': 'backbone.layers.14'}
+    pairs |= {'neck.laterals.0': 'backbone.layers.18', 'neck.out_convs.0': 'backbone.layers.21'}
+    pairs |= {'bbox_head.convs_pred.0': 'bbox_head.convs_pred.1', 'bbox_head.convs_pred.1': 'bbox_head.convs_pred.0'}
+    for ours, theirs in pairs.items():
+        other.get_submodule(ours).load_state_dict(cfg_model.get_submodule(theirs).state_dict())
+    x = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for ours, theirs in zip(other(x), cfg_model(x), strict=True):
+            for shallow_first, deep_first in zip(ours, theirs[::-1], strict=True):
+                torch.testing.assert_close(shallow_first, deep_first)
+
+
+@pytest.mark.parametrize(
+    ('size', 'stride', 'padding', 'expected'),
+    [
+        # size - 1 cells of padding, the odd one at the end: of 5 values 3, 1, 4, 1, 5 the maxima of
+        (2, 2, 1, [3, 4, 5]),  # (3, 1) (4, 1) (5, -)
+        (2, 1, 1, [3, 4, 4, 5, 5]),  # (3, 1) (1, 4) (4, 1) (1, 5) (5, -)
+        (3, 1, 2, [3, 4, 4, 5, 5]),  # (-, 3, 1) (3, 1, 4) (1, 4, 1) (4, 1, 5) (1, 5, -)
+        (3, 2, 0, [4, 5]),  # (3, 1, 4) (4, 1, 5)
+    ],
+)
+def test_pool_by_hand(size: int, stride: int, padding: int, expected: list[int]) -> None:
+    row = torch.tensor([3.0, 1, 4, 1, 5])
+    pooled = PoolLayer(Pool(size, stride, padding))(-10 + row.expand(1, 1, 5, 5))
+    assert (pooled[0, 0, 0] + 10).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ('normalization', 'weights', 'expected'),
+    [
+        # 2 sigma(0) = 1; 2 sigma(ln 3) = 3/2
+        ('sigmoid', [0.0, 1.0986123], [1.0, 1.5]),
+        # e^0 : e^ln 3 = 1 : 3
+        ('softmax', [0.0, 1.0986123], [0.25, 0.75]),
+        # max(w, 0) over their sum, 2 / 2.0001
+        ('relu', [-1.0, 2.0], [0.0, 0.99995]),
+        ('none', [-1.0, 2.0], [-1.0, 2.0]),
+    ],
+)
+def test_shortcut_weights_by_hand(normalization: str, weights: list[float], expected: list[float]) -> None:
+    layer = ShortcutLayer(Shortcut(2, 3, 'linear', 'per_feature', normalization))
+    with torch.no_grad():
+        layer.weights.copy_(torch.tensor(weights)[:, None])
+    assert layer.factors().flatten().tolist() == pytest.approx(expected, abs=1e-6)
+    # of unequal width: three channels plus two
+    total = layer(torch.full((1, 3, 1, 1), 10.0), torch.full((1, 2, 1, 1), 100.0)).flatten().tolist()
+    first, second = expected
+    assert total == pytest.approx([10 * first + 100 * second] * 2 + [10 * first], rel=1e-5)
+
+
+@pytest.mark.parametrize('weights_type', ['per_feature', 'per_channel'])
+def test_sigmoid_shortcut_starts_as_the_plain_sum(weights_type: str) -> None:
+    maps = torch.rand(3, 2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    layer = ShortcutLayer(Shortcut(3, 4, 'linear', weights_type, 'sigmoid'))
+    torch.testing.assert_close(layer(*maps), maps.sum(0))

@@ -1,0 +1,158 @@
+"""Darknet's .weights files: the layout by hand, round trips to the last bit, files that end too early or too late."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from darknet_files import EVERY_SECTION, tiny, write
+
+from mmyolo_ext.models.darknet import DarknetCfg
+
+# EVERY_SECTION's layers as they stand in a file: (number of layer, numbers of each part)
+LAYOUT = [
+    (0, [8, 8, 8, 8, 8 * 3 * 9]),
+    (2, [16, 16, 16, 16, 16 * 8 * 9]),
+    (3, [16, 16, 16, 16, 16 * 4 * 9]),
+    (6, [24, 24 * 8]),
+    (7, [3]),
+    (8, [32, 32, 32, 32, 32 * 24 * 9]),
+    (10, [21, 21 * 32]),
+    (15, [16, 16, 16, 16, 16 * 56]),
+    (16, [2 * 16]),
+    (17, [21, 21 * 16]),
+]
+TOTAL = sum(sum(parts) for _, parts in LAYOUT)
+
+
+def build(folder: Path, text: str = EVERY_SECTION, seed: int = 0, **kwargs) -> DarknetCfg:
+    """A detector none of whose numbers are those it starts with."""
+    model = DarknetCfg(cfg_file=write(folder, text), **kwargs)
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in model.state_dict().items():
+        if tensor.dtype == torch.float32 and 'weights_of_levels' not in name:
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.1)
+    return model
+
+
+def file_of(folder: Path, numbers: np.ndarray, header: bytes | None = None, name: str = 'net.weights') -> Path:
+    path = folder / name
+    path.write_bytes((header or struct.pack('<3iQ', 0, 2, 5, 1234567)) + numbers.astype('<f4').tobytes())
+    return path
+
+
+def test_layout_by_hand(tmp_path) -> None:
+    model = build(tmp_path)
+    assert model.load_weights(file_of(tmp_path, np.arange(TOTAL))) == 1234567
+    start, parts_of = 0, {}
+    for layer, sizes in LAYOUT:
+        parts_of[layer] = np.split(np.arange(start, start + sum(sizes)), np.cumsum(sizes)[:-1])
+        start += sum(sizes)
+    state = model.state_dict()
+    for layer, names in {
+        0: ['bn.bias', 'bn.weight', 'bn.running_mean', 'bn.running_var', 'conv.weight'],
+        3: ['bn.bias', 'bn.weight', 'bn.running_mean', 'bn.running_var', 'conv.weight'],
+        6: ['conv.bias', 'conv.weight'],
+        7: ['weights'],
+        15: ['bn.bias', 'bn.weight', 'bn.running_mean', 'bn.running_var', 'conv.weight'],
+        16: ['weights'],
+    }.items():
+        for name, numbers in zip(names, parts_of[layer], strict=True):
+            assert state[f'backbone.layers.{layer}.{name}'].flatten().tolist() == numbers.tolist()
+    for level, layer in enumerate((10, 17)):
+        for name, numbers in zip(['bias', 'weight'], parts_of[layer], strict=True):
+            assert state[f'bbox_head.convs_pred.{level}.{name}'].flatten().tolist() == numbers.tolist()
+
+
+def test_round_trip_to_the_last_bit(tmp_path) -> None:
+    first, second = build(tmp_path, seed=1), build(tmp_path, seed=2)
+    first.save_weights(tmp_path / 'a.weights', seen=2**40)
+    assert second.load_weights(tmp_path / 'a.weights') == 2**40
+    for (name, ours), theirs in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+    second.save_weights(tmp_path / 'b.weights', seen=2**40)
+    content = (tmp_path / 'a.weights').read_bytes()
+    assert content == (tmp_path / 'b.weights').read_bytes()
+    assert len(content) == 20 + 4 * TOTAL
+
+
+def test_tiny_file_has_the_published_size(tmp_path) -> None:
+    model = DarknetCfg(cfg_file=write(tmp_path, tiny()))
+    model.save_weights(tmp_path / 'tiny.weights')
+    assert (tmp_path / 'tiny.weights').stat().st_size == 35_434_956
+
+
+def test_old_header_counts_pictures_in_32_bits(tmp_path) -> None:
+    model = build(tmp_path)
+    assert model.load_weights(file_of(tmp_path, np.arange(TOTAL), struct.pack('<3iI', 0, 1, 0, 99))) == 99
+    assert model.backbone.layers['0'].bn.bias.tolist() == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ('count', 'message'),
+    [
+        (0, r'ends within layer 0 \(\[convolutional\], line 10\).*only 0 are there'),
+        (247, r'ends within layer 0 .* of its 248 numbers only 247'),
+        (248 + 5, r'ends within layer 2 .* only 5 are there'),
+        # before layer 7: 248 + 1216 + 640 + 216 = 2320
+        (2321, r'ends within layer 7 \(\[shortcut\], line \d+\).* of its 3 numbers only 1'),
+        (TOTAL - 1, r'ends within layer 17 '),
+        (TOTAL + 3, r'goes on after layer 17 .*: 3 numbers are left over'),
+    ],
+)
+def test_a_file_of_the_wrong_length_changes_nothing(tmp_path, count: int, message: str) -> None:
+    model = build(tmp_path)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        model.load_weights(file_of(tmp_path, np.arange(count)))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'',
+        b'\0' * 15,
+        struct.pack('<3iI', 0, 2, 5, 0),
+        struct.pack('<3iQ', 0, 2, 5, 0) + b'\0\0',
+        b'PK\3\4' + b'x' * 60,
+    ],
+)
+def test_another_file(tmp_path, content: bytes) -> None:
+    model = build(tmp_path)
+    (tmp_path / 'net.weights').write_bytes(content)
+    with pytest.raises(ValueError, match='is not a Darknet .weights file'):
+        model.load_weights(tmp_path / 'net.weights')
+
+
+def test_first_layers_alone(tmp_path) -> None:
+    """As files cut off for fine-tuning hold them; the name says how many."""
+    count = 248 + 1216 + 640  # layers 0, 2 and 3
+    model = build(tmp_path)
+    before = model.backbone.layers['6'].conv.weight.clone()
+    model.load_weights(file_of(tmp_path, np.arange(count), name='net.conv.4'))
+    assert model.backbone.layers['3'].conv.weight.flatten()[-1] == count - 1
+    assert torch.equal(model.backbone.layers['6'].conv.weight, before)
+    model.load_weights(file_of(tmp_path, np.arange(count)), num_layers=4)
+    with pytest.raises(ValueError, match='goes on after layer 2'):
+        model.load_weights(file_of(tmp_path, np.arange(count)), num_layers=3)
+    with pytest.raises(ValueError, match='ends within layer 6'):
+        model.load_weights(file_of(tmp_path, np.arange(count)))
+
+
+def test_start_from_a_file_with_other_classes(tmp_path) -> None:
+    path = file_of(tmp_path, np.arange(TOTAL))
+    model = DarknetCfg(write(tmp_path, EVERY_SECTION), bbox_head={'num_classes': 5}, weights=path)
+    model.init_weights()
+    assert model.backbone.layers['7'].weights.flatten().tolist() == [2320, 2321, 2322]
+    assert model.backbone.layers['16'].weights.flatten()[-1] == TOTAL - 21 * 17 - 1
+    assert model.bbox_head.convs_pred[0].weight.abs().max() < 1
+    with pytest.raises(ValueError, match='layer 10 .*is not in this detector as the file has it'):
+        model.save_weights(tmp_path / 'other.weights')
+
+
+def test_weights_need_a_batch_norm(tmp_path) -> None:
+    model = DarknetCfg(write(tmp_path, EVERY_SECTION), norm_cfg={'type': 'GN', 'num_groups': 4})
+    with pytest.raises(ValueError, match='layer 0 .*is not in this detector'):
+        model.save_weights(tmp_path / 'other.weights')
