@@ -4,7 +4,9 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import torch
 from bccd_step import step_on_bccd
+from mmengine.registry import MODELS, init_default_scope
 from tiny_coco import REPO
 
 from mmyolo_ext.apis import load_config
@@ -162,3 +164,29 @@ def test_pictures_are_normalized_as_the_first_weights_expect(name):
         files = {'0.5': 'shufflenetv2_x0.5-', '1.0': 'shufflenetv2_x1-', 'small': 'mobilenet_v3_small-'}
         kind = name.split('_')[0].split('-')[1]
         assert checkpoint.startswith(files.get(kind, 'mobilenet_v3_large-'))
+
+
+@pytest.mark.parametrize(
+    ('name', 'file', 'theirs', 'ours'),
+    [
+        # the stem, and a 1x1 convolution of the last stage
+        ('shufflenetv2-0.5', 'shufflenet_v2_x0_5', 'conv1.0.weight', 'layers.0.conv.conv.weight'),
+        ('shufflenetv2-0.5', 'shufflenet_v2_x0_5', 'stage4.3.branch2.5.weight', 'layers.3.3.branch2.2.conv.weight'),
+        ('mobilenetv3-small', 'mobilenet_v3_small', 'features.0.0.weight', 'layers.0.conv.conv.weight'),
+        (
+            'mobilenetv3-small',
+            'mobilenet_v3_small',
+            'features.11.block.3.0.weight',
+            'layers.4.2.linear_conv.conv.weight',
+        ),
+    ],
+)
+def test_a_detector_starts_from_the_weights_of_torchvision(name, file, theirs, ours, golden_dir):
+    checkpoint = golden_dir / f'torchvision_{file}.pth'
+    options = {'model.backbone.init_cfg.checkpoint': str(checkpoint)}
+    cfg = load_config(PATHS[f'{name}_640_coco'], options)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    expected = torch.load(checkpoint, weights_only=True)[theirs]
+    assert torch.equal(model.backbone.get_parameter(ours), expected)
