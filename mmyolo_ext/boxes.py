@@ -3,7 +3,8 @@
 A box is four numbers in the last dimension, either ``xyxy`` (x1, y1, x2, y2) or ``cxcywh`` (centre, size). Units are
 the caller's (pixels, grid cells): nothing here depends on them beyond ``eps``.
 
-IoU is the Jaccard index; GIoU is eq. 1-4 of arXiv 1902.09630; DIoU and CIoU are eq. 6-11 of arXiv 1911.08287.
+IoU is the Jaccard index; GIoU is eq. 1-4 of arXiv 1902.09630; DIoU and CIoU are eq. 6-11 of arXiv 1911.08287; EIoU is
+eq. 6 of arXiv 2101.08158; SIoU is arXiv 2205.12740; powers of them are alpha-IoU, arXiv 2110.13675.
 """
 
 import math
@@ -12,7 +13,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ['IOU_MODES', 'check_iou_mode', 'cxcywh_to_xyxy', 'paired_iou', 'xyxy_to_cxcywh']
+__all__ = [
+    'IOU_MODES',
+    'at_least_float32',
+    'center_offset',
+    'check_iou_mode',
+    'cxcywh_to_xyxy',
+    'hull_size',
+    'paired_iou',
+    'xyxy_to_cxcywh',
+]
+
+# theta of SIoU's shape cost: how much a great mismatch outweighs a small one
+SIOU_SHARPNESS = 4
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
@@ -35,8 +48,10 @@ def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
     return torch.cat([(top_left + bottom_right) / 2, bottom_right - top_left], dim=-1)
 
 
-def paired_iou(boxes_xyxy: Tensor, targets_xyxy: Tensor, mode: str = 'iou', eps: float = 1e-7) -> Tensor:
-    """Overlap of each box with the target at the same place.
+def paired_iou(
+    boxes_xyxy: Tensor, targets_xyxy: Tensor, mode: str = 'iou', eps: float = 1e-7, power: float = 1.0
+) -> Tensor:
+    """Overlap of each box with the target at the same place, less what the mode adds for boxes that lie or are wrong.
 
     Half-precision boxes are raised to float32 first: areas of boxes overflow float16, and their ratios lose the digits
     that tell two good boxes apart. Sides of negative length count as zero. Every value and gradient is finite.
@@ -46,18 +61,21 @@ def paired_iou(boxes_xyxy: Tensor, targets_xyxy: Tensor, mode: str = 'iou', eps:
         targets_xyxy: (..., 4), in the same units.
         mode: one of ``IOU_MODES``.
         eps: added to every denominator, in squared units of the boxes.
+        power: alpha of alpha-IoU (eq. 4 of arXiv 2110.13675): the IoU and each penalty are raised to it. Above 1 good
+            boxes count more.
 
     Returns:
-        (...): IoU in [0, 1], GIoU in [-1, 1], DIoU in [-1, 1], CIoU in (-2, 1]; float32, or float64 for double boxes.
+        (...): IoU in [0, 1], GIoU in [-1, 1], DIoU in [-1, 1], CIoU and SIoU in (-2, 1], EIoU in [-3, 1]; float32, or
+        float64 for double boxes.
 
     Raises:
-        ValueError: ``mode`` is unknown.
+        ValueError: ``mode`` is unknown, or ``power`` not above 0.
 
     >>> paired_iou(torch.tensor([0.0, 0.0, 2.0, 2.0]), torch.tensor([1.0, 0.0, 3.0, 2.0]))
     tensor(0.3333)
     """
-    check_iou_mode(mode)
-    boxes_xyxy, targets_xyxy = _at_least_float32(boxes_xyxy), _at_least_float32(targets_xyxy)
+    check_iou_mode(mode, power)
+    boxes_xyxy, targets_xyxy = at_least_float32(boxes_xyxy), at_least_float32(targets_xyxy)
     overlap_wh = _size(
         torch.maximum(boxes_xyxy[..., :2], targets_xyxy[..., :2]),
         torch.minimum(boxes_xyxy[..., 2:], targets_xyxy[..., 2:]),
@@ -65,34 +83,77 @@ def paired_iou(boxes_xyxy: Tensor, targets_xyxy: Tensor, mode: str = 'iou', eps:
     overlap = overlap_wh.prod(-1)
     union = _size_of(boxes_xyxy).prod(-1) + _size_of(targets_xyxy).prod(-1) - overlap
     iou = overlap / (union + eps)
-    penalty = IOU_MODES[mode]
-    return iou if penalty is None else iou - penalty(boxes_xyxy, targets_xyxy, iou, union, eps)
+    penalties = IOU_MODES[mode](boxes_xyxy, targets_xyxy, iou, union, eps)
+    return _raised(iou, power, eps) - sum(_raised(penalty, power, eps) for penalty in penalties)
 
 
-def check_iou_mode(mode: str) -> None:
-    """Raise ValueError unless ``mode`` is one of ``IOU_MODES``."""
+def check_iou_mode(mode: str, power: float = 1.0) -> None:
+    """Raise ValueError unless ``mode`` is one of ``IOU_MODES`` and ``power`` is above 0."""
     if mode not in IOU_MODES:
         raise ValueError(f'IoU mode must be one of {tuple(IOU_MODES)}, got {mode!r}')
+    if not power > 0:
+        raise ValueError(f'power must be above 0, got {power}')
 
 
-def _giou_penalty(boxes: Tensor, targets: Tensor, iou: Tensor, union: Tensor, eps: float) -> Tensor:
+def center_offset(boxes_xyxy: Tensor, targets_xyxy: Tensor) -> Tensor:
+    """From the centre of each target to that of its box: (..., 2)."""
+    return (boxes_xyxy[..., :2] + boxes_xyxy[..., 2:] - targets_xyxy[..., :2] - targets_xyxy[..., 2:]) / 2
+
+
+def hull_size(boxes_xyxy: Tensor, targets_xyxy: Tensor) -> Tensor:
+    """Width and height of the smallest box that encloses both: (..., 2)."""
+    return _size(
+        torch.minimum(boxes_xyxy[..., :2], targets_xyxy[..., :2]),
+        torch.maximum(boxes_xyxy[..., 2:], targets_xyxy[..., 2:]),
+    )
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Double as it is, everything else as float32."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _iou(boxes: Tensor, targets: Tensor, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
+    return ()
+
+
+def _giou(boxes: Tensor, targets: Tensor, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
     """The share of the smallest enclosing box that neither box covers."""
-    hull = _hull_size(boxes, targets).prod(-1)
-    return (hull - union) / (hull + eps)
+    hull = hull_size(boxes, targets).prod(-1)
+    return ((hull - union) / (hull + eps),)
 
 
-def _diou_penalty(boxes: Tensor, targets: Tensor, iou: Tensor, union: Tensor, eps: float) -> Tensor:
+def _diou(boxes: Tensor, targets: Tensor, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
     """Squared distance of the centres over the squared diagonal of the smallest enclosing box."""
-    hull_diagonal2 = _hull_size(boxes, targets).square().sum(-1)
-    offset = (boxes[..., :2] + boxes[..., 2:] - targets[..., :2] - targets[..., 2:]) / 2
-    return offset.square().sum(-1) / (hull_diagonal2 + eps)
+    diagonal2 = hull_size(boxes, targets).square().sum(-1)
+    return (center_offset(boxes, targets).square().sum(-1) / (diagonal2 + eps),)
 
 
-def _ciou_penalty(boxes: Tensor, targets: Tensor, iou: Tensor, union: Tensor, eps: float) -> Tensor:
-    """DIoU's penalty plus alpha * v, v the disagreement of the aspect ratios."""
+def _ciou(boxes: Tensor, targets: Tensor, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
+    """DIoU's, and alpha * v: v the disagreement of the aspect ratios, alpha a constant for the gradient."""
     v = 4 / math.pi**2 * (_aspect_angle(boxes) - _aspect_angle(targets)).square()
     alpha = (v / (1 - iou + v + eps)).detach()
-    return _diou_penalty(boxes, targets, iou, union, eps) + alpha * v
+    return *_diou(boxes, targets, iou, union, eps), alpha * v
+
+
+def _eiou(boxes: Tensor, targets: Tensor, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
+    """DIoU's, and the squared differences of width and of height over the squared sides of the enclosing box."""
+    difference = _size_of(boxes) - _size_of(targets)
+    sides = difference.square() / (hull_size(boxes, targets).square() + eps)
+    return *_diou(boxes, targets, iou, union, eps), *sides.unbind(-1)
+
+
+def _siou(boxes: Tensor, targets: Tensor, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
+    """Half the cost of the distance, which an offset along the diagonal lessens, and half that of the shape."""
+    offset = center_offset(boxes, targets)
+    # sin(2 a), a the angle of the line between the centres: 1 - 2 sin^2(arcsin x - pi/4) of the paper's eq. 1
+    angle = 2 * offset.abs().prod(-1) / (offset.square().sum(-1) + eps)
+    relative2 = offset.square() / (hull_size(boxes, targets).square() + eps)
+    distance = (1 - torch.exp(-(2 - angle)[..., None] * relative2)).sum(-1)
+    sides, target_sides = _size_of(boxes), _size_of(targets)
+    mismatch = (sides - target_sides).abs() / (torch.maximum(sides, target_sides) + eps)
+    shape = (1 - torch.exp(-mismatch)).pow(SIOU_SHARPNESS).sum(-1)
+    return distance / 2, shape / 2
 
 
 def _aspect_angle(boxes_xyxy: Tensor) -> Tensor:
@@ -101,12 +162,9 @@ def _aspect_angle(boxes_xyxy: Tensor) -> Tensor:
     return torch.atan2(width, height)
 
 
-def _hull_size(boxes_xyxy: Tensor, targets_xyxy: Tensor) -> Tensor:
-    """Width and height of the smallest box that encloses both."""
-    return _size(
-        torch.minimum(boxes_xyxy[..., :2], targets_xyxy[..., :2]),
-        torch.maximum(boxes_xyxy[..., 2:], targets_xyxy[..., 2:]),
-    )
+def _raised(values: Tensor, power: float, eps: float) -> Tensor:
+    # a power has no finite slope at 0 below 1, and none at all for what rounding left a little below 0
+    return values if power == 1 else values.clamp(min=eps).pow(power)
 
 
 def _size_of(boxes_xyxy: Tensor) -> Tensor:
@@ -117,13 +175,12 @@ def _size(top_left: Tensor, bottom_right: Tensor) -> Tensor:
     return (bottom_right - top_left).clamp(min=0)
 
 
-def _at_least_float32(boxes: Tensor) -> Tensor:
-    return boxes if boxes.dtype == torch.float64 else boxes.float()
-
-
-IOU_MODES: dict[str, Callable | None] = {
-    'iou': None,
-    'giou': _giou_penalty,
-    'diou': _diou_penalty,
-    'ciou': _ciou_penalty,
+# the terms that each mode takes off the IoU
+IOU_MODES: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    'iou': _iou,
+    'giou': _giou,
+    'diou': _diou,
+    'ciou': _ciou,
+    'eiou': _eiou,
+    'siou': _siou,
 }

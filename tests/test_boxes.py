@@ -1,9 +1,12 @@
 """Geometry of boxes: values worked out by hand, gradients against finite differences, boxes without area."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
+from mmdet.models.losses.iou_loss import diou_loss, giou_loss, siou_loss
 
 from mmyolo_ext.boxes import IOU_MODES, cxcywh_to_xyxy, paired_iou, xyxy_to_cxcywh
 
@@ -18,6 +21,23 @@ DIOU = 1 / 7 - 5 / 41
 # v = 4/pi^2 (atan(4/2) - atan(2/4))^2, alpha = v / (1 - IoU + v)
 V = 4 / math.pi**2 * (math.atan(2) - math.atan(0.5)) ** 2
 CIOU = DIOU - V / (1 - IOU + V) * V
+# widths 4 and 2 in an enclosing 4, heights 2 and 4 in an enclosing 5
+EIOU = DIOU - (2 / 4) ** 2 - (2 / 5) ** 2
+# offset (1, 2): sin 2a = 2 * 1 * 2 / 5 = 0.8, gamma = 2 - 0.8; shares of the hull (1/4)^2 and (2/5)^2
+DISTANCE = (1 - math.exp(-1.2 / 16)) + (1 - math.exp(-1.2 * 4 / 25))
+# widths and heights differ by 2 of 4 at most
+SHAPE = 2 * (1 - math.exp(-0.5)) ** 4
+SIOU = 1 / 7 - (DISTANCE + SHAPE) / 2
+EXPECTED = {'iou': IOU, 'giou': GIOU, 'diou': DIOU, 'ciou': CIOU, 'eiou': EIOU, 'siou': SIOU}
+# the IoU less each of these, as alpha-IoU raises them one by one
+TERMS = {
+    'iou': (),
+    'giou': (0.3,),
+    'diou': (5 / 41,),
+    'ciou': (5 / 41, V / (1 - IOU + V) * V),
+    'eiou': (5 / 41, 0.25, 0.16),
+    'siou': (DISTANCE / 2, SHAPE / 2),
+}
 
 
 def test_forms_by_hand() -> None:
@@ -33,24 +53,51 @@ def test_forms_invert_each_other() -> None:
     assert xyxy_to_cxcywh(torch.zeros(0, 4)).shape == (0, 4)
 
 
-@pytest.mark.parametrize(('mode', 'expected'), [('iou', IOU), ('giou', GIOU), ('diou', DIOU), ('ciou', CIOU)])
+@pytest.mark.parametrize(('mode', 'expected'), EXPECTED.items())
 def test_values_by_hand(mode: str, expected: float) -> None:
     assert paired_iou(BOX, TARGET, mode).item() == pytest.approx(expected, abs=1e-6)
     assert paired_iou(TARGET, BOX, mode).item() == pytest.approx(expected, abs=1e-6)
     assert paired_iou(BOX, BOX, mode).item() == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize('mode', IOU_MODES)
+@pytest.mark.parametrize('power', [0.5, 2.0, 3.0])
+def test_powers_by_hand(mode: str, power: float) -> None:
+    expected = IOU**power - sum(term**power for term in TERMS[mode])
+    assert paired_iou(BOX, TARGET, mode, power=power).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ('mode', 'theirs'),
+    [
+        ('giou', giou_loss),
+        ('diou', diou_loss),
+        # their default leaves out the minus of the distance's exponent
+        ('siou', partial(siou_loss, neg_gamma=True)),
+    ],
+)
+def test_against_mmdet(mode: str, theirs: Callable) -> None:
+    boxes, targets = _random_pairs()
+    expected = 1 - theirs(boxes, targets, reduction='none')
+    torch.testing.assert_close(paired_iou(boxes, targets, mode), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_apart_boxes_by_hand() -> None:
     # unit squares with corners at (0, 0) and (3, 0): no overlap, enclosing box 4x1, diagonal^2 17, distance^2 9
     first, second = torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor([3.0, 0.0, 4.0, 1.0])
     values = {mode: paired_iou(first, second, mode).item() for mode in IOU_MODES}
-    assert values == pytest.approx({'iou': 0, 'giou': -(4 - 2) / 4, 'diou': -9 / 17, 'ciou': -9 / 17}, abs=1e-6)
+    # SIoU: no height between the centres, so gamma = 2, and 3 of the 4 wide: 1 - exp(-2 * 9/16)
+    siou = -(1 - math.exp(-9 / 8)) / 2
+    overlaps = {'iou': 0, 'giou': -(4 - 2) / 4, 'diou': -9 / 17, 'ciou': -9 / 17, 'eiou': -9 / 17, 'siou': siou}
+    assert values == pytest.approx(overlaps, abs=1e-6)
 
 
-@pytest.mark.parametrize('mode', ['iou', 'giou', 'diou'])
-def test_gradient_against_finite_differences(mode: str) -> None:
+@pytest.mark.parametrize('mode', [mode for mode in IOU_MODES if mode != 'ciou'])
+@pytest.mark.parametrize('power', [0.5, 1.0, 3.0])
+def test_gradient_against_finite_differences(mode: str, power: float) -> None:
     boxes, targets = _random_pairs()
-    assert torch.autograd.gradcheck(lambda boxes: paired_iou(boxes, targets, mode), boxes.requires_grad_())
+    overlap = lambda boxes: paired_iou(boxes, targets, mode, power=power)  # noqa: E731
+    assert torch.autograd.gradcheck(overlap, boxes.requires_grad_())
 
 
 def test_ciou_gradient_holds_alpha_constant() -> None:
@@ -63,9 +110,17 @@ def test_ciou_gradient_holds_alpha_constant() -> None:
     (expected,) = torch.autograd.grad((paired_iou(boxes, targets, 'diou') - alpha * v(boxes)).sum(), boxes)
     (actual,) = torch.autograd.grad(paired_iou(boxes, targets, 'ciou').sum(), boxes)
     torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-6)
+    # and against differences of the formula with alpha as it was at the start
+    held = lambda boxes: (paired_iou(boxes, targets, 'diou') - alpha * v(boxes)).sum().item()  # noqa: E731
+    with torch.no_grad():
+        for index in range(boxes.numel()):
+            step = torch.zeros_like(boxes).flatten().index_fill(0, torch.tensor(index), 1e-6).view_as(boxes)
+            slope = (held(boxes + step) - held(boxes - step)) / 2e-6
+            assert actual.flatten()[index].item() == pytest.approx(slope, abs=1e-5)
 
 
 @pytest.mark.parametrize('mode', IOU_MODES)
+@pytest.mark.parametrize('power', [0.5, 1.0, 3.0])
 @pytest.mark.parametrize(
     'box',
     [
@@ -76,10 +131,10 @@ def test_ciou_gradient_holds_alpha_constant() -> None:
         [-1e6, -1e6, 1e6, 1e6],
     ],
 )
-def test_boxes_without_area_are_finite(mode: str, box: list[float]) -> None:
+def test_boxes_without_area_are_finite(mode: str, box: list[float], power: float) -> None:
     targets = torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 1.0, 1.0, 1.0], box])
     boxes = torch.tensor([box] * 3, requires_grad=True)
-    overlap = paired_iou(boxes, targets, mode)
+    overlap = paired_iou(boxes, targets, mode, power=power)
     overlap.sum().backward()
     assert overlap.isfinite().all()
     assert boxes.grad.isfinite().all()
@@ -109,8 +164,13 @@ def test_empty_and_broadcast() -> None:
 
 
 def test_unknown_mode() -> None:
-    with pytest.raises(ValueError, match=r"one of \('iou', 'giou', 'diou', 'ciou'\), got 'miou'"):
+    with pytest.raises(ValueError, match=r"one of \('iou', 'giou', 'diou', 'ciou', 'eiou', 'siou'\), got 'miou'"):
         paired_iou(BOX, TARGET, 'miou')
+
+
+def test_power_without_sense() -> None:
+    with pytest.raises(ValueError, match='power must be above 0, got 0'):
+        paired_iou(BOX, TARGET, power=0)
 
 
 def _random_pairs() -> tuple[torch.Tensor, torch.Tensor]:
