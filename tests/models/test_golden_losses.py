@@ -9,19 +9,21 @@ from mmyolo_ext.boxes import cxcywh_to_xyxy
 from mmyolo_ext.models.heads import YOLOv5Head
 
 RELATIVE = 1e-4
-YOLOV5_CASES = [
-    name
-    for name, case in CASES.items()
-    if not name.startswith('yolov3') and case['hyp']['fl_gamma'] == 0 and not case.get('slide')
-]
+YOLOV5_CASES = [name for name in CASES if not name.startswith('yolov3')]
 CASES_WITH_POSITIVES = [name for name in YOLOV5_CASES if 'positives' in CASES[name]['expected']]
 
 
 def build_head(case: dict) -> YOLOv5Head:
     hyp = case['hyp']
     loss_cls = {'type': 'mmyolo_ext.BCELoss', 'loss_weight': hyp['cls'], 'pos_weight': hyp['cls_pw']}
+    loss_obj = {'type': 'mmyolo_ext.BCELoss', 'loss_weight': hyp['obj'], 'pos_weight': hyp['obj_pw']}
     if case.get('softmax'):
         loss_cls = {'type': 'mmdet.CrossEntropyLoss', 'loss_weight': hyp['cls']}
+    if case.get('slide'):
+        loss_cls, loss_obj = ({'type': 'mmyolo_ext.SlideLoss', 'loss': loss} for loss in (loss_cls, loss_obj))
+    if hyp['fl_gamma']:
+        focal = {'type': 'mmyolo_ext.FocalLoss', 'gamma': hyp['fl_gamma']}
+        loss_cls, loss_obj = ({**focal, 'loss': loss} for loss in (loss_cls, loss_obj))
     return YOLOv5Head(
         num_classes=case['nc'],
         in_channels=[8, 8, 8],
@@ -33,7 +35,7 @@ def build_head(case: dict) -> YOLOv5Head:
         assigner={'type': 'mmyolo_ext.YOLOv5Assigner', 'prior_match_thr': hyp['anchor_t']},
         loss_cls=loss_cls,
         loss_bbox={'type': 'mmyolo_ext.IoULoss', 'loss_weight': hyp['box']},
-        loss_obj={'type': 'mmyolo_ext.BCELoss', 'loss_weight': hyp['obj'], 'pos_weight': hyp['obj_pw']},
+        loss_obj=loss_obj,
         label_smoothing=hyp['label_smoothing'],
         iou_ratio=case.get('gr', 1.0),
         auto_balance=case.get('autobalance', False),
@@ -109,5 +111,5 @@ def test_positives(name: str) -> None:
 
 
 def test_no_case_is_lost() -> None:
-    assert len(YOLOV5_CASES) == 14
-    assert len(CASES_WITH_POSITIVES) == 9
+    assert len(YOLOV5_CASES) == 17
+    assert len(CASES_WITH_POSITIVES) == 10

@@ -4,6 +4,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def class_targets(labels: Tensor, num_classes: int, smoothing: float, use_sigmoid: bool) -> Tensor:
+    """Targets of either kind: see the two functions below."""
+    to_targets = binary_targets if use_sigmoid else exclusive_targets
+    return to_targets(labels, num_classes, smoothing)
+
+
 def binary_targets(labels: Tensor, num_classes: int, smoothing: float = 0.0) -> Tensor:
     """One-hot rows for a loss on each class by itself: 1 - e/2 for the class of the box, e/2 for the others.
 

@@ -3,6 +3,9 @@
 Letters: N images, A priors of the level, P positives, K ignore regions of the batch.
 """
 
+from collections.abc import Sequence
+
+from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor
 
@@ -34,7 +37,7 @@ def counted_places(
     shape: tuple[int, int, int, int],
     iof_thr: float,
 ) -> Tensor:
-    """1 where a place adds objectness loss, 0 where its prior lies in an ignore region of its own picture.
+    """Which places add objectness loss: not those whose prior lies in an ignore region of their own picture.
 
     Args:
         ignored: K ignore regions.
@@ -44,11 +47,28 @@ def counted_places(
         iof_thr: a prior lies in a region that covers this share of its area.
 
     Returns:
-        Float tensor of that shape.
+        Bool tensor of that shape.
     """
     num_images, num_priors, height, width = shape
     covered = bbox_overlaps(priors_xyxy, ignored.boxes_xyxy, mode='iof') >= iof_thr  # (H*W*A, K)
     regions = priors_xyxy.new_zeros(num_images, len(priors_xyxy)).index_add(0, ignored.image, covered.T.float())
     # (N, H*W*A) -> (N, A, H, W)
     is_free = (regions == 0).view(num_images, height, width, num_priors).permute(0, 3, 1, 2)
-    return is_free.flatten().float().index_fill(0, flat_index(positives, shape), 1).view(shape)
+    return is_free.flatten().index_fill(0, flat_index(positives, shape), True).view(shape)
+
+
+def counted_by_level(
+    ignored: BatchBoxes,
+    positives: Sequence[Positives],
+    prior_generator: AnchorGenerator,
+    objectnesses: Sequence[Tensor],
+    iof_thr: float,
+) -> list[Tensor | None]:
+    """:func:`counted_places` of every level, flattened: (N*A*H*W,) bool; None where there is no ignore region."""
+    if len(ignored.image) == 0:
+        return [None] * len(objectnesses)
+    priors = prior_generator.grid_priors([level.shape[-2:] for level in objectnesses], device=ignored.image.device)
+    return [
+        counted_places(ignored, matches, level_priors, level.shape, iof_thr).flatten()
+        for level, matches, level_priors in zip(objectnesses, positives, priors, strict=True)
+    ]

@@ -1,0 +1,149 @@
+"""How a head on priors of a grid is taught: assign, then three kinds of losses a level, then their sum.
+
+Letters: N images, A priors of a level, C classes, P positives of a level.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from mmyolo_ext.boxes import paired_iou, xyxy_to_cxcywh
+from mmyolo_ext.models.heads.batch_boxes import BatchBoxes, collect_boxes, collect_labels
+from mmyolo_ext.models.heads.class_targets import class_targets
+from mmyolo_ext.models.heads.level import Level
+from mmyolo_ext.models.heads.objectness import counted_by_level, objectness_targets
+from mmyolo_ext.models.losses.class_target import Quality, mean_quality
+from mmyolo_ext.models.losses.host_call import call_loss, wanted
+from mmyolo_ext.models.losses.repulsion_loss import Crowd
+from mmyolo_ext.models.task_modules import Positives
+
+
+class GridTraining:
+    """The training half of a head; the other, :class:`.AnchorGridHead`, predicts.
+
+    Each step is a method of its own, for a head that does one of them otherwise. The head sets ``assigner``,
+    ``loss_cls``, ``loss_bbox`` (a ``SumLoss``), ``loss_obj``, ``obj_balance``, ``gains``, ``iou_ratio``,
+    ``label_smoothing`` and ``train_cfg``.
+    """
+
+    # the overlap that objectness learns, whatever the box loss
+    quality_mode = 'ciou'
+
+    def loss_by_feat(
+        self,
+        cls_scores: Sequence[Tensor],
+        bbox_preds: Sequence[Tensor],
+        objectnesses: Sequence[Tensor],
+        batch_gt_instances: Sequence[InstanceData],
+        batch_img_metas: Sequence[dict],
+        batch_gt_instances_ignore: Sequence[InstanceData | None] | None = None,
+    ) -> dict[str, Tensor]:
+        """The losses of a batch: class, objectness and every box term.
+
+        Finite, with a gradient for every parameter, with and without boxes.
+
+        Args:
+            cls_scores: as ``forward`` gives them; likewise the next two.
+            bbox_preds: see there.
+            objectnesses: see there.
+            batch_gt_instances: ``bboxes`` (xyxy px of the network input) and ``labels`` of each picture.
+            batch_img_metas: one per picture; their number is the batch size.
+            batch_gt_instances_ignore: ``bboxes`` of each picture's ignore regions, None where it has none.
+        """
+        gt = collect_boxes(batch_gt_instances, like=objectnesses[0])
+        labels = collect_labels(batch_gt_instances, like=gt.image)
+        positives = self.assign(gt, labels, (cls_scores, bbox_preds, objectnesses))
+        ignored = collect_boxes(batch_gt_instances_ignore or [], like=objectnesses[0])
+        counted = counted_by_level(
+            ignored, positives, self.prior_generator, objectnesses, self.train_cfg['ignore_iof_thr']
+        )
+        levels = [
+            Level(*parts, gt, labels, priors_wh, stride)
+            for *parts, priors_wh, stride in zip(
+                cls_scores,
+                bbox_preds,
+                objectnesses,
+                positives,
+                counted,
+                self.priors_wh.unbind(),
+                self.strides,
+                strict=True,
+            )
+        ]
+        return self.sum_levels([self.level_losses(level) for level in levels], len(batch_img_metas))
+
+    def assign(
+        self, gt: BatchBoxes, labels: Tensor, outputs: tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]
+    ) -> list[Positives]:
+        """The positives of each level; an assigner whose ``wants`` name them gets the labels and the predictions."""
+        offers = {'labels': labels}
+        if 'predictions' in getattr(self.assigner, 'wants', ()):
+            with torch.no_grad():
+                offers['predictions'] = self.decode(*outputs)
+        grid_sizes = [tuple(level.shape[-2:]) for level in outputs[-1]]
+        return self.assigner.assign(
+            xyxy_to_cxcywh(gt.boxes_xyxy),
+            gt.image,
+            self.priors_wh,
+            self.strides,
+            grid_sizes,
+            **wanted(self.assigner, **offers),
+        )
+
+    def level_losses(self, level: Level) -> dict[str, Tensor]:
+        """Every term of one level, before the gains."""
+        boxes, targets = level.boxes_xyxy(self.bbox_coder), level.targets_xyxy()
+        overlap = paired_iou(boxes.detach(), targets, self.quality_mode)
+        quality = Quality(overlap.clamp(min=0), mean_quality(overlap))
+        return {
+            'loss_cls': self.class_loss(level.class_logits(), level.positive_labels(), quality),
+            **self.box_losses(boxes, targets, level),
+            'loss_obj': self.objectness_loss(level, quality),
+        }
+
+    def class_loss(self, logits: Tensor, labels: Tensor, quality: Quality) -> Tensor:
+        """Mean over the positives (and over the classes, if they may coincide); 0 without any, or for one class."""
+        if self.num_classes == 1 or len(labels) == 0:
+            return logits[:0].sum()
+        target = class_targets(labels, self.num_classes, self.label_smoothing, self.use_sigmoid)
+        avg_factor = logits.numel() if self.use_sigmoid else len(labels)
+        return call_loss(self.loss_cls, logits, target, {'quality': quality}, avg_factor=avg_factor)
+
+    def box_losses(self, boxes: Tensor, targets: Tensor, level: Level) -> dict[str, Tensor]:
+        """Every box term: mean over the positives, 0 without any."""
+        if len(boxes) == 0:
+            return {name: boxes.sum() for name in self.loss_bbox.names}
+        positives, gt = level.positives, level.gt
+        crowd = Crowd(positives.image, positives.gt, gt.image, gt.boxes_xyxy / level.stride)
+        return self.loss_bbox.terms(boxes, targets, avg_factor=len(boxes), stride=level.stride, crowd=crowd)
+
+    def objectness_loss(self, level: Level, quality: Quality) -> Tensor:
+        """Mean over all places, of which those in ignore regions add nothing."""
+        objectness = level.objectness
+        target = objectness_targets(level.positives, self.objectness_of(quality.values), objectness.shape)
+        # (N, A, H, W) -> (N*A*H*W, 1), the form mmdet's element-wise losses take
+        logits, target = objectness.float().reshape(-1, 1), target.reshape(-1, 1)
+        if level.counted is not None:
+            logits, target = logits[level.counted], target[level.counted]
+        quality = Quality(target.flatten(), quality.mean)
+        return call_loss(self.loss_obj, logits, target, {'quality': quality}, avg_factor=objectness.numel())
+
+    def objectness_of(self, overlap: Tensor) -> Tensor:
+        """What objectness is taught at positives that overlap their boxes by so much: (P,) -> (P,)."""
+        return (1 - self.iou_ratio) + self.iou_ratio * overlap
+
+    def sum_levels(self, levels: Sequence[dict[str, Tensor]], batch_size: int) -> dict[str, Tensor]:
+        """Terms of the levels -> terms of the batch, with their gains."""
+        losses = {}
+        for name in levels[0]:
+            terms = torch.stack([level[name] for level in levels])
+            total = self.obj_balance(terms) if name == 'loss_obj' else terms.sum()
+            gain = {'loss_cls': self.gains.cls, 'loss_obj': self.gains.obj}.get(name, self.gains.bbox)
+            losses[name] = total * gain * self.batch_factor(batch_size)
+        return losses
+
+    def batch_factor(self, batch_size: int) -> float:
+        """What the losses of a mean picture are multiplied by: the batch size, as for a sum over pictures."""
+        return batch_size

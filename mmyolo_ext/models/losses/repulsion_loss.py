@@ -1,0 +1,182 @@
+"""Keep a box off the other objects of its picture, and off their boxes.
+
+RepGT and RepBox of Repulsion Loss (arXiv 1711.07752, eq. 3-6), for one-stage heads as in YOLO-FaceV2 (arXiv
+2208.02019). Letters: P positives, G boxes of the batch.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmyolo_ext.boxes import at_least_float32, paired_iou
+from mmyolo_ext.models.losses.host_call import check_reduction
+from mmyolo_ext.registry import MODELS
+
+
+class Crowd(NamedTuple):
+    """Who stands next to whom.
+
+    Attributes:
+        image: (P,) long, the picture of each positive.
+        gt: (P,) long, its box, an index into the next two.
+        gt_image: (G,) long, the picture of each box.
+        gt_xyxy: (G, 4) all boxes of the batch, in the units of the predictions.
+    """
+
+    image: Tensor
+    gt: Tensor
+    gt_image: Tensor
+    gt_xyxy: Tensor
+
+
+def smooth_ln(overlap: Tensor, sigma: float) -> Tensor:
+    """-ln(1 - x) up to ``sigma``, from there its tangent: any shape, x in [0, 1], 0 <= ``sigma`` < 1.
+
+    >>> smooth_ln(torch.tensor([0.0, 0.5, 1.0]), 0.5)
+    tensor([0.0000, 0.6931, 1.6931])
+    """
+    # the unused branch must have a finite slope too
+    curve = -torch.log1p(-overlap.clamp(max=sigma))
+    return curve + F.relu(overlap - sigma) / (1 - sigma)
+
+
+@MODELS.register_module()
+class RepulsionLoss(nn.Module):
+    """``gt_weight`` * RepGT + ``box_weight`` * RepBox; to be added to a loss that attracts.
+
+    RepGT: each box against the object of its picture, other than its own, that it overlaps most (IoU): smooth_ln of
+    the share of that object which it covers, over the number of positives. RepBox: every two boxes of one picture and
+    different objects that overlap: mean of smooth_ln of their IoU. Both are 0 where nothing overlaps.
+
+    It needs to know which boxes share a picture, which heads of mmyolo_ext tell and those of mmdet do not. Memory
+    grows as P * (P + G): some bytes a pair of positives, some tens a pair of positive and object of the batch.
+
+    Args:
+        gt_weight: gain of RepGT; 0.5 is the choice of arXiv 1711.07752.
+        box_weight: gain of RepBox.
+        gt_sigma: from 0 to below 1: how early smooth_ln of RepGT turns straight; lower heeds outliers less.
+        box_sigma: the same for RepBox.
+        reduction: ``'mean'``.
+        loss_weight: gain on the sum.
+
+    Raises:
+        ValueError: a number out of its range, or another reduction.
+    """
+
+    wants = ('crowd',)
+    log_name = 'loss_rep'
+
+    def __init__(
+        self,
+        gt_weight: float = 0.5,
+        box_weight: float = 0.5,
+        gt_sigma: float = 0.9,
+        box_sigma: float = 0.0,
+        reduction: str = 'mean',
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        _check_mean(reduction)
+        for name, sigma in (('gt_sigma', gt_sigma), ('box_sigma', box_sigma)):
+            if not 0 <= sigma < 1:
+                raise ValueError(f'{name} must be from 0 to below 1, got {sigma}')
+        self.gt_weight = gt_weight
+        self.box_weight = box_weight
+        self.gt_sigma = gt_sigma
+        self.box_sigma = box_sigma
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+        crowd: Crowd | None = None,
+    ) -> Tensor:
+        """Loss of P boxes.
+
+        Args:
+            pred: (P, 4) xyxy.
+            target: not used: the boxes' own objects stand in ``crowd``.
+            weight: (P,) or (P, 4); a pair weighs the product of its two.
+            avg_factor: divisor of RepGT in place of P.
+            reduction_override: ``'mean'`` or None.
+            crowd: who stands next to whom.
+
+        Returns:
+            A scalar; 0 for no boxes.
+
+        Raises:
+            ValueError: no ``crowd``, or another reduction.
+        """
+        _check_mean(reduction_override or 'mean')
+        if crowd is None:
+            raise ValueError(
+                'RepulsionLoss must know which boxes share a picture; the heads of mmyolo_ext tell it, this one does '
+                'not: use it in YOLOv5Head or YOLOv3Head'
+            )
+        boxes = at_least_float32(pred)
+        if weight is None:
+            weight = boxes.new_ones(len(boxes))
+        elif weight.dim() > 1:
+            weight = weight.mean(-1)
+        gt_term = self._from_objects(boxes, weight, crowd) / (len(boxes) if avg_factor is None else avg_factor)
+        return self.loss_weight * (self.gt_weight * gt_term + self.box_weight * self._from_boxes(boxes, weight, crowd))
+
+    def _from_objects(self, boxes: Tensor, weight: Tensor, crowd: Crowd) -> Tensor:
+        """RepGT, summed."""
+        box, other = nearest_others(boxes.detach(), crowd)
+        covered = _covered_share(boxes[box], crowd.gt_xyxy[other])
+        return (smooth_ln(covered, self.gt_sigma) * weight[box]).sum()
+
+    def _from_boxes(self, boxes: Tensor, weight: Tensor, crowd: Crowd) -> Tensor:
+        """RepBox, a mean over the pairs that overlap."""
+        first, second = overlapping_pairs(boxes.detach(), crowd)
+        repulsion = smooth_ln(paired_iou(boxes[first], boxes[second]), self.box_sigma)
+        return (repulsion * weight[first] * weight[second]).sum() / max(len(first), 1)
+
+
+@torch.no_grad()
+def nearest_others(boxes_xyxy: Tensor, crowd: Crowd) -> tuple[Tensor, Tensor]:
+    """The boxes that overlap an object of their picture other than their own, and of those the one with most IoU.
+
+    (P, 4) -> two index tensors of one length, at most P.
+    """
+    overlap = paired_iou(boxes_xyxy[:, None], crowd.gt_xyxy[None])  # (P, G)
+    foreign = crowd.image[:, None] != crowd.gt_image[None]
+    own = crowd.gt[:, None] == torch.arange(len(crowd.gt_image), device=boxes_xyxy.device)
+    overlap = overlap.masked_fill(foreign | own, 0)
+    # a column of zeros, so that a batch without objects has a greatest too
+    most, other = torch.cat([overlap, overlap.new_zeros(len(overlap), 1)], dim=1).max(1)
+    box = torch.nonzero(most > 0).flatten()
+    return box, other[box]
+
+
+@torch.no_grad()
+def overlapping_pairs(boxes_xyxy: Tensor, crowd: Crowd) -> tuple[Tensor, Tensor]:
+    """Every two boxes of one picture and different objects that overlap, each pair once: two index tensors."""
+    x1, y1, x2, y2 = boxes_xyxy.unbind(1)
+    pairs = (crowd.image[:, None] == crowd.image) & (crowd.gt[:, None] != crowd.gt)
+    for start, end in ((x1, x2), (y1, y2)):
+        pairs &= (start[:, None] < end) & (start < end[:, None])
+    return torch.nonzero(pairs.triu(1), as_tuple=True)
+
+
+def _covered_share(boxes_xyxy: Tensor, targets_xyxy: Tensor) -> Tensor:
+    """The share of each target that the box at the same place covers: (K, 4) x 2 -> (K,) in [0, 1]."""
+    start = torch.maximum(boxes_xyxy[:, :2], targets_xyxy[:, :2])
+    end = torch.minimum(boxes_xyxy[:, 2:], targets_xyxy[:, 2:])
+    area = (targets_xyxy[:, 2:] - targets_xyxy[:, :2]).prod(1)
+    return (end - start).clamp(min=0).prod(1) / area.clamp(min=1e-7)
+
+
+def _check_mean(reduction: str) -> None:
+    check_reduction(reduction)
+    if reduction != 'mean':
+        raise ValueError(
+            f"RepulsionLoss is a mean over boxes and one over pairs: reduction must be 'mean', got {reduction!r}"
+        )

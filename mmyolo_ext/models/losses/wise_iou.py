@@ -1,0 +1,70 @@
+"""Wise-IoU: 1 - IoU times factors that pass no gradient of their own making (arXiv 2301.10051).
+
+v1 is eq. 4-5 of the paper, v3 eq. 9-11.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from mmyolo_ext.boxes import at_least_float32, center_offset, hull_size, paired_iou
+
+# after 7,000 updates 5% of the start is left, the paper's rule of thumb
+MOMENTUM = 1 - 0.05 ** (1 / 7000)
+
+
+def distance_attention(boxes_xyxy: Tensor, targets_xyxy: Tensor, eps: float) -> Tensor:
+    """exp(squared distance of the centres / squared diagonal of the enclosing box): (..., 4) x 2 -> (...) in [1, e].
+
+    The diagonal is a constant for the gradient, else a box could lessen its loss by growing.
+    """
+    boxes_xyxy, targets_xyxy = at_least_float32(boxes_xyxy), at_least_float32(targets_xyxy)
+    diagonal2 = hull_size(boxes_xyxy, targets_xyxy).detach().square().sum(-1)
+    return torch.exp(center_offset(boxes_xyxy, targets_xyxy).square().sum(-1) / (diagonal2 + eps))
+
+
+class WiseIoUV1(nn.Module):
+    """distance_attention * (1 - IoU)."""
+
+    def forward(self, boxes_xyxy: Tensor, targets_xyxy: Tensor, eps: float, power: float) -> Tensor:
+        """Loss of each pair, (G, 4) x 2 -> (G,); ``eps`` and ``power`` as in :func:`mmyolo_ext.boxes.paired_iou`."""
+        iou_loss = 1 - paired_iou(boxes_xyxy, targets_xyxy, 'iou', eps, power)
+        return self.focus(iou_loss.detach()) * distance_attention(boxes_xyxy, targets_xyxy, eps) * iou_loss
+
+    def focus(self, iou_loss: Tensor) -> Tensor:
+        """What each pair is further multiplied by: here 1."""
+        return torch.ones_like(iou_loss)
+
+
+class WiseIoUV3(WiseIoUV1):
+    """v1 times r = b / (delta alpha^(b - delta)), b the pair's 1 - IoU over its running mean.
+
+    r is greatest at b = 1 / ln(alpha): pairs better than usual and hopeless ones (often a wrong label) count less. The
+    mean is part of the state dict; it is updated in training alone, once a call, on each process by itself.
+
+    Args:
+        alpha: above 1.
+        delta: above 0; where b = delta, r is 1.
+        momentum: share of a call's mean in the running one, above 0, up to 1.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    def __init__(self, alpha: float = 1.9, delta: float = 3.0, momentum: float = MOMENTUM) -> None:
+        super().__init__()
+        if not (alpha > 1 and delta > 0 and 0 < momentum <= 1):
+            raise ValueError(
+                'Wise-IoU v3 takes alpha above 1, delta above 0 and momentum in (0, 1], got '
+                f'alpha={alpha}, delta={delta}, momentum={momentum}'
+            )
+        self.alpha = alpha
+        self.delta = delta
+        self.momentum = momentum
+        self.register_buffer('running_mean', torch.ones(()))
+
+    def focus(self, iou_loss: Tensor) -> Tensor:
+        """r of each pair, from the mean before this call."""
+        outlier_degree = iou_loss / self.running_mean
+        if self.training and len(iou_loss):
+            self.running_mean.lerp_(iou_loss.mean().to(self.running_mean), self.momentum)
+        return outlier_degree / (self.delta * self.alpha ** (outlier_degree - self.delta))
