@@ -1,19 +1,23 @@
-"""What maps a backbone or neck gives: declared by it, or measured on a blank picture."""
+"""What maps a backbone or neck gives: declared by it, or measured on a blank picture.
+
+Letters: N images, C channels.
+"""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-# enough for a level of stride 128, small enough to cost nothing
-BLANK_SIZE = 128
+# The smallest at which no map shrinks to one cell is used: one cell would look the same for any longer stride. 128
+# costs nothing; 256 is for stride 128; 512 for networks that shave off borders, like SSD's.
+BLANK_SIZES = (128, 256, 512)
 
 
 class FeatureSpec(NamedTuple):
-    """Channels and strides of maps, shallow to deep."""
+    """Channels and strides of maps, in the order in which they are given."""
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
@@ -29,84 +33,106 @@ def backbone_spec(backbone: nn.Module, in_channels: int = 3) -> FeatureSpec:
     Raises:
         ValueError: it declares nothing and does not take a blank picture.
     """
-    channels, strides = getattr(backbone, 'out_channels', None), getattr(backbone, 'out_strides', None)
-    if isinstance(channels, Sequence) and isinstance(strides, Sequence):
-        return FeatureSpec(tuple(channels), tuple(strides))
-    return _measure(backbone, torch.zeros(1, in_channels, BLANK_SIZE, BLANK_SIZE))
+    return _declared(backbone) or _measured(backbone, lambda size: _zeros(backbone, in_channels, size))
 
 
 def neck_spec(neck: nn.Module, inputs: FeatureSpec) -> FeatureSpec:
-    """Declared as ``out_channels``, one for each input, with the strides of the inputs; else measured.
+    """Declared as ``out_channels`` and ``out_strides``, else measured.
 
     Args:
         neck: takes a tuple of maps.
         inputs: what the backbone gives it.
 
     Raises:
-        ValueError: it declares nothing and does not take blank maps of these channels.
+        ValueError: it declares nothing and does not take blank maps of these channels and strides.
     """
-    channels = getattr(neck, 'out_channels', None)
-    if isinstance(channels, Sequence) and len(channels) == len(inputs.strides):
-        return FeatureSpec(tuple(channels), tuple(getattr(neck, 'out_strides', inputs.strides)))
-    sizes = [math.ceil(BLANK_SIZE / stride) for stride in inputs.strides]
-    blank = tuple(torch.zeros(1, c, size, size) for c, size in zip(inputs.channels, sizes, strict=True))
-    return _measure(neck, blank)
+    return _declared(neck) or _measured(neck, lambda size: _blank_maps(neck, inputs, size))
 
 
-def _measure(module: nn.Module, blank: Tensor | tuple[Tensor, ...]) -> FeatureSpec:
-    name = type(module).__name__
-    try:
-        with _evaluating(module), torch.no_grad():
-            maps = module(blank)
-    except Exception as error:  # any model may stand here, and fail in its own way
+def takes(module: nn.Module, inputs: FeatureSpec) -> bool:
+    """Whether a neck or head runs on blank maps of these channels and strides."""
+    for size in BLANK_SIZES:
+        try:
+            _run(module, _blank_maps(module, inputs, size))
+        except Exception:  # any model may stand here, and fail in its own way
+            continue
+        return True
+    return False
+
+
+def _declared(module: nn.Module) -> FeatureSpec | None:
+    # Both, for mmdet's necks have an attribute out_channels of several meanings.
+    channels, strides = getattr(module, 'out_channels', None), getattr(module, 'out_strides', None)
+    if isinstance(channels, Sequence) and isinstance(strides, Sequence):
+        return FeatureSpec(tuple(channels), tuple(strides))
+    return None
+
+
+def _measured(module: nn.Module, blank_of_size: Callable[[int], Any]) -> FeatureSpec:
+    spec = failure = None
+    for size in BLANK_SIZES:
+        blank = blank_of_size(size)
+        try:
+            maps = _run(module, blank)
+        except Exception as error:  # any model may stand here, and fail in its own way
+            failure = error
+            continue
+        spec = _spec_of(module, maps, size)
+        if all(item.shape[-1] > 1 and size % item.shape[-1] == 0 for item in maps):
+            break
+    if spec is None:
+        name = type(module).__name__
         given = [tuple(item.shape) for item in ([blank] if isinstance(blank, Tensor) else blank)]
         raise ValueError(
             f'{name} does not declare out_channels and out_strides, and cannot be measured: given zeros of {given} it '
-            f'raised {type(error).__name__}: {error}. Give the attributes to {name}, or write the numbers in place of '
-            "in_channels='auto'."
-        ) from error
-    if isinstance(maps, Tensor) or not all(isinstance(item, Tensor) and item.dim() == 4 for item in maps):
-        raise ValueError(f'{name} must give a tuple of maps (N, C, H, W), shallow to deep, got {type(maps).__name__}')
+            f'raised {type(failure).__name__}: {failure}. Give the attributes to {name}, or write the numbers in '
+            "place of in_channels='auto'."
+        ) from failure
+    return spec
+
+
+def _spec_of(module: nn.Module, maps: Any, size: int) -> FeatureSpec:
+    if not isinstance(maps, Sequence) or not all(isinstance(item, Tensor) and item.dim() == 4 for item in maps):
+        raise ValueError(
+            f'{type(module).__name__} must give a tuple of maps (N, C, H, W), shallow to deep, got '
+            f'{type(maps).__name__}'
+        )
     return FeatureSpec(
         tuple(item.shape[1] for item in maps),
-        tuple(round(BLANK_SIZE / max(item.shape[-1], 1)) for item in maps),
+        tuple(round(size / max(item.shape[-1], 1)) for item in maps),
     )
+
+
+def _blank_maps(module: nn.Module, inputs: FeatureSpec, size: int) -> tuple[Tensor, ...]:
+    return tuple(
+        _zeros(module, channels, math.ceil(size / stride))
+        for channels, stride in zip(inputs.channels, inputs.strides, strict=True)
+    )
+
+
+def _zeros(module: nn.Module, channels: int, size: int) -> Tensor:
+    like = next(module.parameters(), torch.empty(0))
+    return like.new_zeros(1, channels, size, size)
+
+
+def _run(module: nn.Module, inputs: Any) -> Any:
+    """Its output, with no trace left in it: no gradient, statistic, mode or random number."""
+    devices = {parameter.device for parameter in module.parameters() if parameter.is_cuda}
+    with _evaluating(module), torch.no_grad(), torch.random.fork_rng(devices=list(devices)):
+        return module(inputs)
 
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode, so that no running statistic moves; then every part back in the mode it was in."""
+    """Eval mode, so that no running statistic moves; then every part back in the mode it was in.
+
+    Set without ``eval()``, for in many backbones that also freezes their stages.
+    """
     was_training = {part: part.training for part in module.modules()}
-    module.eval()
+    for part in was_training:
+        part.training = False
     try:
         yield
     finally:
         for part, mode in was_training.items():
             part.training = mode
-
-
-def check_strides(features: FeatureSpec, head_strides: tuple[int, ...], backbone: nn.Module) -> None:
-    """Raise ValueError unless the levels that reach the head have the strides of its priors."""
-    if features.strides == head_strides:
-        return
-    name = type(backbone).__name__
-    out_indices = getattr(backbone, 'out_indices', None)
-    hint = _fitting_indices(out_indices, features.strides, head_strides)
-    advice = f'try out_indices={hint}' if hint else 'choose those of the strides of the head'
-    raise ValueError(
-        f'The features that reach the head have the strides {features.strides}, its priors have {head_strides}. '
-        f'Change out_indices of {name} (now {out_indices}; {advice}), or the strides of the head.'
-    )
-
-
-def _fitting_indices(
-    out_indices: Sequence[int] | None, strides: tuple[int, ...], wanted: tuple[int, ...]
-) -> tuple[int, ...] | None:
-    """Indices that would give the wanted strides if stage i + 1 has twice the stride of stage i; None if unknown."""
-    if not out_indices or len(out_indices) > len(strides):
-        return None
-    stage_of_stride1 = out_indices[0] - math.log2(strides[0])
-    stages = [stage_of_stride1 + math.log2(stride) for stride in wanted]
-    if min(stages) < 0 or any(stage != int(stage) for stage in stages):
-        return None
-    return tuple(int(stage) for stage in stages)

@@ -1,15 +1,14 @@
 """A single-stage detector whose parts find out by themselves what fits together."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
 from mmdet.models.detectors import SingleStageDetector
-from torch import nn
 
-from mmyolo_ext.models.detectors.feature_spec import FeatureSpec, backbone_spec, check_strides, neck_spec
+from mmyolo_ext.models.detectors.feature_path import build_backbone, build_head, build_neck, check_channels
+from mmyolo_ext.models.detectors.in_channels import MisfitError, is_auto
+from mmyolo_ext.models.detectors.level_strides import check_strides, configured_strides
+from mmyolo_ext.models.detectors.out_indices import advice
 from mmyolo_ext.registry import MODELS
-
-AUTO = 'auto'
 
 
 @MODELS.register_module()
@@ -17,27 +16,30 @@ class YOLODetector(SingleStageDetector):
     """Backbone, neck and dense head, of ours or of mmdet, by the names in their configs.
 
     A neck or head with ``in_channels='auto'`` gets the channels that the part before it gives: from that part's
-    ``out_channels`` and ``out_strides``, or, where it does not declare them, from one pass of a small blank picture.
-    Strides that are not those of the head's levels raise an error, instead of a detector that learns nothing.
+    ``out_channels`` and ``out_strides``, or, where it does not declare them, from one pass of a small blank picture,
+    which leaves no trace in it. Parts that take one number for all levels (mmdet's ``RetinaHead``) get one. Parts that
+    do not fit together raise an error that says which outputs of the backbone would, instead of failing in the first
+    forward pass, or of a detector that learns nothing.
 
     Args:
         backbone: config.
         bbox_head: config.
-        neck: config, or None.
+        neck: config, a list of configs of necks one after the other, or None.
         train_cfg: goes to the head; so does the next.
         test_cfg: see there.
         data_preprocessor: config.
         init_cfg: as in MMEngine.
 
     Raises:
-        ValueError: ``'auto'`` with a backbone or neck that cannot be measured, or strides unlike those of the head.
+        ValueError: ``'auto'`` with a backbone or neck that cannot be measured, channels or a number of levels that the
+            next part does not take, or strides unlike those of the head.
     """
 
     def __init__(
         self,
         backbone: dict,
         bbox_head: dict,
-        neck: dict | None = None,
+        neck: dict | Sequence[dict] | None = None,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
@@ -45,45 +47,19 @@ class YOLODetector(SingleStageDetector):
     ) -> None:
         # not SingleStageDetector's own: it builds all parts at once, here each is built for the one before it
         super(SingleStageDetector, self).__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        self.backbone = MODELS.build(backbone)
-        head_asks = _is_auto(bbox_head)
-        in_channels = backbone.get('in_channels', 3)
-        features = _spec(backbone_spec, self.backbone, in_channels, required=head_asks or _is_auto(neck))
-        if neck is not None:
-            self.neck = MODELS.build(_filled_in(neck, features))
-            features = features and _spec(neck_spec, self.neck, features, required=head_asks)
-        self.bbox_head = MODELS.build(
-            {**_filled_in(bbox_head, features), 'train_cfg': train_cfg, 'test_cfg': test_cfg}
-        )
-        head_strides = _strides_of(self.bbox_head)
-        if features and head_strides:
-            check_strides(features, head_strides, self.backbone)
+        head_asks = is_auto(bbox_head)
+        self.backbone, features = build_backbone(backbone, required=head_asks or is_auto(neck))
+        giver = type(self.backbone).__name__
+        try:
+            if neck is not None:
+                self.neck, features = build_neck(neck, features, giver, required=head_asks)
+                giver = type(self.neck).__name__
+            head = {**bbox_head, 'train_cfg': train_cfg, 'test_cfg': test_cfg}
+            self.bbox_head = build_head(head, features, giver)
+            check_strides(features, self.bbox_head)
+        except MisfitError as misfit:
+            wanted = configured_strides(bbox_head)
+            raise ValueError(f'{misfit} {advice(backbone, neck, wanted, self.backbone)}'.rstrip()) from misfit
+        check_channels(self.bbox_head, bbox_head, features, giver)
         self.train_cfg = train_cfg
         self.test_cfg = test_cfg
-
-
-def _is_auto(part: dict | None) -> bool:
-    return part is not None and part.get('in_channels') == AUTO
-
-
-def _spec(find_out: Callable[..., FeatureSpec], *args: Any, required: bool) -> FeatureSpec | None:
-    """What a part gives; None if that cannot be found out and nothing hangs on it."""
-    try:
-        return find_out(*args)
-    except ValueError:
-        if required:
-            raise
-        return None
-
-
-def _filled_in(part: dict, features: FeatureSpec | None) -> dict:
-    """The config with ``'auto'`` replaced; never changes the one it was given."""
-    if not _is_auto(part):
-        return part
-    return {**part, 'in_channels': list(features.channels)}
-
-
-def _strides_of(head: nn.Module) -> tuple[int, ...] | None:
-    """Strides of the levels a head has priors for, of ours or mmdet's; None if it does not say."""
-    strides = getattr(getattr(head, 'prior_generator', None), 'strides', None)
-    return strides and tuple(stride_w for stride_w, _ in strides)
