@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,11 +18,15 @@ def load(checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        ({'state_dict': {}}, 'holds no weights by name, but a dict of state_dict'),
+        ({'state_dict': {}}, 'holds no weights by name, but a dict of state_dict \\(dict\\);'),
         ({}, 'a dict of nothing'),
-        ([torch.zeros(1)], r'one object \(builtins.list\)'),
-        (torch.nn.Linear(1, 1), r'one object \(torch.nn.modules.linear.Linear\)'),
-        ({'model': torch.nn.Linear(1, 1), 'epoch': 3}, r'a dict of model, epoch \(torch.nn.modules.linear.Linear\)'),
+        ([torch.zeros(1)], 'an object of list'),
+        (torch.nn.Linear(1, 1), 'an object of torch.nn.modules.linear.Linear'),
+        (
+            {'model': torch.nn.Linear(1, 1), 'epoch': 3},
+            r'a dict of model \(torch.nn.modules.linear.Linear\), epoch \(int\)',
+        ),
+        ({f'array{i}': np.zeros(1) for i in range(6)}, r'a dict of array0 \(.*\), .*, array4 \(.*\), \.\.\.'),
     ],
 )
 def test_a_file_without_weights(content: object, message: str, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def _downloaded(url: str, with_hash: bool) -> Path:
     """The file, kept where ``torch.hub`` keeps its own; rank 0 downloads for all that share its disk."""
     path = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(url).path).name
     if not path.suffix:
-        raise ValueError(f'{url} does not end with the name of a file')
+        raise ValueError(f'{url} does not end with the name of a file: download it and give the path')
     if is_main_process():
         try:
             _download(url, path, with_hash)

@@ -4,6 +4,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -83,12 +84,22 @@ def _state_dict(content: Any, source: str) -> dict[str, Tensor]:
             tensors = {str(key): value for key, value in candidate.items() if isinstance(value, Tensor)}
             if tensors:
                 return tensors
-    held = f'a dict of {", ".join(map(str, content)) or "nothing"}' if isinstance(content, Mapping) else 'one object'
-    kinds = sorted({f'{type(c).__module__}.{type(c).__qualname__}' for c in candidates if not isinstance(c, Mapping)})
     raise ValueError(
-        f'{source} holds no weights by name, but {held}{" (" + ", ".join(kinds) + ")" if kinds else ""}; it must be '
-        f'a state dict, or have one under {" or ".join(CONTAINERS)}'
+        f'{source} holds no weights by name, but {_kind(content)}; it must be a state dict, or have one under '
+        f'{" or ".join(CONTAINERS)}'
     )
+
+
+def _kind(content: Any) -> str:
+    """``a dict of model (models.yolo.Model), epoch (int)``, or what it is instead."""
+    if not isinstance(content, Mapping):
+        return f'an object of {_class(content)}'
+    keys = [f'{key} ({_class(value)})' for key, value in islice(content.items(), 5)]
+    return f'a dict of {", ".join(keys) or "nothing"}{", ..." if len(content) > 5 else ""}'
+
+
+def _class(value: Any) -> str:
+    return f'{type(value).__module__}.{type(value).__qualname__}'.removeprefix('builtins.')
 
 
 def _part(saved: dict[str, Tensor], prefix: str | None, source: str) -> dict[str, Tensor]:
