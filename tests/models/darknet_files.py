@@ -149,6 +149,23 @@ def tiny(classes: int = 80) -> str:
     return '\n'.join(parts)
 
 
+def yolov3() -> str:
+    """YOLOv3 at 80 classes, from table 1 of arXiv 1804.02767 and the layers after it as published."""
+    parts = ['[net]\nwidth=608\nheight=608\nchannels=3\nburn_in=1000\n', _CONV.format(32, 3)]
+    for width, blocks in ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)):
+        parts.append(_CONV.format(width, 3).replace('stride=1', 'stride=2'))
+        block = _CONV.format(width // 2, 1) + _CONV.format(width, 3) + '[shortcut]\nfrom=-3\nactivation=linear\n'
+        parts += [block] * blocks
+    for width, mask, skip in ((512, '6,7,8', 61), (256, '3,4,5', 36), (128, '0,1,2', None)):
+        parts += [_CONV.format(width, 1) + _CONV.format(2 * width, 3)] * 3
+        parts.append(_YOLO.format(filters=255, mask=mask, classes=80).replace('num=6', 'num=9'))
+        if skip is not None:
+            parts += ['[route]\nlayers=-4\n', _CONV.format(width // 2, 1), '[upsample]\nstride=2\n']
+            parts.append(f'[route]\nlayers=-1,{skip}\n')
+    anchors = '10,13, 16,30, 33,23, 30,61, 62,45, 59,119, 116,90, 156,198, 373,326'
+    return '\n'.join(parts).replace('10,14, 23,27, 37,58, 81,82, 135,169, 344,319', anchors)
+
+
 def write(folder: Path, text: str, name: str = 'net.cfg') -> Path:
     path = folder / name
     path.write_text(text)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from darknet_files import EVERY_SECTION, tiny, write
+from darknet_files import EVERY_SECTION, tiny, write, yolov3
 from mmdet.structures import DetDataSample
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
@@ -171,14 +171,19 @@ def test_picture_of_another_size_than_the_file_names(tmp_path) -> None:
     assert [tuple(level.shape[2:]) for level in objectnesses] == [(4, 16), (8, 32)]
 
 
-def test_tiny_has_the_published_numbers(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ('text', 'layers', 'size_of_file', 'numbers'),
+    [(tiny(), 24, 35_434_956, 8_858_734), (yolov3(), 107, 248_007_048, 62_001_757)],
+    ids=['tiny', 'yolov3'],
+)
+def test_published_networks(tmp_path, text: str, layers: int, size_of_file: int, numbers: int) -> None:
     with torch.device('meta'):
-        model = build(tmp_path, tiny())
+        model = build(tmp_path, text)
     names = ('running_mean', 'running_var')
     statistics = sum(b.numel() for name, b in model.named_buffers() if name.endswith(names))
-    # the 35,434,956 bytes of the published file are a header of 20 and 8,858,734 numbers of 4
-    assert sum(p.numel() for p in model.parameters()) + statistics == (35_434_956 - 20) // 4 == 8_858_734
-    assert len(model.graph.layers) == 24
+    # the published file is a header of 20 bytes, and 4 for each number
+    assert sum(p.numel() for p in model.parameters()) + statistics == (size_of_file - 20) // 4 == numbers
+    assert len(model.graph.layers) == layers
 
 
 def test_tiny_equals_its_other_form(tmp_path) -> None:
