@@ -10,6 +10,8 @@ from mmyolo_ext.boxes import at_least_float32, center_offset, hull_size, paired_
 
 # after 7,000 updates 5% of the start is left, the paper's rule of thumb
 MOMENTUM = 1 - 0.05 ** (1 / 7000)
+# of 1 - IoU, for boxes that all fit exactly
+LEAST_MEAN = 1e-7
 
 
 def distance_attention(boxes_xyxy: Tensor, targets_xyxy: Tensor, eps: float) -> Tensor:
@@ -19,7 +21,9 @@ def distance_attention(boxes_xyxy: Tensor, targets_xyxy: Tensor, eps: float) -> 
     """
     boxes_xyxy, targets_xyxy = at_least_float32(boxes_xyxy), at_least_float32(targets_xyxy)
     diagonal2 = hull_size(boxes_xyxy, targets_xyxy).detach().square().sum(-1)
-    return torch.exp(center_offset(boxes_xyxy, targets_xyxy).square().sum(-1) / (diagonal2 + eps))
+    share = center_offset(boxes_xyxy, targets_xyxy).square().sum(-1) / (diagonal2 + eps)
+    # above 1 for corners the wrong way round alone
+    return torch.exp(share.clamp(max=1))
 
 
 class WiseIoUV1(nn.Module):
@@ -64,7 +68,7 @@ class WiseIoUV3(WiseIoUV1):
 
     def focus(self, iou_loss: Tensor) -> Tensor:
         """r of each pair, from the mean before this call."""
-        outlier_degree = iou_loss / self.running_mean
+        outlier_degree = iou_loss / self.running_mean.clamp(min=LEAST_MEAN)
         if self.training and len(iou_loss):
             self.running_mean.lerp_(iou_loss.mean().to(self.running_mean), self.momentum)
         return outlier_degree / (self.delta * self.alpha ** (outlier_degree - self.delta))
