@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-# The smallest at which no map shrinks to one cell is used: one cell would look the same for any longer stride. 128
-# costs nothing; 256 is for stride 128; 512 for networks that shave off borders, like SSD's.
+# Sides in px. The first suffices unless a map shrinks to one cell, which would look the same for any longer stride
+# (stride 128), or a layer without padding shaves off borders (SSD's).
 BLANK_SIZES = (128, 256, 512)
 
 
@@ -69,7 +69,9 @@ def _declared(module: nn.Module) -> FeatureSpec | None:
 
 
 def _measured(module: nn.Module, blank_of_size: Callable[[int], Any]) -> FeatureSpec:
-    spec = failure = None
+    channels: tuple[int, ...] = ()
+    widths: dict[int, list[int]] = {}  # of the maps, by the size of the picture
+    failure = None
     for size in BLANK_SIZES:
         blank = blank_of_size(size)
         try:
@@ -77,10 +79,11 @@ def _measured(module: nn.Module, blank_of_size: Callable[[int], Any]) -> Feature
         except Exception as error:  # any model may stand here, and fail in its own way
             failure = error
             continue
-        spec = _spec_of(module, maps, size)
-        if all(item.shape[-1] > 1 and size % item.shape[-1] == 0 for item in maps):
+        channels = _channels(module, maps)
+        widths[size] = [max(item.shape[-1], 1) for item in maps]
+        if all(width > 1 and size % width == 0 for width in widths[size]):
             break
-    if spec is None:
+    if not widths:
         name = type(module).__name__
         given = [tuple(item.shape) for item in ([blank] if isinstance(blank, Tensor) else blank)]
         raise ValueError(
@@ -88,18 +91,25 @@ def _measured(module: nn.Module, blank_of_size: Callable[[int], Any]) -> Feature
             f'raised {type(failure).__name__}: {failure}. Give the attributes to {name}, or write the numbers in '
             "place of in_channels='auto'."
         ) from failure
-    return spec
+    return FeatureSpec(channels, _strides(widths))
 
 
-def _spec_of(module: nn.Module, maps: Any, size: int) -> FeatureSpec:
+def _channels(module: nn.Module, maps: Any) -> tuple[int, ...]:
     if not isinstance(maps, Sequence) or not all(isinstance(item, Tensor) and item.dim() == 4 for item in maps):
         raise ValueError(
             f'{type(module).__name__} must give a tuple of maps (N, C, H, W), shallow to deep, got '
             f'{type(maps).__name__}'
         )
-    return FeatureSpec(
-        tuple(item.shape[1] for item in maps),
-        tuple(round(size / max(item.shape[-1], 1)) for item in maps),
+    return tuple(item.shape[1] for item in maps)
+
+
+def _strides(widths: dict[int, list[int]]) -> tuple[int, ...]:
+    """From the largest picture; by how much a map grew with it where a layer without padding shaves off its border."""
+    size = max(widths)
+    smaller = max((other for other in widths if other < size), default=0)
+    return tuple(
+        size // width if size % width == 0 or width == before else round((size - smaller) / (width - before))
+        for width, before in zip(widths[size], widths.get(smaller, [0] * len(widths[size])), strict=True)
     )
 
 
