@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmyolo_ext.boxes import cxcywh_to_xyxy, paired_iou
+from mmyolo_ext.models.heads import YOLOv3Head, YOLOv5Head
 from mmyolo_ext.models.task_modules import Positives, YOLOv5SimOTAAssigner
 from mmyolo_ext.models.task_modules.simota_assigner import choose
 
@@ -224,3 +226,28 @@ def test_no_boxes() -> None:
 def test_numbers_out_of_range(bad: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         YOLOv5SimOTAAssigner(**bad)
+
+
+@pytest.mark.parametrize('loss_cls', ['mmyolo_ext.BCELoss', 'mmdet.CrossEntropyLoss'])
+@pytest.mark.parametrize('kind', [YOLOv5Head, YOLOv3Head])
+def test_in_the_heads(kind: type, loss_cls: str) -> None:
+    torch.manual_seed(0)
+    head = kind(
+        NUM_CLASSES,
+        [8, 8, 8],
+        assigner={'type': 'mmyolo_ext.YOLOv5SimOTAAssigner'},
+        loss_cls={'type': loss_cls},
+    )
+    feats = [torch.randn(2, 8, 64 // stride, 96 // stride) for stride in head.strides]
+    truth = [
+        InstanceData(bboxes=torch.tensor([[8.0, 12, 40, 52], [50, 20, 86, 40]]), labels=torch.tensor([0, 2])),
+        InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long()),
+    ]
+    metas = [{'batch_input_shape': (64, 96)}] * 2
+    for boxes in (truth, truth[1:] * 2):
+        head.zero_grad()
+        losses = head.loss_by_feat(*head(feats), boxes, metas)
+        total = sum(losses[f'loss_{term}'] for term in ('cls', 'bbox', 'obj'))
+        total.backward()
+        assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
+        assert (losses['loss_bbox'].item() > 0) == (len(boxes[0]) > 0)

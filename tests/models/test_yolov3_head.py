@@ -47,8 +47,21 @@ def test_loss_does_not_grow_with_the_batch() -> None:
     feats = features(1)
     one = head.loss_by_feat(*head(feats), [TRUTH], [META])
     twice = head.loss_by_feat(*head([torch.cat([level, level]) for level in feats]), [TRUTH] * 2, [META] * 2)
-    for name, loss in one.items():
-        assert twice[name].item() == pytest.approx(loss.item(), rel=1e-5)
+    for name in ('loss_cls', 'loss_bbox', 'loss_obj'):
+        assert twice[name].item() == pytest.approx(one[name].item(), rel=1e-5)
+
+
+def test_batches_that_are_added_up_count_for_their_share() -> None:
+    feats = features(1)
+    head, adding = build_head(), build_head(nominal_batch_size=64)
+    mean = head.loss_by_feat(*head(feats), [TRUTH], [META])
+    # a batch of 4 equal pictures is 4 of 64: 16 such batches make a step
+    batch = [torch.cat([level] * 4) for level in feats]
+    share = adding.loss_by_feat(*adding(batch), [TRUTH] * 4, [META] * 4)
+    for name in ('loss_cls', 'loss_bbox', 'loss_obj'):
+        assert share[name].item() * 16 == pytest.approx(mean[name].item(), rel=1e-5)
+    with pytest.raises(ValueError, match='nominal_batch_size must be 1 or more'):
+        build_head(nominal_batch_size=0)
 
 
 def test_no_boxes_give_every_parameter_a_finite_gradient() -> None:

@@ -30,7 +30,9 @@ model = dict(
             strides=[8, 16, 32],
         ),
         assigner=dict(type='mmyolo_ext.YOLOv3Assigner', iou_thr=0.2),
-        # gains of 80 classes, 640 px and three levels; the head fits them to the task
+        # gains of 80 classes, 640 px and three levels, for the mean of 64 pictures; the head fits them to the task,
+        # and the recipe adds up batches to 64 pictures a step (AccumulateHook)
+        nominal_batch_size=64,
         loss_cls=dict(type='mmyolo_ext.BCELoss', loss_weight=37.4),
         loss_bbox=dict(type='mmyolo_ext.IoULoss', mode='giou', loss_weight=3.54),
         loss_obj=dict(type='mmyolo_ext.BCELoss', loss_weight=64.3),

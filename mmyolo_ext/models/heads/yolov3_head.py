@@ -3,9 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mmengine.structures import InstanceData
-from torch import Tensor
-
 from mmyolo_ext.models.heads.yolov5_defaults import PRIOR_GENERATOR
 from mmyolo_ext.models.heads.yolov5_head import YOLOv5Head
 from mmyolo_ext.registry import MODELS
@@ -36,7 +33,13 @@ class YOLOv3Head(YOLOv5Head):
         loss_obj: see there.
         obj_level_weights: one per level, or ``'auto'``: 1 each.
         iou_ratio: g.
+        nominal_batch_size: how many pictures a step sees in all, where a recipe adds up the gradients of batches until
+            it has so many (``AccumulateHook``): each batch then counts for its share of them, and a step moves the
+            weights by the mean over its pictures. By default the losses are the mean of the batch, whatever its size.
         **kwargs: what else :class:`YOLOv5Head` takes.
+
+    Raises:
+        ValueError: as in :class:`YOLOv5Head`, or ``nominal_batch_size`` below 1.
     """
 
     quality_mode = 'giou'
@@ -49,10 +52,11 @@ class YOLOv3Head(YOLOv5Head):
         bbox_coder: dict = BBOX_CODER,
         assigner: dict = ASSIGNER,
         loss_cls: dict = LOSS_CLS,
-        loss_bbox: dict = LOSS_BBOX,
+        loss_bbox: dict | Sequence[dict] = LOSS_BBOX,
         loss_obj: dict = LOSS_OBJ,
         obj_level_weights: Sequence[float] | str = 'auto',
         iou_ratio: float = 0.0,
+        nominal_batch_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         if obj_level_weights == 'auto':
@@ -70,19 +74,10 @@ class YOLOv3Head(YOLOv5Head):
             iou_ratio=iou_ratio,
             **kwargs,
         )
+        if nominal_batch_size is not None and nominal_batch_size < 1:
+            raise ValueError(f'nominal_batch_size must be 1 or more, or None, got {nominal_batch_size}')
+        self.nominal_batch_size = nominal_batch_size
 
-    def loss_by_feat(
-        self,
-        cls_scores: Sequence[Tensor],
-        bbox_preds: Sequence[Tensor],
-        objectnesses: Sequence[Tensor],
-        batch_gt_instances: Sequence[InstanceData],
-        batch_img_metas: Sequence[dict],
-        batch_gt_instances_ignore: Sequence[InstanceData | None] | None = None,
-    ) -> dict[str, Tensor]:
-        """As :meth:`YOLOv5Head.loss_by_feat`, without the batch size as a factor."""
-        losses = super().loss_by_feat(
-            cls_scores, bbox_preds, objectnesses, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
-        )
-        batch_size = len(batch_img_metas)
-        return {name: value / batch_size if name.startswith('loss') else value for name, value in losses.items()}
+    def batch_factor(self, batch_size: int) -> float:
+        """1: losses of a mean picture; or the share of the batch in ``nominal_batch_size``."""
+        return 1 if self.nominal_batch_size is None else batch_size / self.nominal_batch_size
