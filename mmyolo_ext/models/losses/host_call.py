@@ -27,6 +27,12 @@ def wanted(part: Any, **offers: Any) -> dict[str, Any]:
     return {name: offer for name, offer in offers.items() if name in wants}
 
 
+def required_weight(loss: nn.Module, pred: Tensor) -> Tensor | None:
+    """Ones for a loss that insists on weights, as mmdet's GHM does."""
+    third = list(inspect.signature(loss.forward).parameters.values())[2]
+    return torch.ones_like(pred) if third.default is inspect.Parameter.empty else None
+
+
 def call_loss(loss: nn.Module, pred: Tensor, target: Any, offers: dict[str, Any], **reduction: Any) -> Tensor:
     """Call a loss of mmdet or of ours without weights.
 
@@ -37,7 +43,7 @@ def call_loss(loss: nn.Module, pred: Tensor, target: Any, offers: dict[str, Any]
         offers: what else the caller knows, by name; the loss gets what it wants of it.
         **reduction: ``avg_factor`` or ``reduction_override``.
     """
-    return loss(pred, target, _required_weight(loss, pred), **reduction, **wanted(loss, **offers))
+    return loss(pred, target, required_weight(loss, pred), **reduction, **wanted(loss, **offers))
 
 
 def reduce_elements(elements: Tensor, weight: Tensor | None, reduction: str, avg_factor: float | None) -> Tensor:
@@ -53,9 +59,3 @@ def reduce_elements(elements: Tensor, weight: Tensor | None, reduction: str, avg
         per_sample = weight.numel() == len(elements)
         weight = weight.view(-1, *[1] * (elements.dim() - 1)) if per_sample else weight.view_as(elements)
     return weight_reduce_loss(elements, weight, reduction, avg_factor)
-
-
-def _required_weight(loss: nn.Module, pred: Tensor) -> Tensor | None:
-    """Ones for a loss that insists on weights, as mmdet's GHM does."""
-    third = list(inspect.signature(loss.forward).parameters.values())[2]
-    return torch.ones_like(pred) if third.default is inspect.Parameter.empty else None

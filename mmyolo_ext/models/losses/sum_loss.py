@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmyolo_ext.models.losses.host_call import wanted
+from mmyolo_ext.models.losses.host_call import required_weight, wanted
 from mmyolo_ext.registry import MODELS
 
 DEFAULT_NAME = 'loss_bbox'
@@ -44,14 +44,26 @@ class SumLoss(nn.Module):
         **offers: Any,
     ) -> dict[str, Tensor]:
         """Every term by the name the log shows it under; ``offers`` as in :func:`.host_call.wanted`."""
-        return {
-            name: loss(pred, target, weight, avg_factor, reduction_override, **wanted(loss, **offers))
-            for name, loss in zip(self.names, self.losses, strict=True)
-        }
+        terms = {}
+        for name, loss in zip(self.names, self.losses, strict=True):
+            own_weight = required_weight(loss, pred) if weight is None else weight
+            more = wanted(loss, **offers)
+            terms[name] = loss(
+                pred, target, own_weight, avg_factor=avg_factor, reduction_override=reduction_override, **more
+            )
+        return terms
 
-    def forward(self, pred: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The terms' sum; arguments as those of :meth:`terms`."""
-        return sum(self.terms(pred, target, *args, **kwargs).values())
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+        **offers: Any,
+    ) -> Tensor:
+        """The terms' sum."""
+        return sum(self.terms(pred, target, weight, avg_factor, reduction_override, **offers).values())
 
 
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:

@@ -1,0 +1,279 @@
+"""Our losses and mmdet's in YOLOv5Head: a step each with finite gradients, what each is told, and what is refused."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from mmyolo_ext.boxes import paired_iou
+from mmyolo_ext.models.heads import YOLOv5Head
+from mmyolo_ext.models.losses.iou_loss import LOSS_MODES
+
+SIZE_HW = (64, 96)
+CHANNELS = (8, 16, 24)
+STRIDES = (8, 16, 32)
+BCE = {'type': 'mmyolo_ext.BCELoss'}
+THEIR_BCE = {'type': 'mmdet.CrossEntropyLoss', 'use_sigmoid': True}
+SOFTMAX = {'type': 'mmdet.CrossEntropyLoss', 'use_sigmoid': False}
+FOCAL_OF_SLIDE = {'type': 'mmyolo_ext.FocalLoss', 'loss': {'type': 'mmyolo_ext.SlideLoss', 'loss': BCE}}
+BINARY_LOSSES = {
+    'bce': BCE,
+    'positive weight': {**BCE, 'pos_weight': 2.0},
+    'focal': {'type': 'mmyolo_ext.FocalLoss', 'loss': BCE},
+    'quality focal': {'type': 'mmyolo_ext.QualityFocalLoss', 'loss': THEIR_BCE},
+    'slide': {'type': 'mmyolo_ext.SlideLoss', 'loss': BCE},
+    'slide by quality': {'type': 'mmyolo_ext.SlideLoss', 'loss': BCE, 'follow': 'quality'},
+    'focal of slide': FOCAL_OF_SLIDE,
+    'slide of theirs': {'type': 'mmyolo_ext.SlideLoss', 'loss': THEIR_BCE},
+    'slide of their focal': {'type': 'mmyolo_ext.SlideLoss', 'loss': {'type': 'mmdet.FocalLoss'}},
+    'slide of their varifocal': {'type': 'mmyolo_ext.SlideLoss', 'loss': {'type': 'mmdet.VarifocalLoss'}},
+    'slide of their GHM': {'type': 'mmyolo_ext.SlideLoss', 'loss': {'type': 'mmdet.GHMC'}},
+    'their bce': THEIR_BCE,
+    'their focal': {'type': 'mmdet.FocalLoss'},
+    'their quality focal': {'type': 'mmdet.QualityFocalLoss'},
+    'their varifocal': {'type': 'mmdet.VarifocalLoss'},
+    'their GHM': {'type': 'mmdet.GHMC'},
+    'their GHM, momentum': {'type': 'mmdet.GHMC', 'bins': 5, 'momentum': 0.75},
+}
+CLASS_LOSSES = {
+    'class weights': {**BCE, 'class_weight': [0.5, 1.0, 2.0]},
+    'positive weights': {**BCE, 'pos_weight': [0.5, 1.0, 2.0]},
+    'their class weights': {**THEIR_BCE, 'class_weight': [0.5, 1.0, 2.0]},
+    'softmax': SOFTMAX,
+    'softmax, class weights': {**SOFTMAX, 'class_weight': [0.5, 1.0, 2.0]},
+    'slide of softmax': {'type': 'mmyolo_ext.SlideLoss', 'loss': SOFTMAX},
+}
+MMDET_BOX_LOSSES = (
+    'IoULoss',
+    'BoundedIoULoss',
+    'GIoULoss',
+    'DIoULoss',
+    'CIoULoss',
+    'EIoULoss',
+    'SIoULoss',
+    'SmoothL1Loss',
+    'L1Loss',
+    'BalancedL1Loss',
+    'MSELoss',
+    'GHMR',
+)
+BOX_LOSSES = {
+    **{mode: {'type': 'mmyolo_ext.IoULoss', 'mode': mode} for mode in LOSS_MODES},
+    'alpha-ciou': {'type': 'mmyolo_ext.IoULoss', 'power': 3.0},
+    'nwd': {'type': 'mmyolo_ext.NWDLoss'},
+    'repulsion': {'type': 'mmyolo_ext.RepulsionLoss'},
+    'sum': {'type': 'mmyolo_ext.SumLoss', 'losses': [{'type': 'mmyolo_ext.NWDLoss'}, {'type': 'mmdet.L1Loss'}]},
+    **{f'their {name}': {'type': f'mmdet.{name}'} for name in MMDET_BOX_LOSSES},
+}
+
+
+def build_head(**kwargs: Any) -> YOLOv5Head:
+    torch.manual_seed(0)
+    return YOLOv5Head(**{'num_classes': 3, 'in_channels': CHANNELS, 'scale_losses': False, **kwargs})
+
+
+def boxes_of(*rows: tuple[float, ...]) -> InstanceData:
+    """Ground truth of a picture from rows (x1, y1, x2, y2, label)."""
+    table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
+    return InstanceData(bboxes=table[:, :4], labels=table[:, 4].long())
+
+
+TRUTH = [
+    boxes_of((3, 5, 30, 40, 0), (10, 5, 38, 42, 2), (50, 10, 90, 60, 1)),
+    boxes_of(),
+    boxes_of((60, 33, 95, 63, 2), (10, 10, 22, 26, 1)),
+]
+NO_TRUTH = [boxes_of()] * 3
+LEFT_HALF = [None, None, InstanceData(bboxes=torch.tensor([[0.0, 0, 48, 64]]))]
+
+
+def step(head: nn.Module, truth: list[InstanceData] = TRUTH, ignored: list | None = None) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    feats = [
+        torch.randn(len(truth), channels, SIZE_HW[0] // stride, SIZE_HW[1] // stride, generator=generator)
+        for channels, stride in zip(CHANNELS, STRIDES, strict=True)
+    ]
+    metas = [{'batch_input_shape': SIZE_HW, 'img_shape': SIZE_HW}] * len(truth)
+    head.zero_grad()
+    losses = head.loss_by_feat(*head(feats), truth, metas, ignored)
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values()), losses
+    assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
+    return losses
+
+
+def step_everywhere(head: nn.Module) -> dict[str, Tensor]:
+    """With boxes, without, with ignore regions, and under autocast; the first one's losses."""
+    losses = step(head)
+    step(head, NO_TRUTH)
+    step(head, TRUTH, LEFT_HALF)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        step(head)
+    return losses
+
+
+@pytest.mark.parametrize('loss', BINARY_LOSSES)
+def test_class_and_objectness_losses(loss: str) -> None:
+    losses = step_everywhere(build_head(loss_cls=BINARY_LOSSES[loss], loss_obj=BINARY_LOSSES[loss]))
+    assert losses['loss_cls'] > 0
+    assert losses['loss_obj'] > 0
+
+
+@pytest.mark.parametrize('loss', CLASS_LOSSES)
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+def test_losses_on_classes_alone(loss: str, smoothing: float) -> None:
+    head = build_head(loss_cls=CLASS_LOSSES[loss], label_smoothing=smoothing)
+    assert head.use_sigmoid == ('softmax' not in loss)
+    assert step_everywhere(head)['loss_cls'] > 0
+
+
+@pytest.mark.parametrize('loss', BOX_LOSSES)
+def test_box_losses(loss: str) -> None:
+    losses = step_everywhere(build_head(loss_bbox=BOX_LOSSES[loss]))
+    (name,) = set(losses) - {'loss_cls', 'loss_obj'}
+    assert name == {'nwd': 'loss_nwd', 'repulsion': 'loss_rep'}.get(loss, 'loss_bbox')
+    # mmdet's SIoU rewards distance by default
+    assert losses[name] > 0 or loss == 'their SIoULoss'
+
+
+@pytest.mark.parametrize('loss', ['bce', 'their bce', 'their focal', 'their quality focal', 'their varifocal'])
+def test_ignored_places_add_nothing_whatever_the_loss(loss: str) -> None:
+    """The sum over all places is that over the counted ones and over the others."""
+    everything = [InstanceData(bboxes=torch.tensor([[-1e3, -1e3, 1e3, 1e3]]))] * 3
+    head = build_head(loss_obj=BINARY_LOSSES[loss])
+    assert step(head, NO_TRUTH, everything)['loss_obj'].item() == 0
+    assert 0 < step(head, NO_TRUTH, LEFT_HALF)['loss_obj'] < step(head, NO_TRUTH)['loss_obj']
+
+
+def test_every_term_is_logged_and_adds_up() -> None:
+    configs = [
+        {'type': 'mmyolo_ext.IoULoss', 'loss_weight': 0.03},
+        {'type': 'mmyolo_ext.NWDLoss', 'loss_weight': 0.02},
+        {'type': 'mmyolo_ext.RepulsionLoss', 'loss_weight': 0.5},
+    ]
+    together = step(build_head(loss_bbox=configs))
+    assert list(together) == ['loss_cls', 'loss_bbox', 'loss_nwd', 'loss_rep', 'loss_obj']
+    for name, config in zip(('loss_bbox', 'loss_nwd', 'loss_rep'), configs, strict=True):
+        torch.testing.assert_close(step(build_head(loss_bbox=config))[name], together[name])
+    none = step(build_head(loss_bbox=configs), NO_TRUTH)
+    assert [none[name].item() for name in ('loss_bbox', 'loss_nwd', 'loss_rep')] == [0, 0, 0]
+
+
+def recorded(head: nn.Module, loss: nn.Module, truth: list[InstanceData] = TRUTH) -> list[dict[str, Any]]:
+    """What ``loss`` is called with besides its two tensors, in a step of ``head``."""
+    calls = []
+    hook = loss.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append({'pred': args[0], 'target': args[1], **kwargs}), with_kwargs=True
+    )
+    step(head, truth)
+    hook.remove()
+    return calls
+
+
+def test_boxes_come_with_stride_and_crowd() -> None:
+    head = build_head(loss_bbox=[{'type': 'mmyolo_ext.NWDLoss'}, {'type': 'mmyolo_ext.RepulsionLoss'}])
+    nwd, repulsion = head.loss_bbox.losses
+    assert [call['stride'] for call in recorded(head, nwd)] == list(STRIDES)
+    truth = torch.cat([instances.bboxes for instances in TRUTH])
+    for call, stride in zip(recorded(head, repulsion), STRIDES, strict=True):
+        crowd = call['crowd']
+        assert crowd.gt_image.tolist() == [0, 0, 0, 2, 2]
+        torch.testing.assert_close(crowd.gt_xyxy * stride, truth)
+        torch.testing.assert_close(crowd.gt_xyxy[crowd.gt], call['target'])
+        assert torch.equal(crowd.gt_image[crowd.gt], crowd.image)
+        assert len(crowd.image) == len(call['pred'])
+
+
+def test_repulsion_stays_inside_a_picture() -> None:
+    head = build_head(loss_bbox={'type': 'mmyolo_ext.RepulsionLoss'})
+    left, right = (3, 5, 30, 40, 0), (10, 5, 38, 42, 2)
+    assert step(head, [boxes_of(left, right), boxes_of()])['loss_rep'] > 0
+    assert step(head, [boxes_of(left), boxes_of(right)])['loss_rep'].item() == 0
+
+
+def test_slide_is_told_the_quality_of_its_level() -> None:
+    slide = {'type': 'mmyolo_ext.SlideLoss', 'loss': BCE}
+    head = build_head(loss_cls=slide, loss_obj=slide)
+    boxes, classes, places = (
+        recorded(head, loss) for loss in (head.loss_bbox.losses[0], head.loss_cls, head.loss_obj)
+    )
+    assert len(boxes) == len(classes) == len(places) == 3
+    for box, of_class, of_place in zip(boxes, classes, places, strict=True):
+        ciou = paired_iou(box['pred'].detach(), box['target'], 'ciou')
+        for call in (of_class, of_place):
+            torch.testing.assert_close(call['quality'].mean, ciou.mean())
+        torch.testing.assert_close(of_class['quality'].values, ciou.clamp(min=0))
+        torch.testing.assert_close(of_place['quality'].values, of_place['target'].flatten())
+        assert of_place['target'].max().item() == pytest.approx(ciou.max().item())
+    assert head.objectness_of(torch.tensor(0.3)).item() == pytest.approx(0.3)
+
+
+def test_slide_without_positives_is_told_a_half() -> None:
+    slide = {'type': 'mmyolo_ext.SlideLoss', 'loss': BCE}
+    head = build_head(loss_obj=slide)
+    assert [call['quality'].mean.item() for call in recorded(head, head.loss_obj, NO_TRUTH)] == [0.5] * 3
+    torch.testing.assert_close(step(head, NO_TRUTH)['loss_obj'], step(build_head(), NO_TRUTH)['loss_obj'])
+
+
+def test_slide_of_softmax_by_hand() -> None:
+    head = build_head(loss_cls={'type': 'mmyolo_ext.SlideLoss', 'loss': SOFTMAX})
+    calls = recorded(head, head.loss_cls)
+    total = 0.0
+    for call in calls:
+        mean = max(call['quality'].mean.item(), 0.2)
+        level = 0.0
+        for logits, label, y in zip(call['pred'], call['target'], call['quality'].values.tolist(), strict=True):
+            weight = 1.0 if y <= mean - 0.1 else math.exp(1 - mean) if y < mean else math.exp(1 - y)
+            level += weight * -logits.log_softmax(0)[label].item()
+        total += level / len(call['pred'])
+    assert step(head)['loss_cls'].item() == pytest.approx(3 * total, rel=1e-5)
+
+
+def test_exclusive_scores_sum_to_one_and_give_one_label_a_box() -> None:
+    head = build_head(loss_cls={'type': 'mmyolo_ext.SlideLoss', 'loss': SOFTMAX}).eval()
+    generator = torch.Generator().manual_seed(0)
+    feats = [
+        torch.randn(1, channels, SIZE_HW[0] // stride, SIZE_HW[1] // stride, generator=generator)
+        for channels, stride in zip(CHANNELS, STRIDES, strict=True)
+    ]
+    outputs = head(feats)
+    predictions = head.decode(*outputs)
+    sums = predictions.class_scores.sum(-1)
+    torch.testing.assert_close(sums, torch.ones_like(sums))
+    meta = {'ori_shape': SIZE_HW, 'img_shape': SIZE_HW, 'batch_input_shape': SIZE_HW, 'scale_factor': (1.0, 1.0)}
+    (found,) = head.predict_by_feat(*outputs, [meta], with_nms=False, rescale=False)
+    assert len(found) == sums.numel()  # every place once; a sigmoid gives one for each class
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        ({'loss_cls': {'type': 'mmdet.SeesawLoss', 'num_classes': 3}}, 'SeesawLoss lays out its own channels'),
+        ({'loss_cls': {'type': 'mmdet.EQLV2Loss', 'num_classes': 3}}, 'EQLV2Loss lays out its own channels'),
+        ({'loss_cls': {**BCE, 'pos_weight': [1.0, 2.0]}}, 'pos_weight has 2 numbers, the logits have 3 classes'),
+        ({'loss_cls': {**SOFTMAX, 'class_weight': [1.0, 2.0]}}, 'class indices of shape .P,., and it says'),
+        (
+            {'loss_cls': {'type': 'mmyolo_ext.SlideLoss', 'loss': {'type': 'mmdet.EQLV2Loss', 'num_classes': 3}}},
+            'loss_cls=SlideLoss cannot be used here',
+        ),
+        ({'loss_obj': SOFTMAX}, 'loss_obj=CrossEntropyLoss is a softmax, which over the one logit'),
+        ({'loss_obj': {'type': 'mmdet.SeesawLoss', 'num_classes': 1}}, 'loss_obj=SeesawLoss is a softmax'),
+        ({'loss_obj': {'type': 'mmdet.EQLV2Loss', 'num_classes': 1}}, 'loss_obj=EQLV2Loss cannot be used here'),
+        ({'loss_bbox': {'type': 'mmdet.DistributionFocalLoss'}}, 'loss_bbox=DistributionFocalLoss cannot be used'),
+        ({'loss_bbox': {'type': 'mmyolo_ext.IoULoss', 'reduction': 'none'}}, r'must return one number, got \(2,\)'),
+    ],
+)
+def test_refused_when_built(kwargs: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_head(**kwargs)
+
+
+def test_asking_a_loss_leaves_it_as_it_was() -> None:
+    head = build_head(
+        loss_cls={'type': 'mmdet.GHMC', 'momentum': 0.5}, loss_bbox={'type': 'mmyolo_ext.IoULoss', 'mode': 'wiou_v3'}
+    )
+    assert (head.loss_cls.acc_sum == 0).all()
+    assert head.loss_bbox.losses[0].wise.running_mean.item() == 1
