@@ -1,66 +1,37 @@
 """Read PyTorch checkpoints without executing what is in them.
 
 A checkpoint is a pickle, and a pickle may call any function. PyTorch's ``weights_only`` reading calls none, but it
-refuses files that hold anything besides weights, as those of MMEngine do (their log and config). Those are read here
-with stand-ins for all that is not a tensor or a plain container.
+refuses files that hold anything besides weights, as pickled models and the checkpoints of MMEngine do. Those are read
+here: tensors and plain data as they are, objects of any other class as :class:`StandIn`.
 """
 
-import pickle
-from collections import OrderedDict
+import io
+import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+from mmyolo_ext.compat.inert import RefusedError, StandIn
+from mmyolo_ext.compat.safe_unpickler import PICKLE_START, PickleModule, load_legacy
 
-class StandIn:
-    """An object of a class that is not loaded: takes what the pickle does with it, and keeps nothing."""
+__all__ = ['StandIn', 'read_checkpoint']
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> 'StandIn':
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __call__(self, *args: Any, **kwargs: Any) -> 'StandIn':
-        return self
-
-    def _ignore(self, *args: Any) -> None:
-        pass
-
-    __setstate__ = __setitem__ = append = extend = add = _ignore
-
-
-ALLOWED = {
-    ('collections', 'OrderedDict'): OrderedDict,
-    ('torch', 'Size'): torch.Size,
-    ('torch._utils', '_rebuild_tensor'): torch._utils._rebuild_tensor,
-    ('torch._utils', '_rebuild_tensor_v2'): torch._utils._rebuild_tensor_v2,
-    ('torch._utils', '_rebuild_parameter'): torch._utils._rebuild_parameter,
-}
-
-
-class InertPickle:
-    """Stands for the module ``pickle`` in ``torch.load``, which finds the storages of tensors by itself."""
-
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            return ALLOWED.get((module, name)) or type(name, (StandIn,), {'__module__': module})
-
-    @staticmethod
-    def load(file: BinaryIO, **kwargs: Any) -> Any:
-        return InertPickle.Unpickler(file, **kwargs).load()
+ZIP_START = b'PK\x03\x04'
+# torch stores without compression; a zip that grows by more was made to fill the memory
+MOST_GROWTH = 20
 
 
 def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
-    """What a file of ``torch.save`` holds; objects that are no tensors or plain containers come as :class:`StandIn`.
+    """What a file of ``torch.save``, in its form of today or before 1.6, or of ``pickle`` holds.
 
     Args:
         path: ``~`` is the home folder.
         map_location: as in ``torch.load``.
 
     Raises:
-        ValueError: no such file, or one that cannot be read: empty, cut short, of another format.
+        ValueError: no such file; one that cannot be read: empty, cut short, of another format; one that names code,
+            of which nothing has run.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -68,7 +39,13 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
     if path.stat().st_size == 0:
         raise ValueError(f'the checkpoint {path} is empty (0 bytes): copy or download it again')
     try:
-        return _read(path, map_location)
+        with path.open('rb') as file:
+            return _read(file, path.stat().st_size, map_location)
+    except RefusedError as error:
+        raise ValueError(
+            f'the checkpoint {path} is refused, and nothing of it has run: it asks for {error}. A checkpoint that '
+            'does this is hostile, or holds more than weights: save its state dict alone where you trust it'
+        ) from error
     # a broken pickle may raise anything
     except Exception as error:
         reason = str(error).strip().split('\n')[0] or type(error).__name__
@@ -78,8 +55,42 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
         ) from error
 
 
-def _read(path: Path, map_location: Any) -> Any:
+def _read(file: BinaryIO, size: int, map_location: Any) -> Any:
+    start = file.read(len(ZIP_START))
+    file.seek(0)
+    if start == ZIP_START:
+        rooms = _storage_rooms(file, size)
+        file.seek(0)
+        return torch.load(file, map_location, PickleModule(lambda key: rooms.get(key, 0)), weights_only=False)
+    if start[:1] != PICKLE_START:
+        raise ValueError(f'it starts with {start!r}')
+    if _is_torch_legacy(file):
+        return load_legacy(file.read(), map_location)
+    return PickleModule(lambda key: 0).load(file)
+
+
+def _storage_rooms(file: BinaryIO, size: int) -> dict[str, int]:
+    """Bytes of every storage in a zip of torch, by its key; anything else in the file must be as torch writes it."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+    if any(entry.filename.startswith(('/', '\\')) or '..' in entry.filename.split('/') for entry in entries):
+        raise RefusedError('a file outside of the archive')
+    if sum(entry.file_size for entry in entries) > MOST_GROWTH * size + 2**20:
+        raise RefusedError(f'more than {MOST_GROWTH} times its own size')
+    file.seek(0)
+    # by torch's own list, for by it torch decides to run a program
+    if 'constants.pkl' in torch._C.PyTorchFileReader(file).get_all_records():
+        raise RefusedError('a program of TorchScript (torch.jit.save), which is code and not a checkpoint')
+    inside = {entry.filename.partition('/')[2]: entry.file_size for entry in entries}
+    return {name.removeprefix('data/'): room for name, room in inside.items() if name.startswith('data/')}
+
+
+def _is_torch_legacy(file: BinaryIO) -> bool:
+    """Whether the first pickle in the file is the number that torch wrote before 1.6."""
+    first = io.BytesIO(file.read(32))
+    file.seek(0)
     try:
-        return torch.load(path, map_location, weights_only=True)
-    except pickle.UnpicklingError:
-        return torch.load(path, map_location, pickle_module=InertPickle, weights_only=False)
+        return PickleModule(lambda key: 0).load(first) == torch.serialization.MAGIC_NUMBER
+    # cut after 32 bytes, or not for us: the reading of all of it will tell
+    except Exception:
+        return False
