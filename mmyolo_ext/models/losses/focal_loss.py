@@ -4,6 +4,8 @@ Focal loss is eq. 5 of arXiv 1708.02002 with soft targets allowed; quality focal
 with the balance alpha kept.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from mmyolo_ext.models.losses.class_target import ClassTarget
@@ -26,6 +28,7 @@ class FocalLoss(WrappedLoss):
         alpha: from 0 to 1, the share of the positive side.
         use_sigmoid: see :class:`WrappedLoss`.
         reduction: see there.
+        **inherited: see there.
 
     Raises:
         ValueError: a number out of its range, or a loss on a softmax, for which this factor is not defined.
@@ -38,8 +41,9 @@ class FocalLoss(WrappedLoss):
         alpha: float = 0.25,
         use_sigmoid: bool | None = None,
         reduction: str = 'mean',
+        **inherited: Any,
     ) -> None:
-        super().__init__(loss, use_sigmoid, reduction)
+        super().__init__(loss, use_sigmoid, reduction, **inherited)
         if not self.use_sigmoid:
             raise ValueError(
                 f'{type(self).__name__} weighs each class by itself; {type(self.loss).__name__} here is a softmax '

@@ -1,5 +1,7 @@
 """Slide weighting: elements about as hard as the mean count most (arXiv 2208.02019, eq. 5)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -49,15 +51,21 @@ class SlideLoss(WrappedLoss):
             sigmoid, the quality under a softmax, where a sample is one element and its class has a target of 1.
         use_sigmoid: see :class:`WrappedLoss`.
         reduction: see there.
+        **inherited: see there.
 
     Raises:
         ValueError: unknown ``follow``, or ``'target'`` for a softmax.
     """
 
     def __init__(
-        self, loss: dict, follow: str | None = None, use_sigmoid: bool | None = None, reduction: str = 'mean'
+        self,
+        loss: dict,
+        follow: str | None = None,
+        use_sigmoid: bool | None = None,
+        reduction: str = 'mean',
+        **inherited: Any,
     ) -> None:
-        super().__init__(loss, use_sigmoid, reduction)
+        super().__init__(loss, use_sigmoid, reduction, **inherited)
         follow = follow or ('target' if self.use_sigmoid else 'quality')
         if follow not in FOLLOWS:
             raise ValueError(f'follow must be one of {FOLLOWS} or None, got {follow!r}')

@@ -1,5 +1,7 @@
 """The base of losses that weigh the elements of another loss."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,15 +21,22 @@ class WrappedLoss(nn.Module):
         use_sigmoid: what the wrapped loss says anyway, for mmdet's heads, which read it from the config of their class
             loss: write ``use_sigmoid=True`` there, or they add a background class.
         reduction: ``'none'``, ``'mean'`` or ``'sum'``.
+        **inherited: nothing; a config that replaces a plain loss by a wrapper inherits that loss's options, unless it
+            says ``_delete_=True``.
 
     Raises:
-        ValueError: unknown ``reduction``, or ``use_sigmoid`` differs from the wrapped loss's.
+        ValueError: unknown ``reduction``, ``use_sigmoid`` differs from the wrapped loss's, or an option too many.
     """
 
     wants = ('quality',)
 
-    def __init__(self, loss: dict, use_sigmoid: bool | None = None, reduction: str = 'mean') -> None:
+    def __init__(self, loss: dict, use_sigmoid: bool | None = None, reduction: str = 'mean', **inherited: Any) -> None:
         super().__init__()
+        if inherited:
+            raise ValueError(
+                f'{type(self).__name__} takes no {sorted(inherited)}: gains and weights belong into the config of the '
+                'loss it wraps. If they come from a base config, add _delete_=True to replace it whole'
+            )
         check_reduction(reduction)
         self.loss = MODELS.build(loss)
         self.use_sigmoid = getattr(self.loss, 'use_sigmoid', True)

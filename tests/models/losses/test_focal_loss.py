@@ -101,6 +101,7 @@ def test_wrappers_compose_in_any_order(inner: dict) -> None:
         ({'loss': BCE, 'gamma': -1}, 'gamma must be 0 or more, got -1'),
         ({'loss': BCE, 'alpha': 1.5}, 'alpha must be from 0 to 1, got 1.5'),
         ({'loss': BCE, 'use_sigmoid': False}, 'use_sigmoid=False, the loss it wraps, BCELoss, use_sigmoid=True'),
+        ({'loss': BCE, 'loss_weight': 0.5}, r"takes no \['loss_weight'\]: .* _delete_=True"),
         ({'loss': BCE, 'reduction': 'median'}, 'reduction must be one of'),
     ],
 )
