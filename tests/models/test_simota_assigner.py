@@ -66,7 +66,7 @@ def truth(count: int, num_images: int, seed: int) -> tuple[Tensor, Tensor, Tenso
 
 
 def assign(boxes: Tensor, image: Tensor, labels: Tensor, decoded: Decoded, **kwargs) -> list[Positives]:
-    assigner = YOLOv5SimOTAAssigner(**kwargs)
+    assigner = YOLOv5SimOTAAssigner(**{'center_radius': 2.5, **kwargs})
     return assigner.assign(boxes, image, PRIORS_PX, STRIDES, GRIDS_HW, labels=labels, predictions=decoded)
 
 
@@ -220,6 +220,19 @@ def test_no_boxes() -> None:
     for level in assign(torch.zeros(0, 4), nothing, nothing, predictions(2, 0)):
         assert len(level) == 0
         assert all(field.dtype == torch.long and field.shape == (0,) for field in level)
+
+
+def test_default_radius_is_the_reach_of_the_box_code() -> None:
+    """The centre of a box can be said by all cells that are asked to: YOLOv5's code spans [-0.5, 1.5] of a cell."""
+    boxes, image, labels = truth(60, num_images=1, seed=3)
+    levels = YOLOv5SimOTAAssigner().assign(
+        boxes, image, PRIORS_PX, STRIDES, GRIDS_HW, labels=labels, predictions=predictions(1, 4)
+    )
+    for positives, stride in zip(levels, STRIDES, strict=True):
+        assert len(positives) > 10
+        cells = torch.stack([positives.cell_x, positives.cell_y], dim=1)
+        offset = boxes[positives.gt, :2] / stride - cells
+        assert offset.min() > -0.5 and offset.max() < 1.5
 
 
 @pytest.mark.parametrize('bad', [{'center_radius': 0.5}, {'topk': 0}, {'iou_weight': -1.0}])

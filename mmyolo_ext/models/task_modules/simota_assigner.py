@@ -40,7 +40,9 @@ class YOLOv5SimOTAAssigner:
        hold them all. YOLOX has no such step.
 
     Args:
-        center_radius: in cells of the level, above 1/2.
+        center_radius: in cells of the level, above 1/2. A place is not to be taught a centre that its box code cannot
+            say: YOLOv5's reaches 1 cell from the middle of its own, YOLOv3's half a cell (take 0.51). YOLOX, whose
+            code has no such bound, takes 2.5.
         topk: q; how many overlaps are added up.
         iou_weight: lambda.
 
@@ -51,7 +53,7 @@ class YOLOv5SimOTAAssigner:
     # what `assign` takes beyond boxes, priors and grids; a head that sees the names hands these over
     wants = ('labels', 'predictions')
 
-    def __init__(self, center_radius: float = 2.5, topk: int = 10, iou_weight: float = 3.0) -> None:
+    def __init__(self, center_radius: float = 1.0, topk: int = 10, iou_weight: float = 3.0) -> None:
         if not center_radius > 0.5:
             raise ValueError(f'center_radius must be above 0.5 cells, got {center_radius}')
         if topk < 1:
