@@ -1,0 +1,102 @@
+"""Does an exported file give the boxes and scores that PyTorch gives?
+
+Letters: N images, M places that predict a box, C classes, K detections.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from mmyolo_ext.export import runtime
+from mmyolo_ext.export.graph import RawGraph
+
+Run = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+class Bound(NamedTuple):
+    """What two runtimes may differ by."""
+
+    boxes_px: float
+    scores: float
+
+
+# float32 sums in another order; float16 keeps 11 bits, through some sixty layers
+EXACT = Bound(0.1, 1e-4)
+HALF = Bound(4.0, 0.02)
+
+
+class Difference(NamedTuple):
+    """The largest differences found: boxes in px of the input, scores, and detections that one side alone has."""
+
+    boxes_px: float
+    scores: float
+    alone: int = 0
+
+    def within(self, bound: Bound) -> bool:
+        """Whether none is above the bound; one that is not a number is."""
+        return self.boxes_px <= bound.boxes_px and self.scores <= bound.scores and self.alone == 0
+
+    def __str__(self) -> str:
+        alone = f', {self.alone} detections on one side alone' if self.alone else ''
+        return f'boxes {self.boxes_px:.2g} px, scores {self.scores:.2g}{alone}'
+
+
+def check(reference: RawGraph, run: Run, batches: Sequence[np.ndarray], rules: dict, bound: Bound) -> Difference:
+    """The largest difference over some batches of pictures.
+
+    Args:
+        reference: the detector in PyTorch, in float32, as it was trained.
+        run: the exported file.
+        batches: (N, 3, H, W) float32, normalised; real pictures.
+        rules: the file's metadata, decoded.
+        bound: how near to a threshold a detection may be missing on one side.
+    """
+    found = [_compare_batch(reference, run(batch), batch, rules, bound) for batch in batches]
+    return Difference(*(np.max(values).item() for values in zip(*found, strict=True)))
+
+
+def _compare_batch(reference: RawGraph, got: dict, batch: np.ndarray, rules: dict, bound: Bound) -> Difference:
+    with torch.no_grad():
+        boxes, scores = (output.numpy() for output in reference(torch.from_numpy(batch)))
+    if not rules['nms_in_graph']:
+        return Difference(largest(boxes, got['boxes']), largest(scores, got['scores']))
+    found = []
+    for index in range(len(batch)):
+        wanted = runtime.suppress(*runtime.candidates(boxes[index], scores[index], rules, 0.0), rules)
+        found.append(compare_detections(wanted, runtime.finish(got, index, rules, 0.0), rules, bound))
+    return Difference(*(np.max(values).item() for values in zip(*found, strict=True)))
+
+
+def largest(wanted: np.ndarray, got: np.ndarray) -> float:
+    """The largest absolute difference of two arrays; infinite if their shapes differ or one is not a number."""
+    if wanted.shape != got.shape:
+        return float('inf')
+    differences = np.abs(wanted.astype(np.float64) - got.astype(np.float64))
+    return float(np.nan_to_num(differences, nan=np.inf).max(initial=0.0))
+
+
+def compare_detections(wanted: runtime.Detections, got: runtime.Detections, rules: dict, bound: Bound) -> Difference:
+    """Each detection against the nearest of its class on the other side.
+
+    One that has no partner within ten bounds is alone, and fails, unless its score is at the threshold or at the least
+    that ``max_per_img`` has let through, where rounding decides.
+    """
+    lowest = max(
+        [rules['score_thr']]
+        + [side.scores.min() for side in (wanted, got) if len(side.scores) == rules['max_per_img'] > 0]
+    )
+    boxes_px = scores = 0.0
+    alone = 0
+    for ones, others in ((wanted, got), (got, wanted)):
+        for box, score, label in zip(*ones, strict=True):
+            same = others.labels == label
+            apart_px = np.abs(others.boxes_xyxy[same] - box).max(axis=1, initial=0.0)
+            apart = np.abs(others.scores[same] - score)
+            nearest = np.argmin(apart_px / bound.boxes_px + apart / bound.scores) if same.any() else None
+            if nearest is None or max(apart_px[nearest] / bound.boxes_px, apart[nearest] / bound.scores) > 10:
+                alone += score > lowest + bound.scores
+            else:
+                boxes_px, scores = max(boxes_px, apart_px[nearest]), max(scores, apart[nearest])
+    return Difference(float(boxes_px), float(scores), int(alone))
