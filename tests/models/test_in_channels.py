@@ -121,6 +121,7 @@ OF_MMDET = (
     'yolof/yolof_r50-c5_8xb8-1x_coco',
     'yolox/yolox_tiny_8xb8-300e_coco',
     'rtmdet/rtmdet_tiny_8xb32-300e_coco',
+    'yolo/yolov3_mobilenetv2_8xb24-320-300e_coco',  # its neck counts levels from the deepest on
     'dyhead/atss_r50_fpn_dyhead_1x_coco',  # two necks: FPN takes a list, DyHead a number
 )
 OUT_INDICES = {1: (3,), 3: (1, 2, 3), 4: (0, 1, 2, 3)}  # by the number of levels

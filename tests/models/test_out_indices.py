@@ -38,6 +38,14 @@ class NoChoice(nn.Module):
         return (self.conv(x),)
 
 
+@MODELS.register_module(force=True)
+class Unmeasurable(nn.Module):
+    """A neck that runs on nothing blank."""
+
+    def forward(self, maps: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        raise RuntimeError('no blank maps')
+
+
 def error_of(config: dict) -> str:
     """What building says."""
     with pytest.raises(ValueError, match=r'\w') as caught:
@@ -156,6 +164,17 @@ def test_one_number_for_several_channels() -> None:
     assert 'mmdet.FPN or mmdet.ChannelMapper' in message
     equal = detector(resnet((1, 2, 3)), pafpn(out_channels=(256, 256, 256)), retina_head((8, 16, 32)))
     assert MODELS.build(equal).bbox_head.in_channels == 16
+
+
+def test_necks_one_after_the_other() -> None:
+    pair = [fpn(), {'type': 'mmdet.ChannelMapper', 'in_channels': 'auto', 'out_channels': 32}]
+    model = MODELS.build(detector(resnet((1, 2, 3)), pair))
+    assert model.bbox_head.in_channels == (32, 32, 32)
+    pair[0] = {'type': 'mmyolo_ext.Unmeasurable'}
+    message = error_of(detector(resnet((1, 2, 3)), pair, yolov5_head(in_channels=[32, 32, 32])))
+    assert 'Unmeasurable does not declare out_channels' in message
+    let_be = MODELS.build(detector(resnet((1, 2, 3)), pair[:1], yolov5_head(in_channels=[32, 32, 32])))
+    assert let_be.bbox_head.in_channels == (32, 32, 32)
 
 
 def test_an_error_that_is_not_for_the_channels_stays_bare() -> None:
