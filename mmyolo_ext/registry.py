@@ -10,15 +10,15 @@ from mmengine import registry as root
 SCOPE = 'mmyolo_ext'
 
 
-def _child(name: str, parent: root.Registry, location: str) -> root.Registry:
-    return root.Registry(name, parent=parent, scope=SCOPE, locations=[f'{SCOPE}.{location}'])
+def _child(name: str, parent: root.Registry, *locations: str) -> root.Registry:
+    return root.Registry(name, parent=parent, scope=SCOPE, locations=[f'{SCOPE}.{location}' for location in locations])
 
 
 MODELS = _child('model', root.MODELS, 'models')
 TASK_UTILS = _child('task util', root.TASK_UTILS, 'models')
 DATASETS = _child('dataset', root.DATASETS, 'datasets')
 TRANSFORMS = _child('transform', root.TRANSFORMS, 'datasets')
-HOOKS = _child('hook', root.HOOKS, 'engine')
+HOOKS = _child('hook', root.HOOKS, 'engine', 'weights')
 OPTIM_WRAPPERS = _child('optim_wrapper', root.OPTIM_WRAPPERS, 'engine')
 OPTIM_WRAPPER_CONSTRUCTORS = _child('optimizer wrapper constructor', root.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
 PARAM_SCHEDULERS = _child('parameter scheduler', root.PARAM_SCHEDULERS, 'engine')

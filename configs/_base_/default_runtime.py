@@ -11,6 +11,7 @@ default_hooks = dict(
     visualization=dict(type='DetVisualizationHook'),
     # checks before the first step
     preflight=dict(type='mmyolo_ext.PreflightHook'),
+    weights=dict(type='mmyolo_ext.WeightsHook'),
     load_report=dict(type='mmyolo_ext.LoadReportHook'),
     # the recipe
     sample_seed=dict(type='mmyolo_ext.SampleSeedHook'),

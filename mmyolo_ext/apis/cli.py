@@ -12,6 +12,7 @@ from mmengine.config import Config, DictAction
 
 from mmyolo_ext.apis.config import load_config
 from mmyolo_ext.apis.distributed import leave_processes
+from mmyolo_ext.weights import install_reader
 
 DEBUG = 'MMYOLO_EXT_DEBUG'
 # what users can cause; anything else is a fault of ours and keeps its traceback
@@ -35,6 +36,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 def load_for_run(args: argparse.Namespace) -> Config:
     """The config of a run, its work dir settled: by ``--work-dir``, else the config's own, else by its name."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    install_reader()
     cfg = load_config(args.config, args.cfg_options)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     return cfg

@@ -30,7 +30,7 @@ def check_checkpoint(path: str) -> None:
     Raises:
         ValueError: Naming the file and whether it is missing, empty, or cut short.
     """
-    if '://' in path:
+    if '://' in path or path.endswith('.weights') and Path(path).is_file():  # Darknet's have no mark of their own
         return
     file = Path(path)
     if not file.is_file():

@@ -18,8 +18,9 @@ from torch import nn
 from mmyolo_ext.apis.config import load_config
 from mmyolo_ext.apis.files import check_checkpoint
 from mmyolo_ext.apis.shortcuts import leaf_datasets
-from mmyolo_ext.engine.hooks.load_report import compare
+from mmyolo_ext.compat.fit_checkpoint import fit
 from mmyolo_ext.registry import DATASETS, MODELS
+from mmyolo_ext.weights import install_reader
 
 
 class Detections(NamedTuple):
@@ -97,16 +98,15 @@ class Detector:
 
 def _build(model_cfg: dict, path: str) -> tuple[nn.Module, dict]:
     """The model with every weight from the checkpoint, and what the checkpoint says of its data set."""
+    install_reader()
     check_checkpoint(path)
     saved = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    weights = {key.removeprefix('module.'): value for key, value in saved.get('state_dict', saved).items()}
     model = revert_sync_batchnorm(MODELS.build(model_cfg))
-    wanted = {key: value for key, value in model.state_dict().items() if not key.endswith('num_batches_tracked')}
-    fits, text = compare(wanted, weights)
-    if fits < len(wanted):
-        raise ValueError(f'the checkpoint {path} does not fit the config: {text}')
-    model.load_state_dict(weights, strict=False)
-    return model, saved.get('meta', {}).get('dataset_meta') or {}
+    report, _ = fit(model, saved, start_anew=False)
+    if report.missing or report.reshaped:
+        raise ValueError(f'the checkpoint {path} does not fit the config: {report}')
+    model.load_state_dict(saved.get('state_dict', saved), strict=False)
+    return model, (saved.get('meta') or {}).get('dataset_meta') or {}
 
 
 def _class_names(saved_meta: dict, dataset: dict) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from mmengine.model import BaseTTAModel
 from torch import nn
 from toy_runner import ToyDataset, ToyModel, toy_runner
 
-from mmyolo_ext.engine.hooks.load_report import compare
+from mmyolo_ext.compat.load_report import compare
 from mmyolo_ext.engine.hooks.preflight import check_labels, check_same_classes, class_names, head_classes
 
 PREFLIGHT = ({'type': 'mmyolo_ext.PreflightHook'},)

@@ -4,7 +4,7 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 
-from mmyolo_ext.compat.load_report import compare
+from mmyolo_ext.compat.fit_checkpoint import fit
 from mmyolo_ext.registry import HOOKS
 
 
@@ -23,14 +23,16 @@ class LoadReportHook(Hook):
     priority = 'HIGHEST'
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Fit what can be fitted, see :func:`fit`; then report."""
         model = runner.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
-        given = checkpoint.get('state_dict', checkpoint)
-        given = {key.removeprefix('module.'): value for key, value in given.items()}
-        wanted = {k: v for k, v in model.state_dict().items() if not k.endswith('num_batches_tracked')}
-        fits, text = compare(wanted, given)
-        training = isinstance(runner._train_loop, BaseLoop)
-        if fits == 0 or fits < len(wanted) and (runner._resume or not training):
-            raise ValueError(f'the checkpoint does not fit the model: {text}. Was it trained with this config?')
-        runner.logger.info(f'Checkpoint: {text}.')
+        starts = isinstance(runner._train_loop, BaseLoop) and not runner._resume
+        report, notes = fit(model, checkpoint, start_anew=starts)
+        if not report.matched or not starts and (report.missing or report.reshaped):
+            raise ValueError(f'the checkpoint does not fit the model: {report}. Was it trained with this config?')
+        if runner._resume and not {'epoch', 'iter'} <= set(checkpoint.get('meta') or ()):
+            raise ValueError('the checkpoint holds weights alone: start from it by load_from, it cannot be resumed')
+        for note in notes:
+            runner.logger.warning(f'Checkpoint: {note}.')
+        runner.logger.info(f'Checkpoint: {report}.' + ('' if report.complete else f'\n{report.table()}'))

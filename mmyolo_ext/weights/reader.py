@@ -1,0 +1,84 @@
+"""Read any checkpoint for MMEngine's runner: without executing anything of it, and in our names."""
+
+from logging import WARNING
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from mmengine.dist import barrier, is_main_process
+from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader
+
+from mmyolo_ext.compat.checkpoint_file import read_checkpoint
+from mmyolo_ext.compat.fit_checkpoint import ANCHORS, DARKNET_FILE
+from mmyolo_ext.weights.convert import convert
+from mmyolo_ext.weights.detect import detect, state_dict_of
+
+FOREIGN = ('ultralytics', 'mmyolo')
+
+
+def read_weights(path: str | Path, map_location: Any = 'cpu') -> Any:
+    """A checkpoint as the runner takes it.
+
+    Our own and mmdet's come as they are, so that a training can be resumed from them. Those of Ultralytics and MMYOLO
+    come as ``state_dict`` in our names, with the class names in ``meta`` and the anchors. A bare state dict is put
+    under ``state_dict``. A ``.weights`` file of Darknet is left to the model.
+
+    Raises:
+        ValueError: the file is missing, broken or hostile, or holds a model that ours cannot be.
+    """
+    path = Path(path).expanduser()
+    if path.suffix == '.weights' and path.is_file():
+        return {'state_dict': {}, 'meta': {}, DARKNET_FILE: str(path)}
+    content = read_checkpoint(path, map_location)
+    if detect(content) not in FOREIGN:
+        bare = isinstance(content, dict) and 'state_dict' not in content and state_dict_of(content)
+        return {'state_dict': content, 'meta': {}} if bare else content
+    try:
+        converted = convert(content)
+    except ValueError as error:
+        raise ValueError(f'{path} cannot be taken: {error}') from error
+    network = converted.network
+    print_log(
+        f'{path} is of {converted.source}: a YOLOv5 {network.arch} {network.version} network, deepen_factor '
+        f'{network.deepen_factor}, widen_factor {network.widen_factor}, {network.num_classes} classes.',
+        logger='current',
+    )
+    checkpoint = {'state_dict': converted.state_dict, 'meta': {}}
+    if network.classes:
+        checkpoint['meta']['dataset_meta'] = {'classes': network.classes}
+    if converted.anchors_told:
+        checkpoint[ANCHORS] = network.anchors
+    else:
+        print_log(f'{path} does not tell its anchors: those of the config are taken.', 'current', WARNING)
+    return checkpoint
+
+
+# MMEngine names the reader in its log by what follows the tenth letter
+def load_from_local(filename: str, map_location: Any = None) -> Any:
+    """:func:`read_weights` for paths."""
+    return read_weights(filename, map_location)
+
+
+def load_from_http(filename: str, map_location: Any = None) -> Any:
+    """:func:`read_weights` after a download, which is kept where ``torch.hub`` keeps its own.
+
+    Raises:
+        ValueError: nothing can be downloaded from there.
+    """
+    path = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(filename).path).name
+    if is_main_process() and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(filename, str(path), progress=False)
+        except OSError as error:
+            raise ValueError(f'{filename} cannot be downloaded ({error}): put the file at {path}') from error
+    barrier()
+    return read_weights(path, map_location)
+
+
+def install_reader() -> None:
+    """Let MMEngine read checkpoints by this module: ``load_from``, ``resume`` and ``init_cfg`` of any model."""
+    CheckpointLoader.register_scheme('', load_from_local, force=True)
+    CheckpointLoader.register_scheme(('http://', 'https://'), load_from_http, force=True)
