@@ -1,14 +1,12 @@
 """Geometry of boxes: values worked out by hand, gradients against finite differences, boxes without area."""
 
 import math
-from collections.abc import Callable
-from functools import partial
 
 import pytest
 import torch
-from mmdet.models.losses.iou_loss import diou_loss, giou_loss, siou_loss
 
 from mmyolo_ext.boxes import IOU_MODES, cxcywh_to_xyxy, paired_iou, xyxy_to_cxcywh
+from mmyolo_ext.registry import MODELS
 
 BOX = torch.tensor([0.0, 0.0, 4.0, 2.0])
 TARGET = torch.tensor([2.0, 1.0, 4.0, 5.0])
@@ -70,15 +68,15 @@ def test_powers_by_hand(mode: str, power: float) -> None:
 @pytest.mark.parametrize(
     ('mode', 'theirs'),
     [
-        ('giou', giou_loss),
-        ('diou', diou_loss),
+        ('giou', {'type': 'mmdet.GIoULoss'}),
+        ('diou', {'type': 'mmdet.DIoULoss'}),
         # their default leaves out the minus of the distance's exponent
-        ('siou', partial(siou_loss, neg_gamma=True)),
+        ('siou', {'type': 'mmdet.SIoULoss', 'neg_gamma': True}),
     ],
 )
-def test_against_mmdet(mode: str, theirs: Callable) -> None:
+def test_against_mmdet(mode: str, theirs: dict) -> None:
     boxes, targets = _random_pairs()
-    expected = 1 - theirs(boxes, targets, reduction='none')
+    expected = 1 - MODELS.build(theirs)(boxes, targets, reduction_override='none')
     torch.testing.assert_close(paired_iou(boxes, targets, mode), expected, atol=1e-5, rtol=1e-5)
 
 
