@@ -29,6 +29,6 @@ setup(
         'export': ['onnx', 'onnxruntime'],
         'app': ['gradio'],
         'logs': ['tensorboard'],
-        'test': ['pytest', 'pytest-xdist', 'ruff', 'scikit-learn'],
+        'test': ['pytest', 'pytest-xdist', 'ruff', 'scikit-learn', 'onnx', 'onnxruntime'],
     },
 )
