@@ -63,6 +63,39 @@ def config_text(network: Network, base: Path, checkpoint: Path, origin: str, own
     return '\n'.join(lines) + '\n'
 
 
+def leaf_config_text(base: Path, checkpoint: Path, origin: str) -> str:
+    """A config that starts the model of ``base`` from the checkpoint beside it."""
+    lines = [
+        f'# {" ".join(origin.split())}',
+        f'_base_ = [{_relative(base, checkpoint.parent)!r}]',
+        '',
+        f"load_from = '{{{{ fileDirname }}}}/{checkpoint.name}'",
+    ]
+    return '\n'.join(lines) + '\n'
+
+
+def darknet_config_text(cfg_file: Path, configs: Path, checkpoint: Path, origin: str) -> str:
+    """A config for the network of a ``.cfg`` file, with COCO's data and the usual schedule.
+
+    Raises:
+        ValueError: the configs are not there, as in an installation without the source tree.
+    """
+    parts = ('datasets/coco_640.py', 'schedules/yolov5_300e.py', 'default_runtime.py')
+    bases = [configs / '_base_' / part for part in parts]
+    if not all(base.is_file() for base in bases):
+        raise ValueError(f'there are no configs in {configs} to build on: name a config of a DarknetCfg by --config')
+    lines = [
+        f'# {" ".join(origin.split())}',
+        '_base_ = [',
+        *(f'    {_relative(base, checkpoint.parent)!r},' for base in bases),
+        ']',
+        '',
+        f"load_from = '{{{{ fileDirname }}}}/{checkpoint.name}'",
+        f"model = dict(type='mmyolo_ext.DarknetCfg', cfg_file={str(cfg_file.resolve())!r})",
+    ]
+    return '\n'.join(lines) + '\n'
+
+
 def _arguments(values: dict[str, Any]) -> str:
     return ', '.join(f'{name}={value!r}' for name, value in values.items())
 

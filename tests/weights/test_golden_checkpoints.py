@@ -1,7 +1,9 @@
 """The product's conversion of checkpoints of the original implementations gives what the originals gave."""
 
+import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from yolov5_networks import build
 from mmyolo_ext.boxes import cxcywh_to_xyxy
 from mmyolo_ext.compat.checkpoint_file import read_checkpoint
 from mmyolo_ext.compat.load_report import LoadReport
+from mmyolo_ext.datasets.transforms import Letterbox
 from mmyolo_ext.weights import convert, model_yaml, to_ultralytics
 
 RAW, PIXELS = 1e-3, 0.01
@@ -84,6 +87,32 @@ def test_outputs_of_mmyolo_checkpoints(golden_dir: Path, tmp_path: Path) -> None
     for part, levels in zip(('cls', 'box', 'obj'), outputs, strict=True):
         for index, level in enumerate(levels):
             torch.testing.assert_close(level, torch.from_numpy(expected[f'{part}{index}']), atol=RAW, rtol=0)
+
+
+def test_detections_of_the_trained_checkpoint(golden_dir: Path, bccd_dir: Path, tmp_path: Path) -> None:
+    """Real pictures, in the letterbox of the original's validation: half the size, in the middle of 256 x 352."""
+    converted = convert(read_checkpoint(golden_dir / 'yolov5n_bccd.pt'))
+    network = converted.network
+    assert (network.classes, network.input_size) == (('RBC', 'WBC', 'Platelets'), 320)
+    detector = build(network, tmp_path)
+    detector.load_state_dict(converted.state_dict)
+    letterbox = Letterbox(320, centred=True, allow_upscale=False, interpolation='area')
+    told = json.loads((golden_dir / 'yolov5n_bccd.json').read_text())['detections_over_0_25']
+    for name, wanted in told.items():
+        image = cv2.imread(str(bccd_dir / 'JPEGImages' / name))
+        shape = {'ori_shape': image.shape[:2], 'batch_shape_hw': (256, 352)}
+        meta = letterbox({'img': image, 'img_shape': image.shape[:2], **shape})
+        assert meta['pad_param'] == (8, 8, 16, 16)
+        # (H, W, 3) BGR -> (1, 3, H, W) RGB from 0 to 1
+        pictures = torch.from_numpy(meta['img'][..., ::-1].copy()).permute(2, 0, 1)[None] / 255
+        with torch.no_grad():
+            (found,) = detector.bbox_head.predict_by_feat(*detector(pictures), [meta], rescale=True)
+        found = found[found.scores > 0.25]
+        boxes_xywh = torch.tensor([box['bbox_xywh'] for box in wanted])
+        boxes_xyxy = torch.cat([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], dim=1)
+        torch.testing.assert_close(found.bboxes, boxes_xyxy, atol=PIXELS, rtol=0)
+        torch.testing.assert_close(found.scores, torch.tensor([box['score'] for box in wanted]), atol=1e-4, rtol=0)
+        assert found.labels.tolist() == [box['label'] for box in wanted]
 
 
 def golden_input(expected: np.lib.npyio.NpzFile) -> Tensor:
