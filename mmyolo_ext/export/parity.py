@@ -80,16 +80,14 @@ def largest(wanted: np.ndarray, got: np.ndarray) -> float:
 def compare_detections(wanted: runtime.Detections, got: runtime.Detections, rules: dict, bound: Bound) -> Difference:
     """Each detection against the nearest of its class on the other side.
 
-    One that has no partner within ten bounds is alone, and fails, unless its score is at the threshold or at the least
-    that ``max_per_img`` has let through, where rounding decides.
+    One that has no partner within ten bounds is alone, and fails, unless its score is at the threshold, or at the least
+    that ``max_per_img`` has let through on the other side: there rounding decides.
     """
-    lowest = max(
-        [rules['score_thr']]
-        + [side.scores.min() for side in (wanted, got) if len(side.scores) == rules['max_per_img'] > 0]
-    )
     boxes_px = scores = 0.0
     alone = 0
     for ones, others in ((wanted, got), (got, wanted)):
+        full = len(others.scores) == rules['max_per_img'] > 0
+        lowest = others.scores.min() if full else rules['score_thr']
         for box, score, label in zip(*ones, strict=True):
             same = others.labels == label
             apart_px = np.abs(others.boxes_xyxy[same] - box).max(axis=1, initial=0.0)

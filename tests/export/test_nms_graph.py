@@ -1,0 +1,110 @@
+"""Suppression inside the graph by numbers made by hand, in PyTorch and as ONNX."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmyolo_ext.export import runtime
+from mmyolo_ext.export.nms_graph import NMSGraph, NMSRule, best_candidates
+from mmyolo_ext.export.onnx_export import export_onnx
+
+RULE = NMSRule(score_thr=0.1, iou_thr=0.5, max_per_img=4, nms_pre=30000, multi_label=True)
+# The second box shares 10 x 7 px with the first: IoU 70 / (100 + 100 - 70) = 0.538; the third shares 10 x 6 with it:
+# 60 / 140 = 0.429; the fourth is apart.
+BOXES = torch.tensor([[0.0, 0, 10, 10], [0, 3, 10, 13], [0, 4, 10, 14], [50, 50, 60, 60]])
+SCORES = torch.tensor([[0.9, 0.3], [0.8, 0.1], [0.2, 0.7], [0.05, 0.6]])
+
+
+class Given(nn.Module):
+    """A network that says the same of every picture; of those past the first, only the last place."""
+
+    def __init__(self, scores: Tensor = SCORES) -> None:
+        super().__init__()
+        self.scores = scores
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes (N, 4, 4) and scores (N, 4, 2)."""
+        first = torch.cumsum(images[:, :1, 0, 0] * 0 + 1, dim=0) == 1  # (N, 1)
+        last = torch.arange(4) == 3
+        shown = (first | last[None]).float()
+        return BOXES * torch.ones_like(shown)[..., None], self.scores * shown[..., None]
+
+
+def by_torch(graph: nn.Module, tmp_path, count: int) -> list[np.ndarray]:
+    return [output.numpy() for output in graph(torch.zeros(count, 3, 32, 32))]
+
+
+def by_onnx(graph: nn.Module, tmp_path, count: int) -> list[np.ndarray]:
+    onnxruntime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnx')
+    export_onnx(graph, tmp_path / 'a.onnx', {}, (32, 32), dynamic=True)
+    session = onnxruntime.InferenceSession(str(tmp_path / 'a.onnx'), providers=['CPUExecutionProvider'])
+    return session.run(None, {'images': np.zeros((count, 3, 32, 32), np.float32)})
+
+
+@pytest.mark.parametrize('run', [by_torch, by_onnx])
+def test_several_classes_a_box(run, tmp_path):
+    count, boxes, scores, labels = run(NMSGraph(Given(), RULE), tmp_path, 2)
+    # class 0: 0.9 drops 0.8 (IoU 0.538), keeps 0.2 (0.429); class 1: 0.7, 0.6, and 0.3 (IoU 0.429 with 0.7). 0.1 and
+    # 0.05 are not above the threshold. Of 0.9 0.7 0.6 0.3 0.2 the best four.
+    assert count.tolist() == [[4], [1]]
+    np.testing.assert_allclose(scores, [[0.9, 0.7, 0.6, 0.3], [0.6, 0, 0, 0]], atol=1e-6)
+    assert labels.tolist() == [[0, 1, 1, 1], [1, -1, -1, -1]]
+    np.testing.assert_array_equal(boxes[0], BOXES[[0, 2, 3, 0]])
+    np.testing.assert_array_equal(boxes[1], [[50, 50, 60, 60]] + 3 * [[0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize('run', [by_torch, by_onnx])
+def test_one_class_a_box(run, tmp_path):
+    count, boxes, scores, labels = run(NMSGraph(Given(), RULE._replace(multi_label=False)), tmp_path, 1)
+    # best classes: 0.9 of 0, 0.8 of 0 (dropped), 0.7 of 1, 0.6 of 1
+    assert count.tolist() == [[3]] and labels.tolist() == [[0, 1, 1, -1]]
+    np.testing.assert_allclose(scores, [[0.9, 0.7, 0.6, 0]], atol=1e-6)
+    np.testing.assert_array_equal(boxes[0, :3], BOXES[[0, 2, 3]])
+
+
+def test_nothing_above_the_threshold(tmp_path):
+    for run in (by_torch, by_onnx):
+        count, boxes, scores, labels = run(NMSGraph(Given(SCORES * 0.1), RULE), tmp_path, 1)
+        assert count.tolist() == [[0]] and labels.tolist() == [[-1] * 4]
+        assert not boxes.any() and not scores.any()
+
+
+def test_only_the_best_are_candidates():
+    # the best three of the eight scores are 0.9, 0.8 and 0.7, whatever their class
+    kept = best_candidates(SCORES[None], 3)
+    np.testing.assert_array_equal(kept[0], SCORES * torch.tensor([[1, 0], [1, 0], [0, 1], [0, 0]]))
+    np.testing.assert_array_equal(best_candidates(SCORES[None], 20), SCORES[None])
+    np.testing.assert_array_equal(best_candidates(SCORES[None], -1), SCORES[None])
+
+
+def test_a_graph_needs_a_limit():
+    with pytest.raises(ValueError, match='max_per_img of 1 or more, got -1'):
+        NMSGraph(Given(), RULE._replace(max_per_img=-1))
+
+
+def rules(**changes: object) -> dict:
+    rule = RULE._replace(**changes)
+    named = {'score_thr': rule.score_thr, 'nms_iou': rule.iou_thr, 'max_per_img': rule.max_per_img}
+    return {**named, 'nms_pre': rule.nms_pre, 'multi_label': rule.multi_label, 'nms_in_graph': False}
+
+
+@pytest.mark.parametrize(
+    ('changes', 'score_thr', 'scores', 'labels'),
+    [
+        ({}, 0.0, [0.9, 0.7, 0.6, 0.3], [0, 1, 1, 1]),
+        ({'max_per_img': -1}, 0.0, [0.9, 0.7, 0.6, 0.3, 0.2], [0, 1, 1, 1, 0]),
+        ({'multi_label': False}, 0.0, [0.9, 0.7, 0.6], [0, 1, 1]),
+        ({'iou_thr': 0.6}, 0.0, [0.9, 0.8, 0.7, 0.6], [0, 0, 1, 1]),
+        ({'nms_pre': 3}, 0.0, [0.9, 0.7], [0, 1]),
+        ({}, 0.6, [0.9, 0.7, 0.6], [0, 1, 1]),
+        ({}, 0.95, [], []),
+    ],
+)
+def test_the_same_in_numpy(changes, score_thr, scores, labels):
+    found = runtime.finish(
+        {'boxes': BOXES[None].numpy(), 'scores': SCORES[None].numpy()}, 0, rules(**changes), np.float32(score_thr)
+    )
+    np.testing.assert_allclose(found.scores, scores, atol=1e-6)
+    assert found.labels.tolist() == labels and found.boxes_xyxy.shape == (len(scores), 4)
