@@ -70,20 +70,23 @@ def write(
     if options.format == 'torchscript':
         export_torchscript(graph, file, metadata, size_hw)
         return
-    whole = NMSGraph(graph, rule_of(graph.head)) if options.nms else graph
-    if options.format == 'onnx':
-        export_onnx(whole, file, metadata, size_hw, options.dynamic)
-        return
     with TemporaryDirectory() as folder:
-        onnx_file = Path(folder) / 'graph.onnx'
+        direct = options.format == 'onnx'
+        onnx_file = file if direct else Path(folder) / 'graph.onnx'
+        whole = NMSGraph(graph, rule_of(graph.head)) if options.nms else graph
         export_onnx(whole, onnx_file, metadata, size_hw, options.dynamic)
-        if options.format == 'openvino':
-            export_openvino(onnx_file, file, metadata, options.half)
-        else:
-            stride = max(graph.head.strides)
-            export_engine(
-                onnx_file, file, metadata, size_hw, stride=stride, dynamic=options.dynamic, half=options.half
-            )
+        if not direct:
+            _convert(onnx_file, file, options, metadata)
+
+
+def _convert(onnx_file: Path, file: Path, options: Options, metadata: dict[str, str]) -> None:
+    """An ONNX file to OpenVINO's or TensorRT's."""
+    if options.format == 'openvino':
+        export_openvino(onnx_file, file, metadata, options.half)
+        return
+    rules = runtime.read_rules(metadata, file)
+    stride, size_hw = max(rules['strides']), tuple(rules['size_hw'])
+    export_engine(onnx_file, file, metadata, size_hw, stride=stride, dynamic=options.dynamic, half=options.half)
 
 
 def open_exported(file: Path, kind: str) -> tuple[Callable[[np.ndarray], dict[str, np.ndarray]], dict]:

@@ -80,8 +80,8 @@ def largest(wanted: np.ndarray, got: np.ndarray) -> float:
 def compare_detections(wanted: runtime.Detections, got: runtime.Detections, rules: dict, bound: Bound) -> Difference:
     """Each detection against the nearest of its class on the other side.
 
-    One that has no partner within ten bounds is alone, and fails, unless its score is at the threshold, or at the least
-    that ``max_per_img`` has let through on the other side: there rounding decides.
+    One that has no partner within ten bounds is alone, and fails, unless its score is at the threshold, or at the
+    least that ``max_per_img`` has let through on the other side: there rounding decides.
     """
     boxes_px = scores = 0.0
     alone = 0
