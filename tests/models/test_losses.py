@@ -59,6 +59,26 @@ def test_bce_by_hand() -> None:
     assert per_class[0].tolist() == pytest.approx([3 * math.log(2), elements[1]])
 
 
+def test_bce_of_labels_with_class_weights() -> None:
+    # every element is ln 2; background is label 2 of two classes; the classes weigh 1 and 3, the positive part 2
+    loss = BCELoss(class_weight=[1.0, 3.0], pos_weight=2.0)
+    actual = loss(torch.zeros(3, 2), torch.tensor([0, 1, 2]), reduction_override='none')
+    expected = torch.tensor([[2.0, 3.0], [1.0, 6.0], [1.0, 3.0]]) * math.log(2)
+    torch.testing.assert_close(actual, expected)
+    # with a quality of 1/2 the positive part is half of the element
+    actual = loss(torch.zeros(1, 2), (torch.tensor([1]), torch.tensor([0.5])), reduction_override='none')
+    torch.testing.assert_close(actual, torch.tensor([[1.0, 3 * (0.5 * 2 + 0.5)]]) * math.log(2))
+
+
+def test_bce_options() -> None:
+    with pytest.raises(ValueError, match='class_weight must not be negative'):
+        BCELoss(class_weight=[1.0, -1.0])
+    with pytest.raises(ValueError, match='exclusive classes'):
+        BCELoss(use_sigmoid=False)
+    with pytest.raises(ValueError, match='class_weight has 2 numbers, the logits have 3 classes'):
+        BCELoss(class_weight=[1.0, 2.0])(torch.zeros(1, 3), torch.zeros(1, 3))
+
+
 def test_bce_is_float32_and_takes_weights() -> None:
     logits = torch.zeros(2, 3, dtype=torch.float16)
     loss = BCELoss()(logits, torch.ones(2, 3), weight=torch.tensor([[1.0], [0.0]]), avg_factor=3)
