@@ -72,7 +72,12 @@ def _write_for_us(converted: Converted, source: Path, target: Path, config: Path
     if network.classes:
         meta['dataset_meta'] = {'classes': network.classes}
     torch.save({'state_dict': converted.state_dict, 'meta': meta}, target)
-    return [*_sketch(converted, source), *table(report, converted.left_out), f'written: {target}', f'written: {path}']
+    return [
+        *_sketch(converted, source),
+        report.full_table(converted.left_out),
+        f'written: {target}',
+        f'written: {path}',
+    ]
 
 
 def _write_for_ultralytics(converted: Converted, source: Path, target: Path, config: Path | None) -> list[str]:
@@ -91,7 +96,7 @@ def _write_for_ultralytics(converted: Converted, source: Path, target: Path, con
     added = tuple(name for name in there if name.endswith(('.anchors', '.anchor_grid')))
     return [
         *_sketch(converted, source),
-        *table(report),
+        report.full_table(),
         f'converted back, every bit of them is the same; added: {", ".join(added)}',
         f'written: {target}',
         f'written: {path}',
@@ -125,29 +130,11 @@ def _convert_by_model(source: Path, target: Path, source_format: str, config: Pa
     torch.save({'state_dict': kept, 'meta': {'converted_from': f'{source.name} ({source_format})'}}, target)
     return [
         f'{source}: {source_format}, taken for the {part.removesuffix(".") or "whole model"} of {config}',
-        *table(report),
-        *(
-            [f'  {before - len(kept)} more are of no part of it (classifier, later stages)']
-            if before > len(kept)
-            else []
-        ),
+        report.full_table(),
+        *left,
         f'written: {target}',
         f'written: {path}',
     ]
-
-
-def table(report: LoadReport, left_out: tuple[str, ...] = ()) -> list[str]:
-    """A load report for people: how many tensors of each kind, and which do not match."""
-    rows = {
-        'matched': len(report.matched),
-        'missing': len(report.missing),
-        'unexpected': len(report.unexpected),
-        'of another shape': len(report.reshaped),
-        'no weights, left out': len(left_out),
-    }
-    lines = [f'  {"tensors":22}{"count":>6}', *(f'  {kind:22}{count:>6}' for kind, count in rows.items())]
-    details = [f'  {line}' for line in report.table().splitlines()]
-    return [*lines, *details, *([f'  left out: {", ".join(left_out)}'] if left_out else [])]
 
 
 def _sketch(converted: Converted, source: Path) -> list[str]:

@@ -74,6 +74,19 @@ class LoadReport:
             lines += [f'{title}:', *layers] if layers else []
         return '\n'.join(lines)
 
+    def full_table(self, left_out: tuple[str, ...] = ()) -> str:
+        """How many tensors of each kind, then :meth:`table`, then the names that are no weights."""
+        rows = {
+            'matched': len(self.matched),
+            'missing': len(self.missing),
+            'unexpected': len(self.unexpected),
+            'of another shape': len(self.reshaped),
+            'no weights, left out': len(left_out),
+        }
+        lines = [f'{"tensors":22}{"count":>6}', *(f'{kind:22}{count:>6}' for kind, count in rows.items())]
+        lines += self.table().splitlines() + ([f'left out: {", ".join(left_out)}'] if left_out else [])
+        return '\n'.join(f'  {line}' for line in lines)
+
 
 def compare(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[int, str]:
     """How many tensors fit by name and shape, and a sentence on all of them."""

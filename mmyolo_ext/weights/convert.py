@@ -49,7 +49,7 @@ def convert(content: Any, source: str = 'auto') -> Converted:
         weights = ultralytics.weights_of(content)
         told = ultralytics.facts_of(content, weights)
         weights, left_out = ultralytics_names.to_ours(weights, *ultralytics.shape_of(weights))
-    elif source in ('mmyolo', 'mmyolo_ext'):
+    elif source in ('mmyolo', 'mmyolo_ext') and detect(content) == source:
         weights = state_dict_of(content)
         weights = mmyolo.to_ours(weights) if source == 'mmyolo' else weights
         told = mmyolo.facts_of(content)

@@ -37,6 +37,7 @@ def foreign(tmp_path: Path, weights: dict) -> Path:
 
 
 def counts(lines: list[str]) -> dict[str, int]:
+    lines = '\n'.join(lines).splitlines()
     rows = [line.rsplit(maxsplit=1) for line in lines if line.startswith('  ') and line.split()[-1].isdigit()]
     return {kind.strip(): int(count) for kind, count in rows}
 

@@ -35,4 +35,4 @@ class LoadReportHook(Hook):
             raise ValueError('the checkpoint holds weights alone: start from it by load_from, it cannot be resumed')
         for note in notes:
             runner.logger.warning(f'Checkpoint: {note}.')
-        runner.logger.info(f'Checkpoint: {report}.' + ('' if report.complete else f'\n{report.table()}'))
+        runner.logger.info(f'Checkpoint: {report}.' + ('' if report.complete else f'\n{report.full_table()}'))
