@@ -9,8 +9,10 @@ from pathlib import Path
 
 import mmengine
 import pytest
+import torch
 from bccd_step import BATCH, CLASSES, REPO, bccd_options, is_download, load_for_bccd, step_on_bccd
 from mmengine.config import Config
+from torch import nn
 
 MIXED = REPO / 'configs/mixed'
 CONFIGS = sorted(MIXED.glob('*.py'))
@@ -42,6 +44,18 @@ def test_a_mixed_config_steps_predicts_saves_and_loads(path, bccd_coco):
     parts = {type(part).__module__.split('.')[0] for part in model.modules()}
     ours = 'mmyolo_ext' in parts
     assert 'mmdet' in parts and ours != path.stem.endswith('yolov5-augment_2x_coco')
+    assert_strides(model)
+
+
+def assert_strides(model: nn.Module) -> None:
+    """The maps have the strides of the priors, which mmdet's detectors do not compare."""
+    side = 256
+    with torch.no_grad():
+        strides = [side // level.shape[-1] for level in model.extract_feat(torch.zeros(1, 3, side, side))]
+    head = model.rpn_head if hasattr(model, 'rpn_head') else model.bbox_head
+    assert [width for width, _ in head.prior_generator.strides] == strides
+    if hasattr(model, 'roi_head'):
+        assert model.roi_head.bbox_roi_extractor.featmap_strides == strides[:4]
 
 
 def test_every_pair_that_was_promised_is_there():
