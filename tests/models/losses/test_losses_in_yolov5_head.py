@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmyolo_ext.boxes import paired_iou
 from mmyolo_ext.models.heads import YOLOv5Head
+from mmyolo_ext.models.heads.task_gains import Gains
 from mmyolo_ext.models.losses.iou_loss import LOSS_MODES
 
 SIZE_HW = (64, 96)
@@ -160,6 +161,16 @@ def test_every_term_is_logged_and_adds_up() -> None:
         torch.testing.assert_close(step(build_head(loss_bbox=config))[name], together[name])
     none = step(build_head(loss_bbox=configs), NO_TRUTH)
     assert [none[name].item() for name in ('loss_bbox', 'loss_nwd', 'loss_rep')] == [0, 0, 0]
+
+
+def test_the_gain_of_boxes_holds_for_every_term() -> None:
+    configs = [{'type': 'mmyolo_ext.IoULoss'}, {'type': 'mmyolo_ext.NWDLoss'}, {'type': 'mmyolo_ext.RepulsionLoss'}]
+    plain = build_head(loss_bbox=configs)
+    doubled = build_head(loss_bbox=configs)
+    doubled.gains = Gains(cls=1.0, bbox=2.0, obj=1.0)
+    before, after = step(plain), step(doubled)
+    ratio = {name: (after[name] / before[name]).item() for name in before}
+    assert ratio == pytest.approx({'loss_cls': 1, 'loss_bbox': 2, 'loss_nwd': 2, 'loss_rep': 2, 'loss_obj': 1})
 
 
 def recorded(head: nn.Module, loss: nn.Module, truth: list[InstanceData] = TRUTH) -> list[dict[str, Any]]:
