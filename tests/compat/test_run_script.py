@@ -15,6 +15,7 @@ REPO = Path(__file__).parents[2]
 # as mmdet's tools do: what needs the ops is imported first of all
 SCRIPT = """
 import json, multiprocessing, sys
+from concurrent.futures import ProcessPoolExecutor
 import mmcv.ops
 import beside
 
@@ -25,8 +26,8 @@ def area(box):
     return [box.side ** 2, 'mmcv._ext' in sys.modules]
 
 if __name__ == '__main__':
-    with multiprocessing.get_context('spawn').Pool(1) as pool:
-        area_in_worker = pool.apply(area, [Box()])
+    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
+        area_in_worker = pool.submit(area, Box()).result()
     told = dict(argv=sys.argv, file=__file__, path=sys.path[0], beside=beside.name, worker=area_in_worker)
     print('TOLD', json.dumps(told))
     sys.exit(7)
