@@ -206,3 +206,23 @@ def test_the_detector_for_pictures_takes_it(tmp_path: Path, foreign: str, weight
     config = Path(__file__).parents[2] / 'configs' / 'yolov5' / 'n_320_bccd.py'
     with pytest.raises(ValueError, match='does not fit the config'):
         Detector(config, foreign)
+
+
+def test_a_download_is_read_in_the_same_way(tmp_path: Path, foreign: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = []
+
+    def download(url: str, path: str, **_: object) -> None:
+        fetched.append(url)
+        if 'absent' in url:
+            raise OSError('404')
+        Path(path).write_bytes(Path(foreign).read_bytes())
+
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    install_reader()
+    for _ in range(2):
+        read = CheckpointLoader.load_checkpoint('https://x.org/releases/yolov5.pt?raw=1')
+        assert 'backbone.layers.0.conv.weight' in read['state_dict']
+    assert fetched == ['https://x.org/releases/yolov5.pt?raw=1']
+    with pytest.raises(ValueError, match=r'absent\.pt cannot be downloaded \(404\): put the file at'):
+        CheckpointLoader.load_checkpoint('https://x.org/absent.pt')
