@@ -5,7 +5,7 @@ import json
 import pytest
 from toy_runner import toy_runner
 
-from mmyolo_ext.engine.hooks.curves import draw_curves, read_scalars, series
+from mmyolo_ext.engine.hooks.curves import draw_curves, loss_names, read_scalars, series
 
 
 def log(path, *rows) -> None:
@@ -60,3 +60,8 @@ def test_a_training_ends_with_its_picture(tmp_path):
     settings = {'default_hooks': {'logger': {'type': 'LoggerHook', 'interval': 2}}}
     toy_runner(tmp_path, hooks=[{'type': 'mmyolo_ext.CurvesHook'}], max_epochs=2, **settings).train()
     assert (tmp_path / 'curves.png').exists()
+
+
+def test_every_term_of_a_loss_is_drawn():
+    rows = [{'loss': 3.0, 'loss_nwd': 1.0, 'loss_cls': 1.0, 'epoch': 1, 'step': 5}, {'loss_bbox': 1.0, 'lr': 0.1}]
+    assert loss_names(rows) == ['loss', 'loss_bbox', 'loss_cls', 'loss_nwd']

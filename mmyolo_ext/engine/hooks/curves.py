@@ -66,6 +66,12 @@ def series(rows: list[dict], name: str) -> tuple[list[float], list[float]]:
     return list(by_epoch), [sum(values) / len(values) for values in by_epoch.values()]
 
 
+def loss_names(rows: list[dict]) -> list[str]:
+    """The losses that were logged: the usual ones first, then what other terms a model has (``loss_nwd``, ...)."""
+    logged = {key for row in rows for key in row if key == 'loss' or key.startswith('loss_')}
+    return [name for name in LOSSES if name in logged] + sorted(logged.difference(LOSSES))
+
+
 def draw_curves(rows: list[dict], target: Path, title: str = '') -> None:
     """Write the picture: losses on the left on a logarithmic scale, mAP on the right with its best epoch marked.
 
@@ -81,7 +87,7 @@ def draw_curves(rows: list[dict], target: Path, title: str = '') -> None:
     figure = Figure(figsize=(11, 4.2), dpi=130, layout='constrained')
     FigureCanvasAgg(figure)
     losses, metrics = figure.subplots(1, 2)
-    _plot(losses, rows, LOSSES)
+    _plot(losses, rows, loss_names(rows))
     losses.set(title='training losses (sum over a batch)', xlabel='epoch', yscale='log')
     _plot(metrics, rows, METRICS)
     metrics.set(title='validation', xlabel='epoch', ylim=(0, 1), xlim=losses.get_xlim())
@@ -104,7 +110,7 @@ def _plot(axes, rows: list[dict], names: Iterable[str]) -> None:
                 epochs,
                 values,
                 label=NAMES.get(name, name),
-                color=COLOURS[name],
+                color=COLOURS.get(name),  # matplotlib's own cycle for other terms
                 linewidth=1.6,
                 marker=marker,
                 markersize=3,
