@@ -1,10 +1,11 @@
 """An ONNX file as OpenVINO's pair of files."""
 
+import json
 from pathlib import Path
 
 from mmyolo_ext.export.packages import need
 
-SECTION = 'mmyolo_ext'  # of the file's own information
+SECTION = ('mmyolo_ext', 'metadata')  # of the file's own information; one entry, a JSON object of all keys
 
 
 def export_openvino(onnx_file: str | Path, file: str | Path, metadata: dict[str, str], half: bool = False) -> None:
@@ -21,6 +22,5 @@ def export_openvino(onnx_file: str | Path, file: str | Path, metadata: dict[str,
     """
     openvino = need('openvino', 'pip install openvino')
     model = openvino.convert_model(str(onnx_file))
-    for key, value in metadata.items():
-        model.set_rt_info(value, [SECTION, key])
+    model.set_rt_info(json.dumps(metadata), list(SECTION))
     openvino.save_model(model, str(file), compress_to_fp16=half)

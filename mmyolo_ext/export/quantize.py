@@ -18,8 +18,8 @@ HEAD = 'bbox_head.'  # in the names of the weights that stay in float32
 def quantize(model: str | Path, out: str | Path, batches: Iterable[np.ndarray]) -> dict:
     """Static quantisation by onnxruntime: int8 weights, a scale for each channel, and int8 activations.
 
-    The head's convolutions stay in float32, and so does the arithmetic that makes boxes of what they give: a coordinate
-    of 256 steps would jump by pixels.
+    The head's convolutions stay in float32, and so does the arithmetic that makes boxes of what they give: in 256
+    steps a coordinate would jump by pixels.
 
     Args:
         model: an export of ours in float32.

@@ -122,8 +122,8 @@ def open_openvino(model: str | Path, threads: int) -> tuple[Run, dict[str, str]]
     config = {'INFERENCE_PRECISION_HINT': 'f32', **({'INFERENCE_NUM_THREADS': threads} if threads else {})}
     compiled = core.compile_model(network, 'CPU', config)
     names = [output.get_any_name() for output in network.outputs]
-    properties = network.get_rt_info().get('mmyolo_ext')
-    properties = {} if properties is None else {key: value.astype(str) for key, value in properties.aslist()}
+    section = ['mmyolo_ext', 'metadata']
+    properties = json.loads(network.get_rt_info(section).value) if network.has_rt_info(section) else {}
     return lambda images: dict(zip(names, compiled([images]).values(), strict=True)), properties
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmyolo_ext.export.parity import EXACT, Difference, compare_detections, largest
+from mmyolo_ext.export.parity import EXACT, Difference, compare_detections, largest, pair
 from mmyolo_ext.export.runtime import Detections
 
 RULES = {'score_thr': 0.1, 'max_per_img': 3}
@@ -57,3 +57,9 @@ def test_rounding_may_decide_at_the_threshold_and_at_the_limit():
 def test_nothing_against_nothing_is_equal():
     assert compare_detections(detections(), detections(), RULES, EXACT) == Difference(0.0, 0.0, 0)
     assert not Difference(float('nan'), 0.0).within(EXACT)
+
+
+def test_pairing_asks_one_side_only():
+    others = detections((0, 0.9, 0), (1, 0.8, 0), (100, 0.5, 1))
+    assert pair(detections((1, 0.8, 0)), others, 0.1, EXACT) == Difference(0.0, 0.0, 0)
+    assert pair(detections((1, 0.8, 1)), others, 0.1, EXACT).alone == 1

@@ -1,0 +1,62 @@
+"""tools/quantize.py: a smaller file that still finds the same, and its figures before and after."""
+
+import runpy
+import sys
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import MODELS, init_default_scope
+from tiny_coco import REPO, make_tiny_coco, write_user_config
+
+from mmyolo_ext.apis import load_config
+from mmyolo_ext.apis.exporting import export_detector
+from mmyolo_ext.export.formats import Options
+from mmyolo_ext.export.quantize import quantize
+from mmyolo_ext.export.runtime import ExportedDetector
+
+pytest.importorskip('onnxruntime')
+onnx = pytest.importorskip('onnx')
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A config, and an untrained network exported raw: ``model.onnx``."""
+    folder = tmp_path_factory.mktemp('quantize')
+    cfg = load_config(write_user_config(folder / 'mine.py', make_tiny_coco(folder / 'data')))
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    torch.save({'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': {}}, folder / 'weights.pth')
+    export_detector(cfg, str(folder / 'weights.pth'), folder / 'model.onnx', Options())
+    return folder
+
+
+def test_int8_is_near_and_told_in_the_metadata(folder, monkeypatch, capsys):
+    command = ['quantize.py', folder / 'model.onnx', folder / 'mine.py', '--images', '4']
+    monkeypatch.setattr(sys, 'argv', [str(part) for part in command])
+    runpy.run_path(str(REPO / 'tools' / 'quantize.py'), run_name='__main__')
+    printed = capsys.readouterr().out
+    assert 'ranges from 4 pictures' in printed and 'coco/bbox_mAP: ' in printed and ' before, ' in printed
+    small, large = folder / 'model_int8.onnx', folder / 'model.onnx'
+    assert small.stat().st_size < large.stat().st_size
+    exact, rough = ExportedDetector(large), ExportedDetector(small)
+    assert rough.rules == {**exact.rules, 'precision': 'int8'}
+    images = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
+    wanted, got = exact._run(images), rough._run(images)
+    # 256 steps of each activation move scores by some thousandths, but leave none where it was
+    assert 0 < np.abs(got['scores'] - wanted['scores']).max() < 0.05
+    kinds = {node.op_type for node in onnx.load(str(small)).graph.node}
+    assert {'QuantizeLinear', 'DequantizeLinear'} <= kinds
+
+
+def test_what_cannot_be_quantised(folder, tmp_path):
+    with pytest.raises(ValueError, match='calibration needs pictures, got none'):
+        quantize(folder / 'model.onnx', tmp_path / 'a.onnx', [])
+    (tmp_path / 'text.onnx').write_text('no model')
+    with pytest.raises(ValueError, match='onnx cannot read .*text.onnx'):
+        quantize(tmp_path / 'text.onnx', tmp_path / 'a.onnx', [])
+    model = onnx.load(str(folder / 'model.onnx'))
+    next(prop for prop in model.metadata_props if prop.key == 'precision').value = '"float16"'
+    onnx.save(model, str(tmp_path / 'half.onnx'))
+    with pytest.raises(ValueError, match='half.onnx has float16 weights'):
+        quantize(tmp_path / 'half.onnx', tmp_path / 'a.onnx', [])
