@@ -89,7 +89,7 @@ def write_split(folder: Path, split: str, count: int, size: int, seed: int) -> d
         for digit, (x1, y1, x2, y2) in zip(scene.digits, boxes.tolist(), strict=True):
             coco['annotations'].append(
                 {
-                    'id': len(coco['annotations']),
+                    'id': len(coco['annotations']) + 1,  # COCO's evaluation takes a match with the id 0 for no match
                     'image_id': index,
                     'category_id': digit.label,
                     'scan': digit.scan,

@@ -16,7 +16,9 @@ class CocoMetric(Base):
     """mmdet's COCO metric on boxes: by faster-coco-eval where it is installed, else by pycocotools; same numbers.
 
     Differs from mmdet's on purpose: the AP of each class is reported unless ``classwise=False``; a detector that
-    predicts nothing scores 0, where mmdet gives no score at all, and so neither a best checkpoint nor a curve.
+    predicts nothing scores 0, where mmdet gives no score at all, and so neither a best checkpoint nor a curve; a file
+    whose annotations are numbered from 0 is numbered anew, for COCO's evaluation takes a match with the id 0 for no
+    match and counts that box as missed.
 
     Args:
         ann_file: COCO JSON of the split. Without it, the ground truth of the data samples is evaluated.
@@ -31,6 +33,8 @@ class CocoMetric(Base):
         if kwargs.setdefault('metric', 'bbox') not in ('bbox', ['bbox']):
             raise ValueError(f"metric must be 'bbox', got {kwargs['metric']!r}: use mmdet.CocoMetric for others")
         super().__init__(ann_file=ann_file, classwise=classwise, **kwargs)
+        if self._coco_api is not None and 0 in self._coco_api.anns:
+            self._number_from_one()
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         if self.format_only or any(len(prediction['scores']) for _, prediction in results):
@@ -39,6 +43,12 @@ class CocoMetric(Base):
         items = self.metric_items or ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
         zeros = {f'bbox_{item}': 0.0 for item in items}
         return {**{f'{name}_precision': 0.0 for name in self._class_names()}, **zeros}
+
+    def _number_from_one(self) -> None:
+        annotations = self._coco_api.dataset['annotations']
+        for number, annotation in enumerate(annotations, 1):
+            annotation['id'] = number
+        self._coco_api.createIndex()
 
     def _class_names(self) -> tuple[str, ...]:
         return tuple(self.dataset_meta['classes']) if self.classwise else ()

@@ -1,6 +1,7 @@
 """AP worked out by hand, equal by both evaluators."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,3 +85,20 @@ def test_predicting_nothing_scores_zero(ann_file):
 def test_other_metrics_are_refused():
     with pytest.raises(ValueError, match='mmdet.CocoMetric'):
         METRICS.build({'type': 'mmyolo_ext.CocoMetric', 'metric': 'segm'})
+
+
+@pytest.mark.parametrize('base', [None, PycocotoolsMetric])
+def test_an_annotation_numbered_zero_counts(ann_file, tmp_path, base):
+    content = json.loads(Path(ann_file).read_text())
+    for number, annotation in enumerate(content['annotations']):
+        annotation['id'] = number
+    path = tmp_path / 'from_zero.json'
+    path.write_text(json.dumps(content))
+    found = [
+        sample(1, [[10, 10, 50, 50]], [0.9], [0]),
+        sample(2, [[10, 10, 50, 50], [50, 50, 90, 90]], [0.9, 0.8], [0, 1]),
+    ]
+    if base is None:  # all three boxes are found
+        assert evaluate(CocoMetric(ann_file=str(path)), found)['coco/bbox_mAP'] == pytest.approx(1)
+    else:  # what mmdet's metric makes of it
+        assert evaluate(base(ann_file=str(path)), found)['coco/bbox_mAP'] < 0.8

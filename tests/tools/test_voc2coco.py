@@ -60,8 +60,8 @@ def test_boxes_classes_and_pictures(voc, tmp_path):
     assert [image['file_name'] for image in train['images']] == ['one.jpg', 'two.png']
     assert train['annotations'] == [
         # (5, 6, 15, 26) -> 15 - 5 = 10 wide, 26 - 6 = 20 high.
-        {'id': 0, 'image_id': 0, 'category_id': 1, 'bbox': [5, 6, 10, 20], 'area': 200, 'iscrowd': 0},
-        {'id': 1, 'image_id': 0, 'category_id': 0, 'bbox': [1, 1, 39, 29], 'area': 1131, 'iscrowd': 1},
+        {'id': 1, 'image_id': 0, 'category_id': 1, 'bbox': [5, 6, 10, 20], 'area': 200, 'iscrowd': 0},
+        {'id': 2, 'image_id': 0, 'category_id': 0, 'bbox': [1, 1, 39, 29], 'area': 1131, 'iscrowd': 1},
     ]
     assert (reports['train'].images, reports['train'].background, reports['train'].ignored) == (2, 1, 1)
 

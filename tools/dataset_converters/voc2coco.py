@@ -142,7 +142,8 @@ def convert_split(
             if annotation is None:
                 report.dropped.append(remark)
                 continue
-            coco['annotations'].append({'id': len(coco['annotations']), 'image_id': image_id, **annotation})
+            # from 1: COCO's evaluation takes a match with the id 0 for no match
+            coco['annotations'].append({'id': len(coco['annotations']) + 1, 'image_id': image_id, **annotation})
             report.kept[classes[annotation['category_id']]] += 1
             report.ignored += annotation['iscrowd']
             report.clipped += [remark] * bool(remark)
