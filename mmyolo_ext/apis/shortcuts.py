@@ -16,7 +16,10 @@ from collections.abc import Callable, Iterator
 
 from mmengine.config import Config
 
-SIZE_ARGUMENTS = {'Mosaic': 'size', 'RandomAffine': 'size', 'RectBatchDataset': 'size', 'Letterbox': 'size_hw'}
+from mmyolo_ext.apis.config_nodes import kind, leaf_datasets, walk
+from mmyolo_ext.apis.shortcut_epochs import set_max_epochs
+from mmyolo_ext.apis.shortcut_size import set_input_size
+
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
@@ -39,28 +42,8 @@ def fit_rect_batches(cfg: Config, world_size: int = 1) -> None:
     """Rectangles of validation are shared by the pictures that are in a batch together, over all ranks."""
     for loader in (cfg.get(name) for name in LOADERS if cfg.get(name)):
         for node in walk(loader):
-            if _kind(node) == 'RectBatchDataset' and loader.get('batch_size'):
+            if kind(node) == 'RectBatchDataset' and loader.get('batch_size'):
                 node['batch_size'] = loader['batch_size'] * world_size
-
-
-def leaf_datasets(node: dict) -> Iterator[dict]:
-    """The configs of the innermost data sets of a loader or a wrapper."""
-    inner = [node['dataset']] if 'dataset' in node else node.get('datasets', [])
-    for part in inner:
-        yield from leaf_datasets(part)
-    if not inner:
-        yield node
-
-
-def walk(node: object) -> Iterator[dict]:
-    """Every dict in nested dicts and lists, outer ones first."""
-    if isinstance(node, dict):
-        yield node
-        for value in list(node.values()):
-            yield from walk(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            yield from walk(value)
 
 
 def _set_class_names(cfg: Config, names: str | list | tuple, test_is_val: bool) -> None:
@@ -69,9 +52,15 @@ def _set_class_names(cfg: Config, names: str | list | tuple, test_is_val: bool) 
         raise ValueError(f"class_names must be distinct names such as ('cat', 'dog'), got {names}")
     for dataset in _datasets(cfg, LOADERS):
         dataset['metainfo'] = {'classes': names}
-    heads = [cfg.model.get('bbox_head'), *walk(cfg.model.get('roi_head', {}).get('bbox_head'))]
-    for head in filter(None, heads):
+    for head in _class_heads(cfg.model):
         head['num_classes'] = len(names)
+
+
+def _class_heads(model: dict) -> Iterator[dict]:
+    """The heads that tell classes; those of a cascade one by one. A proposal head tells objects from none."""
+    roi_head = model.get('roi_head') or {}
+    for part in (model.get('bbox_head'), roi_head.get('bbox_head'), roi_head.get('mask_head')):
+        yield from part if isinstance(part, (list, tuple)) else [part] if part else []
 
 
 def _set_data_root(cfg: Config, root: str, test_is_val: bool) -> None:
@@ -89,42 +78,12 @@ def _dataset_setter(loader: str, key: str) -> Callable[[Config, str, bool], None
 
 
 def _set_input_size(cfg: Config, size: int | list | tuple, test_is_val: bool) -> None:
-    size_hw = (size, size) if isinstance(size, int) else tuple(size)
-    stride = _largest_stride(cfg)
-    if len(size_hw) != 2 or not all(isinstance(side, int) and side > 0 and side % stride == 0 for side in size_hw):
-        raise ValueError(f'input_size must be one or two multiples of {stride}, the largest stride, got {size}')
-    views = cfg.pop('tta_pipeline', None)
-    old = next((node['size_hw'] for node in walk(cfg.get('val_dataloader')) if _kind(node) == 'Letterbox'), None)
-    for node in walk(cfg._cfg_dict):
-        if _kind(node) in SIZE_ARGUMENTS:
-            node[SIZE_ARGUMENTS[_kind(node)]] = size_hw
-        elif _kind(node) == 'Resize':
-            node['scale'] = size_hw[::-1]  # mmdet writes (width, height)
-    if _kind(cfg.model.get('bbox_head', {})) in ('YOLOv5Head', 'YOLOv3Head') or 'input_size' in cfg.model.bbox_head:
-        cfg.model.bbox_head['input_size'] = size_hw[0] if size_hw[0] == size_hw[1] else size_hw
-    if views is not None:
-        _scale_views(views, size_hw, (old, old) if isinstance(old, int) else old, stride)
-        cfg.tta_pipeline = views
-
-
-def _scale_views(views: list, size_hw: tuple, old_hw: tuple | None, stride: int) -> None:
-    for node in walk(views):
-        if _kind(node) == 'Resize' and old_hw is not None:
-            wh = zip(node['scale'], size_hw[::-1], old_hw[::-1], strict=True)
-            node['scale'] = tuple(max(round(side * new / old / stride), 1) * stride for side, new, old in wh)
+    set_input_size(cfg, size)
 
 
 def _set_max_epochs(cfg: Config, epochs: int, test_is_val: bool) -> None:
     _check_count('max_epochs', epochs)
-    before = cfg.train_cfg.get('max_epochs')
-    cfg.train_cfg['max_epochs'] = epochs
-    cfg.train_cfg['val_interval'] = min(cfg.train_cfg.get('val_interval', 1), epochs)
-    for node in walk([cfg.get('param_scheduler'), cfg.get('custom_hooks'), cfg.get('default_hooks')]):
-        for key in ('end', 'T_max'):
-            if before is not None and node.get(key) == before:
-                node[key] = epochs
-        if _kind(node) == 'CloseMosaicHook':
-            node['num_last_epochs'] = min(node.get('num_last_epochs', 10), epochs // 3)
+    set_max_epochs(cfg, epochs)
 
 
 def _set_batch_size(cfg: Config, size: int, test_is_val: bool) -> None:
@@ -164,17 +123,6 @@ def _datasets(cfg: Config, loaders: tuple[str, ...]) -> Iterator[dict]:
 
 def _annotations(cfg: Config, loader: str) -> list:
     return [(d.get('data_root'), d.get('ann_file')) for d in _datasets(cfg, (loader,))]
-
-
-def _largest_stride(cfg: Config) -> int:
-    strides = cfg.model.get('bbox_head', {}).get('prior_generator', {}).get('strides') or [32]
-    return max(max(s) if isinstance(s, (list, tuple)) else s for s in strides)
-
-
-def _kind(node: dict) -> str:
-    """The name of a type without its scope."""
-    kind = node.get('type', '')
-    return kind.rsplit('.', 1)[-1] if isinstance(kind, str) else kind.__name__
 
 
 def _check_count(name: str, value: object) -> None:
