@@ -45,8 +45,12 @@ def test_int8_is_near_and_told_in_the_metadata(folder, monkeypatch, capsys):
     wanted, got = exact._run(images), rough._run(images)
     # 256 steps of each activation move scores by some thousandths, but leave none where it was
     assert 0 < np.abs(got['scores'] - wanted['scores']).max() < 0.05
-    kinds = {node.op_type for node in onnx.load(str(small)).graph.node}
-    assert {'QuantizeLinear', 'DequantizeLinear'} <= kinds
+    graph = onnx.load(str(small)).graph
+    assert {'QuantizeLinear', 'DequantizeLinear'} <= {node.op_type for node in graph.node}
+    weights = {
+        part.name for part in graph.initializer if part.data_type == onnx.TensorProto.FLOAT and len(part.dims) == 4
+    }
+    assert weights == {f'detector.bbox_head.convs_pred.{level}.weight' for level in range(3)}
 
 
 def test_what_cannot_be_quantised(folder, tmp_path):
