@@ -73,7 +73,8 @@ val_dataloader = dict(
             pipeline=[
                 dict(type='mmyolo_ext.LoadImage'),
                 dict(type='LoadAnnotations', with_bbox=True),
-                dict(type='mmyolo_ext.Letterbox', size_hw=(_size, _size)),
+                # centred: as in the mosaics of training, grey on every side of what the border cuts
+                dict(type='mmyolo_ext.Letterbox', size_hw=(_size, _size), centred=True),
                 dict(type='PackDetInputs', meta_keys=_meta_keys),
             ],
         ),
