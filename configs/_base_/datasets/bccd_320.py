@@ -1,4 +1,4 @@
-# BCCD, made by tools/dataset_converters/voc2coco.py: blood cells, 292 pictures to train on and 72 to test.
+# BCCD, made by tools/dataset_converters/voc2coco.py --one-based: blood cells, 292 pictures to train on and 72 to test.
 # One number or name here serves the whole file. Derived names start with an underscore and are deleted at its end.
 _root = 'data/bccd/'
 _classes = ('RBC', 'WBC', 'Platelets')
