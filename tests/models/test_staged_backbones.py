@@ -202,6 +202,14 @@ def test_a_mobilenet_at_another_width_rounds_to_eight():
     # 16, 24, 40, 112, 160 times 0.75: 12 -> 16 (8 would lose more than a tenth), 18 -> 24, 30 -> 32, 84 -> 88, 120
     backbone = MobileNetV3('large', widen_factor=0.75, out_indices=(0, 1, 2, 3, 4))
     assert backbone.out_channels == (16, 24, 32, 88, 120)
+    # expanded 16, 64, 72 times 0.75: 12 -> 16, 48, 54 -> 56
+    assert [block.depthwise_conv.out_channels for block in backbone.layers[1]] == [16, 48, 56]
+
+
+def test_a_chosen_activation_is_that_of_every_block():
+    backbone = MobileNetV3('small', act_cfg={'type': 'LeakyReLU'})
+    blocks = [block for stage in backbone.layers[1:] for block in stage]
+    assert {type(block.depthwise_conv.activate) for block in blocks} == {nn.LeakyReLU}
 
 
 def test_a_stem_block_takes_the_place_of_the_first_stride():
