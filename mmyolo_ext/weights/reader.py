@@ -3,14 +3,12 @@
 from logging import WARNING
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
-import torch
-from mmengine.dist import barrier, is_main_process
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 
 from mmyolo_ext.compat.checkpoint_file import read_checkpoint
+from mmyolo_ext.compat.download import downloaded
 from mmyolo_ext.compat.fit_checkpoint import ANCHORS, DARKNET_FILE
 from mmyolo_ext.weights.convert import convert
 from mmyolo_ext.weights.detect import detect, state_dict_of
@@ -62,20 +60,8 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
 
 
 def load_from_http(filename: str, map_location: Any = None) -> Any:
-    """:func:`read_weights` after a download, which is kept where ``torch.hub`` keeps its own.
-
-    Raises:
-        ValueError: nothing can be downloaded from there.
-    """
-    path = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(filename).path).name
-    if is_main_process() and not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(filename, str(path), progress=False)
-        except OSError as error:
-            raise ValueError(f'{filename} cannot be downloaded ({error}): put the file at {path}') from error
-    barrier()
-    return read_weights(path, map_location)
+    """:func:`read_weights` after :func:`.downloaded`."""
+    return read_weights(downloaded(filename), map_location)
 
 
 def install_reader() -> None:

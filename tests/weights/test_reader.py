@@ -211,7 +211,7 @@ def test_the_detector_for_pictures_takes_it(tmp_path: Path, foreign: str, weight
 def test_a_download_is_read_in_the_same_way(tmp_path: Path, foreign: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched = []
 
-    def download(url: str, path: str, **_: object) -> None:
+    def download(url: str, path: str, *_: object, **__: object) -> None:
         fetched.append(url)
         if 'absent' in url:
             raise OSError('404')

@@ -1,15 +1,11 @@
 """Where a pretrained checkpoint comes from: a file, a URL, or a name that torchvision or mmpretrain gave one."""
 
-import sys
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
-import torch
-from mmengine.dist import barrier, is_main_process
 from mmengine.runner.checkpoint import CheckpointLoader, get_mmcls_models
 
 from mmyolo_ext.compat.checkpoint_file import read_checkpoint
+from mmyolo_ext.compat.download import downloaded
 
 TORCHVISION_SITE = 'https://download.pytorch.org/models/'
 # what torchvision has published for the two families; kept here, for it need not be installed
@@ -46,7 +42,7 @@ def fetch(checkpoint: str, map_location: Any = 'cpu') -> Any:
         url = torchvision_url(name)
     else:
         url = mmpretrain_url(name) if scheme == 'mmcls' else checkpoint
-    path = _downloaded(url, with_hash=scheme == 'torchvision')
+    path = downloaded(url, with_hash=scheme == 'torchvision')
     try:
         return read_checkpoint(path, map_location)
     except ValueError as error:
@@ -87,34 +83,6 @@ def _torchvision_names() -> list[str]:
 def _plain(name: str) -> str:
     """``ShuffleNet_V2_X1_0_Weights.DEFAULT`` and ``shufflenetv2_x1.0.default`` -> the same."""
     return name.lower().replace('_weights', '').replace('_', '').replace('.', '')
-
-
-def _downloaded(url: str, with_hash: bool) -> Path:
-    """The file, kept where ``torch.hub`` keeps its own; rank 0 downloads for all that share its disk."""
-    path = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(url).path).name
-    if not path.suffix:
-        raise ValueError(f'{url} does not end with the name of a file: download it and give the path')
-    if is_main_process():
-        try:
-            _download(url, path, with_hash)
-        finally:
-            barrier()
-    else:
-        barrier()
-        _download(url, path, with_hash)
-    return path
-
-
-def _download(url: str, path: Path, with_hash: bool) -> None:
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    digest = path.stem.rpartition('-')[2] if with_hash else None
-    try:
-        torch.hub.download_url_to_file(url, str(path), digest, progress=sys.stderr.isatty())
-    # no network, no such page; and RuntimeError for another hash
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f'{url} cannot be downloaded ({error}): put the file at {path}, or give its path') from error
 
 
 def _by_mmengine(checkpoint: str, map_location: Any) -> Any:
