@@ -6,6 +6,7 @@ by that name, and a head of mmdet does not.
 """
 
 import inspect
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,8 +30,13 @@ def wanted(part: Any, **offers: Any) -> dict[str, Any]:
 
 def required_weight(loss: nn.Module, pred: Tensor) -> Tensor | None:
     """Ones for a loss that insists on weights, as mmdet's GHM does."""
-    third = list(inspect.signature(loss.forward).parameters.values())[2]
-    return torch.ones_like(pred) if third.default is inspect.Parameter.empty else None
+    return torch.ones_like(pred) if _insists_on_weight(type(loss)) else None
+
+
+@cache
+def _insists_on_weight(kind: type[nn.Module]) -> bool:
+    # self, pred, target, weight; remembered, for it is asked at every level of every step
+    return list(inspect.signature(kind.forward).parameters.values())[3].default is inspect.Parameter.empty
 
 
 def call_loss(loss: nn.Module, pred: Tensor, target: Any, offers: dict[str, Any], **reduction: Any) -> Tensor:
