@@ -1,9 +1,10 @@
-"""What the tests share: where the reference data is."""
+"""What the tests share: where the reference data is, and MMEngine's readers as they were."""
 
 import os
 from pathlib import Path
 
 import pytest
+from mmengine.runner import CheckpointLoader
 
 SHARED = Path(os.environ.get('MMYOLO_EXT_SHARED', Path(__file__).parents[2] / 'shared'))
 
@@ -13,6 +14,12 @@ def shared_path(relative: str) -> Path:
     if not path.exists():
         pytest.skip(f'{relative} is not in {SHARED}: set MMYOLO_EXT_SHARED to the folder that holds it')
     return path
+
+
+@pytest.fixture(autouse=True)
+def own_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader of checkpoints that a test installs, as every run of ours does, is gone after it."""
+    monkeypatch.setattr(CheckpointLoader, '_schemes', CheckpointLoader._schemes.copy())
 
 
 @pytest.fixture(scope='session')

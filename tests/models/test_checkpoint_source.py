@@ -8,6 +8,7 @@ import torch
 
 from mmyolo_ext.models.backbones import checkpoint_source
 from mmyolo_ext.models.backbones.checkpoint_source import fetch, mmpretrain_url, torchvision_url
+from mmyolo_ext.weights import install_reader
 
 
 @pytest.fixture
@@ -93,8 +94,12 @@ def test_a_url_without_a_file(asked: list) -> None:
         fetch('https://host/')
 
 
-def test_other_schemes_go_to_mmengine(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match='nowhere://x cannot be found by mmengine'):
+@pytest.mark.parametrize('reader_installed', [False, True])
+def test_other_schemes_go_to_mmengine(monkeypatch: pytest.MonkeyPatch, reader_installed: bool) -> None:
+    if reader_installed:
+        install_reader()
+    kind = 'ValueError' if reader_installed else 'FileNotFoundError'
+    with pytest.raises(ValueError, match=rf'nowhere://x cannot be read by mmengine \({kind}: '):
         fetch('nowhere://x')
     monkeypatch.setattr(
         checkpoint_source.CheckpointLoader, 'load_checkpoint', lambda name, map_location: (name, map_location)

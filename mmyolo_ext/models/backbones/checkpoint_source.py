@@ -88,5 +88,6 @@ def _plain(name: str) -> str:
 def _by_mmengine(checkpoint: str, map_location: Any) -> Any:
     try:
         return CheckpointLoader.load_checkpoint(checkpoint, map_location)
-    except (OSError, KeyError) as error:
-        raise ValueError(f'{checkpoint} cannot be found by mmengine ({type(error).__name__}: {error})') from error
+    # what its readers raise: its own an OSError or a KeyError, ours, where it is installed, a ValueError
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f'{checkpoint} cannot be read by mmengine ({type(error).__name__}: {error})') from error
