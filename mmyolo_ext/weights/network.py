@@ -18,6 +18,8 @@ STAGE_DEPTHS = {
     ('v5', 4): (3, 9, 9, 3, 3),
 }
 ARCHS = {3: 'P5', 4: 'P6'}
+# sizes of the max-pools that end the backbone
+POOLS = {('v6', 3): (5,), ('v6', 4): (5,), ('v5', 3): (5, 9, 13), ('v5', 4): (3, 5, 7)}
 NECK_DEPTH = 3
 PUBLISHED_ANCHORS = {
     'P5': (

@@ -10,7 +10,8 @@ from mmengine.runner import CheckpointLoader
 from mmyolo_ext.compat.checkpoint_file import read_checkpoint
 from mmyolo_ext.compat.download import downloaded
 from mmyolo_ext.compat.fit_checkpoint import ANCHORS, DARKNET_FILE
-from mmyolo_ext.weights.convert import convert
+from mmyolo_ext.registry import FUNCTIONS
+from mmyolo_ext.weights.convert import Converted, convert
 from mmyolo_ext.weights.detect import detect, state_dict_of
 
 FOREIGN = ('ultralytics', 'mmyolo')
@@ -33,16 +34,8 @@ def read_weights(path: str | Path, map_location: Any = 'cpu') -> Any:
     if detect(content) not in FOREIGN:
         bare = isinstance(content, dict) and 'state_dict' not in content and state_dict_of(content)
         return {'state_dict': content, 'meta': {}} if bare else content
-    try:
-        converted = convert(content)
-    except ValueError as error:
-        raise ValueError(f'{path} cannot be taken: {error}') from error
+    converted = _converted(content, path)
     network = converted.network
-    print_log(
-        f'{path} is of {converted.source}: a YOLOv5 {network.arch} {network.version} network, deepen_factor '
-        f'{network.deepen_factor}, widen_factor {network.widen_factor}, {network.num_classes} classes.',
-        logger='current',
-    )
     checkpoint = {'state_dict': converted.state_dict, 'meta': {}}
     if network.classes:
         checkpoint['meta']['dataset_meta'] = {'classes': network.classes}
@@ -51,6 +44,34 @@ def read_weights(path: str | Path, map_location: Any = 'cpu') -> Any:
     else:
         print_log(f'{path} does not tell its anchors: those of the config are taken.', 'current', WARNING)
     return checkpoint
+
+
+@FUNCTIONS.register_module()
+def yolov5_in_our_names(content: Any, source: str | Path) -> Any:
+    """For backbones: what a file holds, as a state dict in our names where it is of Ultralytics or MMYOLO.
+
+    Args:
+        content: of the file, see :func:`.read_checkpoint`.
+        source: of the content, for messages.
+
+    Raises:
+        ValueError: a model of theirs that ours cannot be.
+    """
+    return _converted(content, source).state_dict if detect(content) in FOREIGN else content
+
+
+def _converted(content: Any, source: str | Path) -> Converted:
+    try:
+        converted = convert(content)
+    except ValueError as error:
+        raise ValueError(f'{source} cannot be taken: {error}') from error
+    network = converted.network
+    print_log(
+        f'{source} is of {converted.source}: a YOLOv5 {network.arch} {network.version} network, deepen_factor '
+        f'{network.deepen_factor}, widen_factor {network.widen_factor}, {network.num_classes} classes.',
+        logger='current',
+    )
+    return converted
 
 
 # MMEngine names the reader in its log by what follows the tenth letter

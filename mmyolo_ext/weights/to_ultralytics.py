@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmyolo_ext.weights.network import NECK_DEPTH, STAGE_DEPTHS, STAGE_WIDTHS, Network
+from mmyolo_ext.weights.network import NECK_DEPTH, POOLS, STAGE_DEPTHS, STAGE_WIDTHS, Network
 from mmyolo_ext.weights.ultralytics_names import from_ours, head_number
 
 # channels of the neck's outputs at full width
@@ -56,10 +56,11 @@ def backbone_layers(network: Network) -> list[list[Any]]:
     rows: list[list[Any]] = [[-1, 1, 'Focus', [widths[0], 3]] if is_v5 else [-1, 1, 'Conv', [widths[0], 6, 2, 2]]]
     for width, depth in zip(widths[1:], depths, strict=True):
         rows += [[-1, 1, 'Conv', [width, 3, 2]], [-1, depth, 'C3', [width]]]
+    pools = list(POOLS[network.version, network.levels])
     if is_v5:
-        rows[-1:] = [[-1, 1, 'SPP', [widths[-1], [5, 9, 13]]], [-1, depths[-1], 'C3', [widths[-1], False]]]
+        rows[-1:] = [[-1, 1, 'SPP', [widths[-1], pools]], [-1, depths[-1], 'C3', [widths[-1], False]]]
     else:
-        rows.append([-1, 1, 'SPPF', [widths[-1], 5]])
+        rows.append([-1, 1, 'SPPF', [widths[-1], *pools]])
     return rows
 
 

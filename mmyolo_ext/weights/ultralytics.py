@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from mmyolo_ext.compat.inert import StandIn
+from mmyolo_ext.weights.network import POOLS
 from mmyolo_ext.weights.ultralytics_names import head_number
 
 NAME = re.compile(r'model\.(\d+)\.')
 # a model has some hundred modules, ten deep
 MOST_DEPTH, MOST_MODULES = 50, 100_000
 RELEASE_EPS = 0.001
-POOLS = {'SPP': (5, 9, 13), 'SPPF': (5,)}
+PYRAMIDS = {'SPP': 'v5', 'SPPF': 'v6'}
 
 
 def is_ultralytics(content: Any) -> bool:
@@ -32,15 +33,13 @@ def weights_of(content: Any) -> dict[str, Tensor]:
         ValueError: a model that is not a YOLOv5 detector, is fused, or has layers that our network has otherwise.
     """
     model = _model(content)
-    if model is None:
-        tensors = _plain(content)
-    else:
-        _check_modules(model)
-        tensors = dict(_tensors(model))
+    tensors = _plain(content) if model is None else dict(_tensors(model))
     if any(re.search(r'\.(proto|cv4)\.', name) for name in tensors):
         raise ValueError('it is a model for segmentation or poses; detectors alone can be converted')
     if not any(name.endswith('bn.weight') for name in tensors):
         raise ValueError('its batch norms are fused into the convolutions; take the file that training wrote')
+    if model is not None:
+        _check_modules(model, shape_of(tensors)[0])
     return {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
 
 
@@ -50,7 +49,7 @@ def shape_of(weights: Mapping[str, Tensor]) -> tuple[int, str]:
     Raises:
         ValueError: it is not a YOLOv5 detector.
     """
-    head = max(int(match[1]) for name in weights if (match := NAME.match(name)))
+    head = max((int(match[1]) for name in weights if (match := NAME.match(name))), default=0)
     levels = sum(bool(re.fullmatch(rf'model\.{head}\.m\.\d+\.weight', name)) for name in weights)
     if levels not in (3, 4) or head != head_number(levels):
         raise ValueError(
@@ -124,7 +123,7 @@ def _tensors(model: StandIn) -> Iterator[tuple[str, Tensor]]:
                     yield prefix + name, tensor
 
 
-def _check_modules(model: StandIn) -> None:
+def _check_modules(model: StandIn, levels: int) -> None:
     """What does not show in names and shapes must be as in our network, or the outputs would differ."""
     for name, module in _modules(model):
         kind = type(module).__name__
@@ -132,12 +131,13 @@ def _check_modules(model: StandIn) -> None:
             raise ValueError(f'{name[:-1]} is {kind}; releases 5.0 to 7.0 have SiLU, and so has our network')
         if kind == 'BatchNorm2d' and module.get('eps', RELEASE_EPS) != RELEASE_EPS:
             raise ValueError(f'{name[:-1]} has eps {module.get("eps")}; it must be {RELEASE_EPS}')
-        if kind in POOLS:
+        if kind in PYRAMIDS:
             sizes = tuple(
                 inner.get('kernel_size') for _, inner in _modules(module) if type(inner).__name__ == 'MaxPool2d'
             )
-            if sizes != POOLS[kind]:
-                raise ValueError(f'{name[:-1]} ({kind}) pools by {sizes}; our network has {POOLS[kind]}')
+            ours = POOLS[PYRAMIDS[kind], levels]
+            if sizes != ours:
+                raise ValueError(f'{name[:-1]} ({kind}) pools by {sizes}; our network of {levels} levels has {ours}')
 
 
 def _anchors(weights: Mapping[str, Tensor], levels: int, strides: list[int]) -> list | None:

@@ -9,7 +9,7 @@ from yolov5_networks import build_small
 
 from mmyolo_ext.compat.inert import StandIn, stand_in_class
 from mmyolo_ext.models.layers import scaled_depth, scaled_width
-from mmyolo_ext.weights import convert, describe, detect, to_ultralytics
+from mmyolo_ext.weights import convert, describe, detect, model_yaml, to_ultralytics
 from mmyolo_ext.weights.factors import find_deepen_factor, find_widen_factor
 
 KINDS = [('P5', 'v6'), ('P5', 'v5'), ('P6', 'v6'), ('P6', 'v5')]
@@ -91,16 +91,38 @@ def test_models_that_our_network_is_not(there: dict[str, Tensor]) -> None:
     with pytest.raises(ValueError, match=r'model\.0\.bn has eps 1e-05'):
         convert({'model': model})
     del first['bn'].state['eps']
-    pools = module('SPP')
-    for place, size in enumerate((3, 5, 7)):
-        pool = stand_in_class('torch.nn.modules.pooling', 'MaxPool2d')()
-        pool.state = {'kernel_size': size}
-        pools.state['_modules'][str(place)] = pool
-    model.state['_modules']['model'].state['_modules']['8'] = pools
-    with pytest.raises(ValueError, match=r'pools by \(3, 5, 7\)'):
-        convert({'model': model})
     stopped('the strides must be', stride=torch.tensor([4.0, 8.0, 16.0]))
     stopped('has 2 classes, the file names 3', names=['a', 'b', 'c'])
+
+
+# (arch, number of the pyramid's layer, pools): release 5 pools by 5, 9, 13 where the last stride is 32, by 3, 5, 7 at 64
+@pytest.mark.parametrize(
+    ('arch', 'number', 'ours', 'other'), [('P5', 8, (5, 9, 13), (3, 5, 7)), ('P6', 10, (3, 5, 7), (5, 9, 13))]
+)
+def test_the_pools_of_release_5(arch: str, number: int, ours: tuple, other: tuple) -> None:
+    detector = build_small(arch, 'v5')
+    network = describe(detector.state_dict())
+    there = to_ultralytics(detector.state_dict(), network)
+
+    def with_pools(sizes: tuple[int, ...]) -> dict:
+        model = pickled(there)
+        pyramid = model.state['_modules']['model'].state['_modules'][str(number)]
+        pyramid.__class__ = stand_in_class('models.common', 'SPP')
+        pools = pyramid.state['_modules']['m'] = module('ModuleList')
+        for place, size in enumerate(sizes):
+            pools.state['_modules'][str(place)] = pool = stand_in_class('torch.nn.modules.pooling', 'MaxPool2d')()
+            pool.state = {'kernel_size': size}
+        return {'model': model}
+
+    converted = convert(with_pools(ours))
+    assert (converted.network.arch, converted.network.version) == (arch, 'v5')
+    detector.load_state_dict(converted.state_dict)
+    # what the network pools by is what its yaml says there, and what the file says
+    pyramid = detector.backbone.layers[-1][1]
+    assert tuple(pool.kernel_size for pool in pyramid.poolings) == ours
+    assert f'[-1, 1, SPP, [1024, {list(ours)}]]' in model_yaml(network)
+    with pytest.raises(ValueError, match=rf'model\.{number} \(SPP\) pools by .{other[0]}, .* our network of'):
+        convert(with_pools(other))
 
 
 def test_names_and_shapes_that_do_not_fit(there: dict[str, Tensor]) -> None:

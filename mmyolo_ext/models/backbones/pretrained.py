@@ -29,9 +29,12 @@ TELLTALES = {
 }
 
 Translate = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+Unpack = Callable[[Any, str], Any]
 
 
-def load_pretrained(backbone: nn.Module, init_cfg: Mapping[str, Any], translate: Translate) -> None:
+def load_pretrained(
+    backbone: nn.Module, init_cfg: Mapping[str, Any], translate: Translate, unpack: Unpack | None = None
+) -> None:
     """Copy into the backbone what fits by name and shape, and log what did and what did not.
 
     What a classifier or detector has besides its backbone, and stages after the last that the backbone builds, are
@@ -42,13 +45,15 @@ def load_pretrained(backbone: nn.Module, init_cfg: Mapping[str, Any], translate:
         init_cfg: ``checkpoint`` (see :func:`fetch`), ``prefix`` of the names to take (by default ``backbone.``, where
             the file has such names) and ``map_location``, ``'cpu'`` by default.
         translate: gives the weights the names that they have in the backbone.
+        unpack: makes a state dict of what the file holds, given its name too; for files that are none by themselves.
 
     Raises:
         ValueError: nothing matches, no such file, one that cannot be read or without weights, weights that are not
             finite.
     """
     source, prefix, map_location = _checked(init_cfg)
-    saved = _state_dict(fetch(source, map_location), source)
+    content = fetch(source, map_location)
+    saved = _state_dict(unpack(content, source) if unpack else content, source)
     given = _built(translate(_part(saved, prefix, source)), backbone)
     current = backbone.state_dict()
     report = LoadReport.of(current, given)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule, PretrainedInit
@@ -32,7 +33,7 @@ class StagedBackbone(BaseModule):
         with_cp: in training, forget what is inside a stage and compute it again for the gradient: slower, less memory,
             the same numbers.
         init_cfg: the start of the weights; PyTorch's own by default. ``type='Pretrained'`` loads a file on top of it
-            by :func:`load_pretrained`, after :meth:`translate`.
+            by :func:`load_pretrained`, after :meth:`unpack` and :meth:`translate`.
 
     Raises:
         ValueError: an index or ``frozen_stages`` out of range.
@@ -90,9 +91,13 @@ class StagedBackbone(BaseModule):
         first_time = not self.is_init
         super().init_weights()
         for cfg in self.pretrained_cfgs if first_time else []:
-            load_pretrained(self, cfg, self.translate)
+            load_pretrained(self, cfg, self.translate, self.unpack)
             if hasattr(self, '_params_init_info'):
                 update_init_info(self, init_info=f'Pretrained: load from {cfg["checkpoint"]}')
+
+    def unpack(self, content: Any, source: str) -> Any:
+        """What the pretrained file ``source`` holds -> a state dict, or a dict that has one; here as it is."""
+        return content
 
     def translate(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights as another library names them -> the same by the names of this backbone; here nothing changes."""

@@ -4,7 +4,7 @@ CSPNet (arXiv 1911.11929) on Darknet bottlenecks, with spatial pyramid pooling (
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmcv.cnn import ConvModule
 from mmdet.models.backbones.csp_darknet import SPPBottleneck
@@ -13,7 +13,7 @@ from torch import nn
 
 from mmyolo_ext.models.backbones.staged_backbone import StagedBackbone
 from mmyolo_ext.models.layers import ACT_CFG, NORM_CFG, SPPF, FocusStem, scaled_depth, scaled_width
-from mmyolo_ext.registry import MODELS
+from mmyolo_ext.registry import FUNCTIONS, MODELS
 
 
 class Release(NamedTuple):
@@ -32,6 +32,8 @@ RELEASES = {
 # widths of the stem and of the stages after it
 WIDTHS = {'P5': (64, 128, 256, 512, 1024), 'P6': (64, 128, 256, 512, 768, 1024)}
 OTHER_DEPTHS = {'P5': (9, 3), 'P6': (9, 3, 3)}
+# sizes of release 5's pools: those of P6 see about as many px as those of P5, in cells of twice the stride
+POOLS = {'P5': (5, 9, 13), 'P6': (3, 5, 7)}
 FIRST_OUTPUT_STAGE = 2  # stride 8
 
 
@@ -42,7 +44,8 @@ class YOLOv5CSPDarknet(StagedBackbone):
     Args:
         arch: ``'P5'`` (strides to 32) or ``'P6'`` (to 64).
         version: ``'v6'``: 6x6/2 stem, depths 3, 6, 9, 3, SPPF at the end (releases 6 and 7). ``'v5'``: Focus stem,
-            depths 3, 9, 9, 3, SPP before the last CSP block, which has no shortcut (release 5).
+            depths 3, 9, 9, 3, SPP (5, 9, 13; for P6 3, 5, 7) before the last CSP block, which has no shortcut
+            (release 5).
         deepen_factor: scales the number of bottlenecks of every block.
         widen_factor: scales the channels of every layer.
         in_channels: channels of the picture.
@@ -53,7 +56,7 @@ class YOLOv5CSPDarknet(StagedBackbone):
         act_cfg: activations; SiLU by default.
         norm_eval: see there.
         with_cp: see there.
-        init_cfg: see there.
+        init_cfg: see there; the pretrained file may also be a detector of Ultralytics or MMYOLO.
 
     Raises:
         ValueError: unknown ``arch`` or ``version``, an index out of range, a factor that is not positive.
@@ -86,7 +89,8 @@ class YOLOv5CSPDarknet(StagedBackbone):
         def layers() -> Iterator[nn.Module]:
             yield _stem(release, in_channels, widths[0], block)
             for i, depth in enumerate(depths):
-                yield _stage(release, widths[i], widths[i + 1], depth, i == len(depths) - 1, block)
+                pools = POOLS[arch] if i == len(depths) - 1 else ()
+                yield _stage(release, widths[i], widths[i + 1], depth, pools, block)
 
         super().__init__(
             layers(),
@@ -99,6 +103,10 @@ class YOLOv5CSPDarknet(StagedBackbone):
             init_cfg,
         )
 
+    def unpack(self, content: Any, source: str) -> Any:
+        """See :class:`StagedBackbone`; detectors of other tools by the reader of :mod:`mmyolo_ext.weights`."""
+        return FUNCTIONS.get('yolov5_in_our_names')(content, source)
+
 
 def _stem(release: Release, in_channels: int, out_channels: int, block: dict) -> nn.Module:
     if release.focus_stem:
@@ -107,21 +115,21 @@ def _stem(release: Release, in_channels: int, out_channels: int, block: dict) ->
 
 
 def _stage(
-    release: Release, in_channels: int, out_channels: int, depth: int, is_last: bool, block: dict
+    release: Release, in_channels: int, out_channels: int, depth: int, pools: tuple[int, ...], block: dict
 ) -> nn.Sequential:
-    """A 3x3/2 convolution and a CSP block; in the last stage, pyramid pooling before or after the block."""
+    """A 3x3/2 convolution and a CSP block; in the last stage, which has ``pools``, a pyramid before or after it."""
     csp = CSPLayer(
         out_channels,
         out_channels,
         num_blocks=depth,
-        add_identity=release.last_shortcut or not is_last,
+        add_identity=release.last_shortcut or not pools,
         **block,
     )
     down = ConvModule(in_channels, out_channels, 3, stride=2, padding=1, **block)
-    if not is_last:
+    if not pools:
         return nn.Sequential(down, csp)
     if release.pyramid_before_csp:
-        return nn.Sequential(down, SPPBottleneck(out_channels, out_channels, **block), csp)
+        return nn.Sequential(down, SPPBottleneck(out_channels, out_channels, pools, **block), csp)
     return nn.Sequential(down, csp, SPPF(out_channels, out_channels, **block))
 
 
