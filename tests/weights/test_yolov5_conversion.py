@@ -95,7 +95,7 @@ def test_models_that_our_network_is_not(there: dict[str, Tensor]) -> None:
     stopped('has 2 classes, the file names 3', names=['a', 'b', 'c'])
 
 
-# (arch, number of the pyramid's layer, pools): release 5 pools by 5, 9, 13 where the last stride is 32, by 3, 5, 7 at 64
+# number: of the pyramid's layer. Release 5 pools by 5, 9, 13 where the last stride is 32, by 3, 5, 7 at 64.
 @pytest.mark.parametrize(
     ('arch', 'number', 'ours', 'other'), [('P5', 8, (5, 9, 13), (3, 5, 7)), ('P6', 10, (3, 5, 7), (5, 9, 13))]
 )
