@@ -21,6 +21,7 @@ default_hooks = dict(
     sync_buffers=dict(type='SyncBuffersHook'),
     channels_last=dict(type='mmyolo_ext.ChannelsLastHook'),
     # while it runs and when it ends
+    loss_share=dict(type='mmyolo_ext.LossShareHook'),
     check_loss=dict(type='mmdet.CheckInvalidLossHook', interval=50),
     curves=dict(type='mmyolo_ext.CurvesHook'),
 )
@@ -38,5 +39,5 @@ log_level = 'INFO'
 load_from = None
 resume = False
 
-# for tools/test.py --tta; the pipeline of its views stands with the data set
-tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.65), max_per_img=300))
+# for tools/test.py --tta: views are merged by model.test_cfg's nms; their pipeline stands with the data set
+tta_model = dict(type='mmyolo_ext.TTAModel')

@@ -5,6 +5,7 @@ from .channels_last import ChannelsLastHook
 from .close_mosaic import CloseMosaicHook
 from .curves import CurvesHook
 from .load_report import LoadReportHook
+from .loss_share import LossShareHook
 from .preflight import PreflightHook
 from .sample_seed import SampleSeedHook
 from .step_ema import StepEMAHook
@@ -15,6 +16,7 @@ __all__ = [
     'CloseMosaicHook',
     'CurvesHook',
     'LoadReportHook',
+    'LossShareHook',
     'PreflightHook',
     'SampleSeedHook',
     'StepEMAHook',
