@@ -36,8 +36,8 @@ def rule_of(head: nn.Module) -> NMSRule:
             "an exported detector suppresses class by class: test_cfg.nms must be dict(type='nms', iou_threshold=X), "
             f'got {kind}; set it by --cfg-options'
         )
-    multi_label = bool(cfg['multi_label'] and head.use_sigmoid and head.num_classes > 1)
-    return NMSRule(cfg['score_thr'], kind['iou_threshold'], cfg['max_per_img'], cfg['nms_pre'], multi_label)
+    several = head.takes_several_labels(cfg)
+    return NMSRule(cfg['score_thr'], kind['iou_threshold'], cfg['max_per_img'], cfg['nms_pre'], several)
 
 
 class NMSGraph(nn.Module):

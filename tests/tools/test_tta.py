@@ -12,6 +12,7 @@ from mmyolo_ext.apis import load_config
 from mmyolo_ext.apis.shortcuts import leaf_datasets
 
 GREY = 114 / 255
+RULE = {'nms': {'type': 'nms', 'iou_threshold': 0.65}, 'max_per_img': 300}
 
 
 class RedFinder(torch.nn.Module):
@@ -49,7 +50,7 @@ def views(tmp_path_factory):
 def test_every_view_gives_the_box_of_the_picture(views):
     cfg, dataset = views
     finder = RedFinder(cfg.model.data_preprocessor)
-    model = MODELS.build({**cfg.tta_model, 'module': finder})
+    model = MODELS.build({**cfg.tta_model, 'tta_cfg': RULE, 'module': finder})
     samples = [dataset[index] for index in range(len(dataset))]
     # three scales, each as it is and flipped
     assert all([view.flip for view in sample['data_samples']] == [False, True] * 3 for sample in samples)
@@ -66,7 +67,7 @@ def test_every_view_gives_the_box_of_the_picture(views):
 def test_views_are_padded_in_grey_at_the_right_and_below(views):
     cfg, dataset = views
     finder = RedFinder(cfg.model.data_preprocessor)
-    model = MODELS.build({**cfg.tta_model, 'module': finder})
+    model = MODELS.build({**cfg.tta_model, 'tta_cfg': RULE, 'module': finder})
     tall = next(i for i in range(len(dataset)) if dataset.get_data_info(i)['width'] == 40)
     model.test_step(pseudo_collate([dataset[tall]]))
     for picture in finder.seen:

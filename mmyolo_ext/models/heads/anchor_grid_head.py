@@ -78,6 +78,13 @@ class AnchorGridHead(BaseDenseHead):
             return torch.ones_like(raw_classes)
         return raw_classes.sigmoid() if self.use_sigmoid else raw_classes.softmax(dim=-1)
 
+    def takes_several_labels(self, cfg: dict) -> bool:
+        """Whether a box may give a detection for several classes: ``cfg['multi_label']``, if they may coincide.
+
+        Exclusive classes overrule it, so that the class loss alone decides, in prediction, validation and export.
+        """
+        return bool(cfg['multi_label'] and self.use_sigmoid and self.num_classes > 1)
+
     def decode(
         self, cls_scores: Sequence[Tensor], bbox_preds: Sequence[Tensor], objectnesses: Sequence[Tensor]
     ) -> Predictions:
@@ -110,7 +117,7 @@ class AnchorGridHead(BaseDenseHead):
     ) -> list[InstanceData]:
         """Detections of each picture, see :func:`.postprocess.detect`; ``cfg`` overrides entries of ``test_cfg``."""
         cfg = {**self.test_cfg, **(cfg or {})}
-        multi_label = cfg['multi_label'] and self.use_sigmoid and self.num_classes > 1
+        multi_label = self.takes_several_labels(cfg)
         predictions = self.decode(cls_scores, bbox_preds, objectnesses)
         return [
             detect(predictions, index, img_meta, cfg, multi_label, rescale, with_nms)
