@@ -14,6 +14,7 @@ from mmyolo_ext.models.heads.batch_boxes import BatchBoxes, collect_boxes, colle
 from mmyolo_ext.models.heads.class_targets import class_targets
 from mmyolo_ext.models.heads.level import Level
 from mmyolo_ext.models.heads.objectness import counted_by_level, objectness_targets
+from mmyolo_ext.models.heads.soft_labels import collect_soft_labels, has_soft_labels
 from mmyolo_ext.models.losses.class_target import Quality, mean_quality
 from mmyolo_ext.models.losses.host_call import call_loss, wanted
 from mmyolo_ext.models.losses.repulsion_loss import Crowd
@@ -25,7 +26,7 @@ class GridTraining:
 
     Each step is a method of its own, for a head that does one of them otherwise. The head sets ``assigner``,
     ``loss_cls``, ``loss_bbox`` (a ``SumLoss``), ``loss_obj``, ``obj_balance``, ``gains``, ``iou_ratio``,
-    ``label_smoothing`` and ``train_cfg``.
+    ``label_smoothing``, ``soft_label_fault`` (why soft labels cannot be taught, or None) and ``train_cfg``.
     """
 
     # the overlap that objectness learns, whatever the box loss
@@ -48,19 +49,21 @@ class GridTraining:
             cls_scores: as ``forward`` gives them; likewise the next two.
             bbox_preds: see there.
             objectnesses: see there.
-            batch_gt_instances: ``bboxes`` (xyxy px of the network input) and ``labels`` of each picture.
+            batch_gt_instances: ``bboxes`` (xyxy px of the network input) and ``labels`` of each picture; with
+                ``soft_labels``, a row of C shares a box, those are taught and the labels only guide the assigner.
             batch_img_metas: one per picture; their number is the batch size.
             batch_gt_instances_ignore: ``bboxes`` of each picture's ignore regions, None where it has none.
         """
         gt = collect_boxes(batch_gt_instances, like=objectnesses[0])
         labels = collect_labels(batch_gt_instances, like=gt.image)
         positives = self.assign(gt, labels, (cls_scores, bbox_preds, objectnesses))
+        taught_labels = self.taught_labels(batch_gt_instances, labels)
         ignored = collect_boxes(batch_gt_instances_ignore or [], like=objectnesses[0])
         counted = counted_by_level(
             ignored, positives, self.prior_generator, objectnesses, self.train_cfg['ignore_iof_thr']
         )
         levels = [
-            Level(*parts, gt, labels, priors_wh, stride)
+            Level(*parts, gt, taught_labels, priors_wh, stride)
             for *parts, priors_wh, stride in zip(
                 cls_scores,
                 bbox_preds,
@@ -91,6 +94,19 @@ class GridTraining:
             grid_sizes,
             **wanted(self.assigner, **offers),
         )
+
+    def taught_labels(self, batch_gt_instances: Sequence[InstanceData], labels: Tensor) -> Tensor:
+        """What the class loss is taught of each box: its label (G,), or rows (G, C) where there are soft labels.
+
+        Raises:
+            ValueError: soft labels that are none, see :func:`.soft_labels.collect_soft_labels`, or that this head's
+                class loss does not take.
+        """
+        if not has_soft_labels(batch_gt_instances):
+            return labels
+        if self.soft_label_fault:
+            raise ValueError(self.soft_label_fault)
+        return collect_soft_labels(batch_gt_instances, labels, self.num_classes, self.use_sigmoid)
 
     def level_losses(self, level: Level) -> dict[str, Tensor]:
         """Every term of one level, before the gains."""

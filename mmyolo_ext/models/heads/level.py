@@ -24,7 +24,7 @@ class Level(NamedTuple):
         positives: P matches of priors and boxes.
         counted: (N*A*H*W,) bool, where objectness is taught; None for everywhere.
         gt: all boxes of the batch, in px.
-        labels: (G,) long.
+        labels: (G,) long, or soft (G, C).
         priors_wh: (A, 2) px.
         stride: px.
     """
@@ -44,7 +44,7 @@ class Level(NamedTuple):
         return at_positives(self.cls_score, self.positives, len(self.priors_wh))
 
     def positive_labels(self) -> Tensor:
-        """Of the positives' boxes: (P,) long."""
+        """Of the positives' boxes: (P,) long, or soft (P, C)."""
         return self.labels[self.positives.gt]
 
     def boxes_xyxy(self, bbox_coder: BaseBBoxCoder) -> Tensor:

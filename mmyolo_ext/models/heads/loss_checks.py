@@ -23,7 +23,7 @@ def check_class_loss(loss: nn.Module, num_classes: int, smoothing: float) -> Non
     """Raise ValueError unless ``loss`` teaches C classes from what the head gives it.
 
     It gives logits (P, C) with targets in [0, 1] of that shape, or for a softmax class indices (P,), with label
-    smoothing rows of shares (P, C).
+    smoothing rows of shares (P, C). Whether it takes soft labels too is asked by :func:`soft_label_fault`.
     """
     if num_classes == 1:
         return
@@ -33,8 +33,25 @@ def check_class_loss(loss: nn.Module, num_classes: int, smoothing: float) -> Non
             f'network gives the {num_classes} classes alone, for positives alone, and loss_obj tells background. Use '
             'BCELoss, mmdet.CrossEntropyLoss, or one of the wrappers around them'
         )
-    use_sigmoid = getattr(loss, 'use_sigmoid', True)
-    target = class_targets(torch.tensor([0, num_classes - 1]), num_classes, smoothing, use_sigmoid)
+    _try_classes(loss, torch.tensor([0, num_classes - 1]), num_classes, smoothing)
+
+
+def soft_label_fault(loss: nn.Module, num_classes: int, smoothing: float) -> str | None:
+    """Why ``loss`` cannot be taught soft labels, for the day when they come; None if it can.
+
+    Asked of a class loss that passed :func:`check_class_loss`.
+    """
+    if num_classes == 1:
+        return 'a detector of one class teaches no class, so that gt_instances.soft_labels would change nothing'
+    try:
+        _try_classes(loss, torch.full((2, num_classes), 1 / num_classes), num_classes, smoothing)
+    except ValueError as error:
+        return f'gt_instances.soft_labels need a class loss on shares; take mmdet.CrossEntropyLoss or BCELoss. {error}'
+    return None
+
+
+def _try_classes(loss: nn.Module, labels: Tensor, num_classes: int, smoothing: float) -> None:
+    target = class_targets(labels, num_classes, smoothing, getattr(loss, 'use_sigmoid', True))
     form = f'float targets of shape (P, {num_classes})' if target.dim() > 1 else 'class indices of shape (P,)'
     _try('loss_cls', loss, torch.zeros(2, num_classes), target, f'logits (P, {num_classes}) and {form}')
 

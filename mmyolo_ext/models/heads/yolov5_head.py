@@ -9,7 +9,12 @@ from collections.abc import Sequence
 from mmyolo_ext.models.heads.anchor_grid_head import AnchorGridHead
 from mmyolo_ext.models.heads.grid_training import GridTraining
 from mmyolo_ext.models.heads.level_balance import LevelBalance
-from mmyolo_ext.models.heads.loss_checks import check_box_losses, check_class_loss, check_objectness_loss
+from mmyolo_ext.models.heads.loss_checks import (
+    check_box_losses,
+    check_class_loss,
+    check_objectness_loss,
+    soft_label_fault,
+)
 from mmyolo_ext.models.heads.task_gains import NOMINAL_SIZE, Gains, task_gains
 from mmyolo_ext.models.heads.yolov5_defaults import (
     ASSIGNER,
@@ -94,6 +99,7 @@ class YOLOv5Head(GridTraining, AnchorGridHead):
         self.loss_obj = MODELS.build(loss_obj)
         self.use_sigmoid = getattr(self.loss_cls, 'use_sigmoid', True)
         check_class_loss(self.loss_cls, num_classes, label_smoothing)
+        self.soft_label_fault = soft_label_fault(self.loss_cls, num_classes, label_smoothing)
         check_box_losses(self.loss_bbox)
         check_objectness_loss(self.loss_obj)
         self.obj_balance = LevelBalance(obj_level_weights, self.strides, auto_balance)
