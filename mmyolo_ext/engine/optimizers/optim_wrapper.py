@@ -60,6 +60,21 @@ class YOLOOptimWrapper(OptimWrapper):
         """Leave the sum a sum; undo the mean that DistributedDataParallel takes over ranks."""
         return loss * get_world_size() if self.sum_over_ranks else loss
 
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Resume; the rates are those of the checkpoint, and the groups must be the same.
+
+        Raises:
+            ValueError: they are not, because other parts are frozen now or learn at other rates.
+        """
+        before, now = _layout(state_dict['param_groups']), _layout(self.optimizer.param_groups)
+        if before != now:
+            raise ValueError(
+                f'the optimizer of the checkpoint has the groups {before} (role, multiple of the rate, tensors), the '
+                f'config makes {now}: resuming needs the same frozen_parts, frozen_stages and paramwise_cfg. To go on '
+                'with others, start a new training from its weights: load_from, without --resume'
+            )
+        super().load_state_dict(state_dict)
+
     def _steps_after(self, count: int) -> bool:
         done = count - self._epoch_start
         last = self._max_counts if self._epoch_length is None else self._epoch_start + self._epoch_length
@@ -132,3 +147,8 @@ class YOLOAmpOptimWrapper(YOLOOptimWrapper):
         if scaler_state:  # empty where nothing is scaled, absent where the checkpoint was trained without AMP
             self.loss_scaler.load_state_dict(scaler_state)
         super().load_state_dict(state_dict)
+
+
+def _layout(groups: list[dict]) -> list[tuple]:
+    """What two optimizers must have in common to take each other's state, a tuple a group."""
+    return [(group.get('role'), group.get('lr_mult', 1.0), len(group['params'])) for group in groups]

@@ -89,8 +89,8 @@ class WarmupLinearLR(_WarmupScheduler):
     """Linear decay with a linear warm-up into it.
 
     After warm-up, rate(t) = base * (1 - (1 - final_factor) * t / T). During warm-up the rate goes in a straight line
-    from ``start_factor * base`` (groups of role ``bias``: from the absolute rate ``bias_start``) to where the decay
-    is at t. The decay is taken per iteration, not in steps of an epoch.
+    from ``start_factor * base`` (groups of role ``bias``: from the absolute rate ``bias_start``, times the group's
+    ``lr_mult``) to where the decay is at t. The decay is taken per iteration, not in steps of an epoch.
 
     Args:
         optimizer: Optimizer or wrapper; groups without a key ``role`` count as weights.
@@ -118,11 +118,15 @@ class WarmupLinearLR(_WarmupScheduler):
     def _get_value(self) -> list[float]:
         done = self.last_step / (self.end - self.begin)
         decay = 1 - (1 - self.final_factor) * done
-        roles = [group.get('role') for group in self.optimizer.param_groups]
         return [
-            self._warm(self.bias_start if role == 'bias' else self.start_factor * base, base * decay)
-            for role, base in zip(roles, self.base_values, strict=True)
+            self._warm(self._start(group, base), base * decay)
+            for group, base in zip(self.optimizer.param_groups, self.base_values, strict=True)
         ]
+
+    def _start(self, group: dict, base: float) -> float:
+        if group.get('role') == 'bias':
+            return self.bias_start * group.get('lr_mult', 1.0)
+        return self.start_factor * base
 
 
 @PARAM_SCHEDULERS.register_module()

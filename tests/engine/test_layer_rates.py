@@ -1,0 +1,169 @@
+"""Rates of single layers: which parameter learns by how much, through the schedule and through resuming."""
+
+import pytest
+import torch
+from mmengine.registry import PARAM_SCHEDULERS
+from torch import nn
+from toy_runner import RECIPE_HOOKS, toy_runner
+
+from mmyolo_ext.engine.optimizers import YOLOOptimConstructor, optim_constructor
+from mmyolo_ext.engine.optimizers.layer_rates import LayerRates, stage_levels
+
+WRAPPER = {'optimizer': {'type': 'SGD', 'lr': 0.01, 'momentum': 0.9, 'weight_decay': 5e-4}}
+
+
+class Detector(nn.Module):
+    """A backbone of three stages of one convolution and norm each, a neck and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Module()
+        self.backbone.layers = nn.ModuleList(nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)) for _ in range(3))
+        self.neck = nn.Conv2d(2, 2, 1)
+        self.bbox_head = nn.Conv2d(2, 3, 1)
+
+
+def rates_of(model: nn.Module, groups: list[dict], key: str = 'lr') -> dict[str, float]:
+    """The entry ``key`` of the group that each parameter is in."""
+    held = {id(parameter): group[key] for group in groups for parameter in group['params']}
+    return {name: held[id(parameter)] for name, parameter in model.named_parameters() if id(parameter) in held}
+
+
+def test_rates_fall_with_the_distance_from_the_head():
+    model = Detector()
+    groups = YOLOOptimConstructor(WRAPPER, {'layer_decay': 0.5})(model).optimizer.param_groups
+    rates = rates_of(model, groups)
+    # three levels: 0.01 * 0.5 ** (3 - i); neck and head whole
+    expected = {'backbone.layers.0': 0.00125, 'backbone.layers.1': 0.0025, 'backbone.layers.2': 0.005}
+    for name, rate in rates.items():
+        assert rate == pytest.approx(expected.get(name.rsplit('.', 2)[0], 0.01), rel=1e-12), name
+    assert len(rates) == len(list(model.parameters()))
+
+
+def test_roles_hold_at_every_rate():
+    model = Detector()
+    groups = YOLOOptimConstructor(WRAPPER, {'layer_decay': 0.5})(model).optimizer.param_groups
+    decays, roles = rates_of(model, groups, 'weight_decay'), rates_of(model, groups, 'role')
+    decaying = {name for name, parameter in model.named_parameters() if parameter.dim() == 4}
+    assert {name for name, decay in decays.items() if decay == 5e-4} == decaying
+    assert {name for name, decay in decays.items() if decay == 0.0} == decays.keys() - decaying
+    assert {name for name, role in roles.items() if role == 'bias'} == {n for n in roles if n.endswith('bias')}
+    # neck and head have no norm: 2 groups of theirs, 3 of each stage; the fastest is first, where its rate is logged
+    assert len(groups) == 2 + 3 * 3 and groups[0]['lr'] == 0.01 and groups[0]['role'] == 'decay'
+
+
+def test_keys_multiply_rate_and_decay_and_the_longest_counts():
+    model = Detector()
+    cfg = {
+        'layer_decay': 0.5,
+        'custom_keys': {
+            'backbone': {'lr_mult': 0.1},
+            'backbone.layers.2': {'decay_mult': 3.0},
+            'bbox_head': {'lr_mult': 2.0, 'decay_mult': 0.0},
+        },
+    }
+    groups = YOLOOptimConstructor(WRAPPER, cfg)(model).optimizer.param_groups
+    rates, decays = rates_of(model, groups), rates_of(model, groups, 'weight_decay')
+    assert rates['backbone.layers.0.0.weight'] == pytest.approx(0.01 * 0.125 * 0.1)
+    assert rates['backbone.layers.2.0.weight'] == pytest.approx(0.01 * 0.5)  # the longer key says nothing of the rate
+    assert decays['backbone.layers.2.0.weight'] == pytest.approx(1.5e-3)
+    assert decays['backbone.layers.2.1.weight'] == 0.0  # a norm does not decay, whatever the multiple
+    assert (rates['bbox_head.weight'], decays['bbox_head.weight']) == (0.02, 0.0)
+    assert (rates['neck.weight'], decays['neck.weight']) == (0.01, 5e-4)
+
+
+def test_frozen_parameters_are_in_no_group_and_change_no_rate(monkeypatch):
+    model = Detector()
+    model.backbone.layers[0].requires_grad_(False)
+    said = []
+    monkeypatch.setattr(optim_constructor, 'print_log', lambda text, logger: said.append(text))
+    groups = YOLOOptimConstructor(WRAPPER, {'layer_decay': 0.5})(model).optimizer.param_groups
+    rates = rates_of(model, groups)
+    assert not [name for name in rates if name.startswith('backbone.layers.0')]
+    assert rates['backbone.layers.1.0.weight'] == 0.0025
+    # a stage has 4 weights and 2 biases of the convolution, 2 and 2 of the norm; neck 6, head 9
+    lines = said[0].splitlines()
+    assert lines[0] == 'Training 35 parameters; 10 are frozen (10 of backbone).'
+    assert lines[2].split() == [
+        *('0.01', '0.0005', 'decay', '2', '10', 'neck,', 'bbox_head'),
+    ]  # fmt: skip
+
+
+def test_biases_warm_up_by_the_rate_of_their_layer():
+    model = Detector()
+    wrapper = YOLOOptimConstructor(WRAPPER, {'layer_decay': 0.5})(model)
+    cfg = {'type': 'mmyolo_ext.WarmupLinearLR', 'warmup_iters': 10, 'by_epoch': False, 'end': 100, 'bias_start': 0.1}
+    scheduler = PARAM_SCHEDULERS.build(cfg, default_args={'optimizer': wrapper})
+    first = rates_of(model, wrapper.optimizer.param_groups)
+    assert (first['neck.bias'], first['backbone.layers.0.0.bias']) == (0.1, 0.0125)
+    assert first['neck.weight'] == first['backbone.layers.0.0.weight'] == 0.0
+    for _ in range(5):
+        wrapper.optimizer.step()
+        scheduler.step()
+    # half way to 0.00125 (1 - 0.99 * 5 / 100) = 0.001188125
+    rates = rates_of(model, wrapper.optimizer.param_groups)
+    assert rates['backbone.layers.0.0.weight'] == pytest.approx(0.001188125 / 2, rel=1e-9)
+    assert rates['backbone.layers.0.0.bias'] == pytest.approx((0.0125 + 0.001188125) / 2, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ('names', 'levels'),
+    [
+        ('conv1 bn1 layer1.0.conv1 layer2.0.conv1', (0, 0, 1, 2)),  # ResNet
+        ('layers.0.conv layers.1.0.conv layers.1.1.blocks.3.conv', (0, 1, 1)),  # ours: the stem is layers.0
+        ('stem.conv stage1.0.conv stage2.0.blocks.7.conv', (0, 1, 2)),  # CSPDarknet
+        ('patch_embed.norm stages.0.blocks.1 stages.1.blocks.0 norm1', (0, 1, 2, 2)),  # Swin
+        ('conv1.conv layer1.0 layer2.0 conv2.conv', (0, 1, 2, 2)),  # MobileNetV2
+        ('model.conv_stem model.blocks.0.0 model.blocks.1.2', (0, 1, 2)),  # timm
+        ('model.stem_0 model.stages_0.blocks.2 model.stages_1.blocks.0', (0, 1, 2)),
+        ('conv1.conv conv_res_block1.conv conv_res_block2.res0', (0, 1, 2)),  # Darknet-53
+    ],
+)
+def test_levels_of_backbones_by_the_names_of_their_stages(names, levels):
+    named = [f'backbone.{name}.weight' for name in names.split()]
+    assert tuple(stage_levels([*named, 'neck.layers.0.weight']).values()) == levels
+
+
+def run_toy(folder, paramwise: dict, start=None):
+    wrapper = {'type': 'mmyolo_ext.YOLOOptimWrapper', 'constructor': 'mmyolo_ext.YOLOOptimConstructor', **WRAPPER}
+    settings = {'optim_wrapper': {**wrapper, 'paramwise_cfg': paramwise}, 'resume': start is not None}
+    runner = toy_runner(folder, hooks=RECIPE_HOOKS, load_from=start and str(start), **settings)
+    runner.train()
+    return runner
+
+
+def test_resuming_keeps_rates_and_the_bits(tmp_path):
+    slower = {'custom_keys': {'conv': {'lr_mult': 0.25}}}
+    whole = run_toy(tmp_path / 'whole', slower)
+    middle = tmp_path / 'whole/epoch_2.pth'
+    again = run_toy(tmp_path / 'again', slower, middle)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name]), name
+    rates = rates_of(again.model, again.optim_wrapper.optimizer.param_groups)
+    assert rates['conv.weight'] == rates['conv.bias'] == 0.25 * rates['linear.weight'] > 0
+    with pytest.raises(ValueError, match='frozen_parts, frozen_stages and paramwise_cfg'):
+        run_toy(tmp_path / 'other', {'custom_keys': {'conv': {'lr_mult': 0.5}}}, middle)
+
+
+NAMES = ('backbone.layers.0.weight', 'neck.weight')
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'names', 'message'),
+    [
+        ({'norm_decay_mult': 0.0}, NAMES, 'DefaultOptimWrapperConstructor'),
+        ({'custom_keys': {'bakbone': {'lr_mult': 0.1}}}, NAMES, "did you mean 'backbone'"),
+        ({'custom_keys': {'zzz': {}}}, NAMES, 'the names start with backbone.layers, neck.weight'),
+        ({'custom_keys': {'neck': {'lr_mul': 0.1}}}, NAMES, "got \\['lr_mul'\\]"),
+        ({'custom_keys': {'neck': {'lr_mult': -1}}}, NAMES, "lr_mult of 'neck' must be a number of at least 0"),
+        ({'custom_keys': {'neck': {'lr_mult': '0.1'}}}, NAMES, 'must be a number'),
+        ({'layer_decay': 0}, NAMES, 'greater than 0 and at most 1'),
+        ({'layer_decay': 1.1}, NAMES, 'greater than 0 and at most 1'),
+        ({'layer_decay': 0.9}, ('backbone.conv.weight',), 'got backbone.conv'),
+        ({'layer_decay': 0.9}, ('neck.weight',), 'a model without a backbone'),
+        ({'layer_decay': 0.9}, tuple(f'backbone.layers.{i}.weight' for i in range(75)), '75 levels'),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(cfg, names, message):
+    with pytest.raises(ValueError, match=message):
+        LayerRates(cfg).of(names)
