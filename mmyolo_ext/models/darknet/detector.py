@@ -1,5 +1,6 @@
 """A detector as a Darknet ``.cfg`` file describes it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmyolo_ext.models.darknet.graph import Graph, read_graph
@@ -30,6 +31,7 @@ class DarknetCfg(YOLODetector):
         train_cfg: goes to the head; so does the next.
         test_cfg: see there.
         data_preprocessor: by default RGB from 0 to 1, padded in grey to a multiple of the largest stride.
+        frozen_parts: see :class:`YOLODetector`.
         init_cfg: as in MMEngine.
 
     Raises:
@@ -47,6 +49,7 @@ class DarknetCfg(YOLODetector):
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
+        frozen_parts: str | Sequence[str] = (),
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         graph = read_graph(cfg_file)
@@ -56,6 +59,7 @@ class DarknetCfg(YOLODetector):
             train_cfg=train_cfg,
             test_cfg=test_cfg,
             data_preprocessor=data_preprocessor or preprocessor_of(graph),
+            frozen_parts=frozen_parts,
             init_cfg=init_cfg,
         )
         self.graph = graph

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from mmdet.models.detectors import SingleStageDetector
 
 from mmyolo_ext.models.detectors.feature_path import build_backbone, build_head, build_neck, check_channels
+from mmyolo_ext.models.detectors.frozen_parts import PartlyFrozen
 from mmyolo_ext.models.detectors.in_channels import MisfitError, is_auto
 from mmyolo_ext.models.detectors.level_strides import check_strides, configured_strides
 from mmyolo_ext.models.detectors.out_indices import advice
@@ -12,7 +13,7 @@ from mmyolo_ext.registry import MODELS
 
 
 @MODELS.register_module()
-class YOLODetector(SingleStageDetector):
+class YOLODetector(PartlyFrozen, SingleStageDetector):
     """Backbone, neck and dense head, of ours or of mmdet, by the names in their configs.
 
     A neck or head with ``in_channels='auto'`` gets the channels that the part before it gives: from that part's
@@ -28,11 +29,13 @@ class YOLODetector(SingleStageDetector):
         train_cfg: goes to the head; so does the next.
         test_cfg: see there.
         data_preprocessor: config.
+        frozen_parts: names of what is not trained, such as ``'backbone'`` or ``'neck.*.bn'``; see
+            :meth:`PartlyFrozen.freeze`.
         init_cfg: as in MMEngine.
 
     Raises:
         ValueError: ``'auto'`` with a backbone or neck that cannot be measured, channels or a number of levels that the
-            next part does not take, or strides unlike those of the head.
+            next part does not take, strides unlike those of the head, or a name in ``frozen_parts`` that nothing has.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class YOLODetector(SingleStageDetector):
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
+        frozen_parts: str | Sequence[str] = (),
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         # not SingleStageDetector's own: it builds all parts at once, here each is built for the one before it
@@ -63,3 +67,4 @@ class YOLODetector(SingleStageDetector):
         check_channels(self.bbox_head, bbox_head, features, giver)
         self.train_cfg = train_cfg
         self.test_cfg = test_cfg
+        self.freeze(frozen_parts)
