@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 
 from mmyolo_ext.apis.cli import add_common_options, load_for_run, run_tool
 from mmyolo_ext.apis.distributed import prepare_processes
-from mmyolo_ext.apis.files import check_resume, check_work_dir
+from mmyolo_ext.apis.files import check_resume, check_work_dir, resume_or_start
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,7 +34,7 @@ def main() -> None:
     if args.amp:
         turn_on_amp(cfg)
     if args.resume:
-        cfg.resume, cfg.load_from = True, None if args.resume == 'auto' else args.resume
+        cfg.resume, cfg.load_from = resume_or_start(args.resume, cfg.get('load_from'), cfg.work_dir)
     check_work_dir(cfg.work_dir)
     check_resume(cfg.get('resume', False), cfg.get('load_from'), cfg.work_dir)
     prepare_processes(cfg, args.launcher)

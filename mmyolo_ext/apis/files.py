@@ -46,10 +46,31 @@ def check_checkpoint(path: str) -> None:
 
 
 def check_resume(resume: bool, load_from: str | None, work_dir: str) -> None:
-    """Check the checkpoint that a training will start from, if any: the one named, or the latest in the work dir."""
+    """Check the checkpoint that a training will start from, if any: the one named, or the latest in the work dir.
+
+    Raises:
+        ValueError: As :func:`check_checkpoint`; of missing weights to start from, how to get or name them.
+    """
     start = load_from or (find_latest_checkpoint(work_dir) if resume else None)
+    if start and not resume and '://' not in start and not Path(start).is_file():
+        raise ValueError(
+            f'there are no weights {start} to start from, which load_from names: put a checkpoint there, as its '
+            'authors publish it (those of YOLOv5 of Ultralytics and MMYOLO are read as they are, '
+            'tools/convert_weights.py is not needed), name another by --cfg-options load_from=PATH, or start from '
+            'scratch by load_from=None'
+        )
     if start:
         check_checkpoint(start)
+
+
+def resume_or_start(resume: str, load_from: str | None, work_dir: str) -> tuple[bool, str | None]:
+    """``resume`` and ``load_from`` of MMEngine for ``--resume``, which is ``'auto'`` or names a checkpoint.
+
+    Where the work dir has nothing to resume from, a training starts as the config says, from its weights if any.
+    """
+    if resume != 'auto':
+        return True, resume
+    return (True, None) if find_latest_checkpoint(work_dir) else (False, load_from)
 
 
 def _check_archive(path: str) -> None:

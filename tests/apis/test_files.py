@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmyolo_ext.apis.cli import one_line
-from mmyolo_ext.apis.files import check_checkpoint, check_resume, check_work_dir
+from mmyolo_ext.apis.files import check_checkpoint, check_resume, check_work_dir, resume_or_start
 
 TRACEBACK = 'Original Traceback (most recent call last):\n  File x.py\nValueError: no picture a.jpg\n'
 
@@ -55,6 +55,22 @@ def test_resuming_checks_the_latest_of_the_work_dir(checkpoint, tmp_path):
     check_resume(False, None, str(tmp_path))
     with pytest.raises(ValueError, match='epoch_1.pth'):
         check_resume(True, None, str(tmp_path))
+
+
+def test_missing_weights_to_start_from_are_told_apart_from_a_missing_checkpoint(tmp_path):
+    missing = str(tmp_path / 'yolov5n.pt')
+    with pytest.raises(ValueError, match=r'there are no weights .*yolov5n.pt to start from.*--cfg-options load_from='):
+        check_resume(False, missing, str(tmp_path))
+    with pytest.raises(ValueError, match='there is no checkpoint .*yolov5n.pt'):
+        check_resume(True, missing, str(tmp_path))
+
+
+def test_resuming_what_never_began_starts_from_the_weights_of_the_config(checkpoint, tmp_path):
+    assert resume_or_start('auto', 'yolov5n.pt', str(tmp_path)) == (False, 'yolov5n.pt')
+    assert resume_or_start('auto', None, str(tmp_path)) == (False, None)
+    (tmp_path / 'last_checkpoint').write_text(str(checkpoint))
+    assert resume_or_start('auto', 'yolov5n.pt', str(tmp_path)) == (True, None)
+    assert resume_or_start('epoch_1.pth', 'yolov5n.pt', str(tmp_path)) == (True, 'epoch_1.pth')
 
 
 def test_a_work_dir_below_a_file_is_named(tmp_path):
