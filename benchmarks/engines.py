@@ -1,0 +1,158 @@
+"""One detector in every form that it can run in on a CPU, for ``inference.py``.
+
+Letters: N images, M places that predict a box, C classes.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmengine.registry import init_default_scope
+from torch import Tensor
+
+from mmyolo_ext.apis import load_config
+from mmyolo_ext.export import runtime
+from mmyolo_ext.export.formats import Options, write
+from mmyolo_ext.export.graph import RawGraph, build_graph
+from mmyolo_ext.export.quantize import quantize
+from mmyolo_ext.export.torchscript import open_torchscript
+from mmyolo_ext.registry import MODELS
+
+CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
+LETTERBOX = {'pad_val': 114, 'centred': False, 'allow_upscale': True, 'interpolation': 'bilinear'}
+# a busy scene at a threshold of use; from weights that have learnt nothing, a fixed score would let through any number
+CANDIDATES = 300
+CALIBRATION_PICTURES = 8
+
+
+class Engine(NamedTuple):
+    """One form of a detector, on pictures that it holds."""
+
+    network: Callable[[], Any] | None
+    """Boxes and scores of every place; None where they cannot be had alone."""
+    detections: Callable[[], Any]
+    """The same, then thresholds and suppression of duplicates, for every picture."""
+
+
+def build_detector(config: str) -> torch.nn.Module:
+    """The detector of a config with seeded weights, and outputs of the spread that those of trained ones have."""
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    detector = MODELS.build(load_config(CONFIGS / config).model).eval()
+    with torch.no_grad():
+        feats = detector.extract_feat(torch.from_numpy(pictures(1, 320)))
+        for conv, feat in zip(detector.bbox_head.convs_pred, feats, strict=True):
+            conv.weight *= 1.5 / conv(feat).std()
+    return detector
+
+
+def pictures(count: int, size: int) -> np.ndarray:
+    """Noise of several scales, (N, 3, size, size) float32 in [0, 1]."""
+    rng = np.random.default_rng(count * size)
+    coarse = rng.random((count, 3, size // 32, size // 32)).repeat(32, axis=2).repeat(32, axis=3)
+    return (0.7 * coarse + 0.3 * rng.random((count, 3, size, size))).astype(np.float32)
+
+
+def engines(detector: torch.nn.Module, images: np.ndarray, wanted: list[str], folder: Path) -> Iterator[tuple]:
+    """(name, :class:`Engine`) of each form that is wanted, made when it is asked for."""
+    for name in wanted:
+        yield name, ENGINES[name](detector, images, folder)
+
+
+def eager(detector: torch.nn.Module, images: np.ndarray, fused: bool, channels_last: bool) -> Engine:
+    """PyTorch as it is, as ``tools/predict.py`` runs it."""
+    graph = build_graph(detector, fused=fused)
+    batch = torch.from_numpy(images)
+    if channels_last:
+        graph, batch = (part.to(memory_format=torch.channels_last) for part in (graph, batch))
+    size_hw = images.shape[2:]
+    metas = [{'ori_shape': size_hw, 'img_shape': size_hw, 'scale_factor': (1.0, 1.0)}] * len(images)
+    with torch.inference_mode():
+        cfg = {'score_thr': threshold(graph(batch)[1].numpy())}
+
+    @torch.inference_mode()
+    def network() -> tuple[Tensor, Tensor]:
+        return graph(batch)
+
+    @torch.inference_mode()
+    def detections() -> list:
+        maps = graph.head(graph.detector.extract_feat(batch))
+        return graph.head.predict_by_feat(*maps, metas, cfg=cfg, rescale=True)
+
+    return Engine(network, detections)
+
+
+def exported(detector: torch.nn.Module, images: np.ndarray, folder: Path, int8: bool) -> Engine:
+    """The ONNX file in onnxruntime, with the suppression of ``runtime.py``."""
+    file = export(detector, images, folder, 'onnx')
+    if int8:
+        quantized = file.with_name(f'int8_{file.name}')
+        feed = pictures(CALIBRATION_PICTURES, images.shape[-1])
+        quantize(file, quantized, np.split(feed, CALIBRATION_PICTURES))
+        file = quantized
+    run, properties = runtime.open_onnx(file, torch.get_num_threads(), runtime.CPU)
+    return in_numpy(run, runtime.read_rules(properties, file), images)
+
+
+def in_graph(detector: torch.nn.Module, images: np.ndarray, folder: Path) -> Engine:
+    """The ONNX file of ``--nms``, whose threshold is written in it."""
+    test_cfg = dict(detector.bbox_head.test_cfg)
+    with torch.inference_mode():
+        scores = RawGraph(detector)(torch.from_numpy(images))[1].numpy()
+    detector.bbox_head.test_cfg = {**test_cfg, 'score_thr': threshold(scores)}
+    file = export(detector, images, folder, 'onnx', nms=True)
+    detector.bbox_head.test_cfg = test_cfg
+    run, properties = runtime.open_onnx(file, torch.get_num_threads(), runtime.CPU)
+    rules = runtime.read_rules(properties, file)
+
+    def detections() -> list[runtime.Detections]:
+        outputs = run(images)
+        return [runtime.finish(outputs, index, rules, 0.0) for index in range(len(images))]
+
+    return Engine(None, detections)
+
+
+def torchscript(detector: torch.nn.Module, images: np.ndarray, folder: Path) -> Engine:
+    """The TorchScript file, fused, with the suppression of ``runtime.py``."""
+    file = export(detector, images, folder, 'torchscript', fused=True)
+    run, properties = open_torchscript(file)
+    return in_numpy(run, runtime.read_rules(properties, file), images)
+
+
+def export(detector: torch.nn.Module, images: np.ndarray, folder: Path, kind: str, **options: bool) -> Path:
+    """A file for pictures of this size, as ``tools/export.py`` writes it."""
+    file = folder / f'{kind}_{"_".join(options)}_{len(images)}_{images.shape[-1]}.{kind}'
+    names = tuple(f'class {label}' for label in range(detector.bbox_head.num_classes))
+    write(detector, file, Options(kind, dynamic=len(images) > 1, **options), names, LETTERBOX, images.shape[2:])
+    return file
+
+
+def in_numpy(run: Callable, rules: dict, images: np.ndarray) -> Engine:
+    """What runs a file, and the suppression of ``runtime.py``."""
+    score_thr = threshold(run(images)['scores'])
+
+    def detections() -> list[runtime.Detections]:
+        outputs = run(images)
+        return [runtime.finish(outputs, index, rules, score_thr) for index in range(len(images))]
+
+    return Engine(lambda: run(images), detections)
+
+
+def threshold(scores: np.ndarray) -> float:
+    """The score that :data:`CANDIDATES` of each picture's exceed on average, of (N, M, C)."""
+    return float(np.partition(scores.ravel(), -CANDIDATES * len(scores) - 1)[-CANDIDATES * len(scores) - 1])
+
+
+ENGINES: dict[str, Callable[[torch.nn.Module, np.ndarray, Path], Engine]] = {
+    'PyTorch': lambda detector, images, _: eager(detector, images, fused=False, channels_last=False),
+    'PyTorch, fused': lambda detector, images, _: eager(detector, images, fused=True, channels_last=False),
+    'PyTorch, fused, channels-last': lambda detector, images, _: eager(
+        detector, images, fused=True, channels_last=True
+    ),
+    'TorchScript': torchscript,
+    'ONNX Runtime': lambda detector, images, folder: exported(detector, images, folder, int8=False),
+    'ONNX Runtime, `--nms`': in_graph,
+    'ONNX Runtime, int8': lambda detector, images, folder: exported(detector, images, folder, int8=True),
+}
