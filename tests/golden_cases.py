@@ -5,14 +5,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
-from torch import Tensor
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from mmyolo_ext.boxes import cxcywh_to_xyxy
 
 LOSSES_FILE = Path(__file__).parent / 'data' / 'losses.json'
 _CONTENT = json.loads(LOSSES_FILE.read_text(encoding='utf-8'))
 ANCHORS_PX: list[list[list[float]]] = _CONTENT['anchors_px']
 CASES: dict[str, dict[str, Any]] = {case['name']: case for case in _CONTENT['cases']}
 DEFAULT_STRIDES = (8, 16, 32)
+RELATIVE = 1e-4
+# channels of a level's gradient, by the suffix of their norms' name
+PARTS = {'': slice(None), '_box': slice(0, 4), '_obj': slice(4, 5), '_cls': slice(5, None)}
 
 
 class GoldenInputs(NamedTuple):
@@ -42,6 +49,54 @@ def golden_inputs(case: dict[str, Any]) -> GoldenInputs:
         boxes_cxcywh=torch.from_numpy(table[:, 2:] * to_px),
         size_hw=(height, width),
     )
+
+
+def run_loss(head: nn.Module, inputs: GoldenInputs) -> dict[str, Tensor]:
+    """The losses of one of our heads."""
+    # (N, A, H, W, 5+C) -> (N, A, 5+C, H, W), then each part with its anchors in the channels
+    raw = [level.permute(0, 1, 4, 2, 3) for level in inputs.predictions]
+    boxes_xyxy = cxcywh_to_xyxy(inputs.boxes_cxcywh)
+    instances = [
+        InstanceData(bboxes=boxes_xyxy[inputs.image == index], labels=inputs.labels[inputs.image == index])
+        for index in range(len(raw[0]))
+    ]
+    return head.loss_by_feat(
+        [level[:, :, 5:].flatten(1, 2) for level in raw],
+        [level[:, :, :4].flatten(1, 2) for level in raw],
+        [level[:, :, 4] for level in raw],
+        instances,
+        [{'batch_input_shape': inputs.size_hw}] * len(instances),
+    )
+
+
+def assert_golden(losses: dict[str, Tensor], inputs: GoldenInputs, expected: dict[str, Any], factor: float) -> None:
+    """Compare losses that are ``factor`` times those of the file, their total and its gradients by level and part."""
+    total = sum(losses[f'loss_{term}'] for term in ('cls', 'bbox', 'obj'))
+    gradients = torch.autograd.grad(total, inputs.predictions)
+    approx = lambda value: pytest.approx(value, rel=RELATIVE, abs=1e-9)  # noqa: E731
+    assert total.item() == approx(expected['total'])
+    for name, term in {'loss_bbox': 'box', 'loss_obj': 'obj', 'loss_cls': 'cls'}.items():
+        assert losses[name].item() / factor == approx(expected[term]), name
+    for suffix, channels in PARTS.items():
+        norms = [gradient[..., channels].norm().item() for gradient in gradients]
+        assert norms == approx(expected[f'grad_l2{suffix}']), suffix
+
+
+def assert_positives(head: nn.Module, inputs: GoldenInputs, expected_levels: list) -> None:
+    """Compare what the head's assigner finds: place, label and target box of each positive, in any order."""
+    height, width = inputs.size_hw
+    grid_sizes = [(height // stride, width // stride) for stride in head.strides]
+    levels = head.assigner.assign(inputs.boxes_cxcywh, inputs.image, head.priors_wh, head.strides, grid_sizes)
+    for positives, stride, expected in zip(levels, head.strides, expected_levels, strict=True):
+        target = inputs.boxes_cxcywh[positives.gt] / stride
+        target[:, :2] -= torch.stack([positives.cell_x, positives.cell_y], dim=1)
+        where = torch.stack(
+            [positives.image, positives.prior, positives.cell_y, positives.cell_x, inputs.labels[positives.gt]], dim=1
+        )
+        rows = sorted(torch.cat([where, target], dim=1).tolist())
+        assert [row[:5] for row in rows] == [row[:5] for row in expected]
+        for row, expected_row in zip(rows, expected, strict=True):
+            assert row[5:] == pytest.approx(expected_row[5:], abs=1e-4)
 
 
 def _boxes(case: dict[str, Any], rng: np.random.RandomState) -> np.ndarray:

@@ -1,14 +1,19 @@
 """YOLOv5Head against the losses, gradients and positives of the original implementation."""
 
 import pytest
-import torch
-from golden_cases import ANCHORS_PX, CASES, DEFAULT_STRIDES, GoldenInputs, golden_inputs
-from mmengine.structures import InstanceData
+from golden_cases import (
+    ANCHORS_PX,
+    CASES,
+    DEFAULT_STRIDES,
+    RELATIVE,
+    assert_golden,
+    assert_positives,
+    golden_inputs,
+    run_loss,
+)
 
-from mmyolo_ext.boxes import cxcywh_to_xyxy
 from mmyolo_ext.models.heads import YOLOv5Head
 
-RELATIVE = 1e-4
 YOLOV5_CASES = [name for name in CASES if not name.startswith('yolov3')]
 CASES_WITH_POSITIVES = [name for name in YOLOV5_CASES if 'positives' in CASES[name]['expected']]
 
@@ -43,23 +48,6 @@ def build_head(case: dict) -> YOLOv5Head:
     )
 
 
-def run_loss(head: YOLOv5Head, inputs: GoldenInputs) -> dict[str, torch.Tensor]:
-    # (N, A, H, W, 5+C) -> (N, A, 5+C, H, W), then each part with its anchors in the channels
-    raw = [level.permute(0, 1, 4, 2, 3) for level in inputs.predictions]
-    boxes_xyxy = cxcywh_to_xyxy(inputs.boxes_cxcywh)
-    instances = [
-        InstanceData(bboxes=boxes_xyxy[inputs.image == index], labels=inputs.labels[inputs.image == index])
-        for index in range(len(raw[0]))
-    ]
-    return head.loss_by_feat(
-        [level[:, :, 5:].flatten(1, 2) for level in raw],
-        [level[:, :, :4].flatten(1, 2) for level in raw],
-        [level[:, :, 4] for level in raw],
-        instances,
-        [{'batch_input_shape': inputs.size_hw}] * len(instances),
-    )
-
-
 @pytest.mark.parametrize('name', YOLOV5_CASES)
 def test_losses_and_gradients(name: str) -> None:
     case = CASES[name]
@@ -69,45 +57,16 @@ def test_losses_and_gradients(name: str) -> None:
         level.requires_grad_()
     for _ in range(expected.get('calls', 1)):
         losses = run_loss(head, inputs)
-    total = sum(losses.values())
-    gradients = torch.autograd.grad(total, inputs.predictions)
-
-    approx = lambda value: pytest.approx(value, rel=RELATIVE, abs=1e-9)  # noqa: E731
-    assert total.item() == approx(expected['total'])
-    assert losses['loss_bbox'].item() / case['batch'] == approx(expected['box'])
-    assert losses['loss_obj'].item() / case['batch'] == approx(expected['obj'])
-    assert losses['loss_cls'].item() / case['batch'] == approx(expected['cls'])
-    parts = {'': slice(None), '_box': slice(0, 4), '_obj': slice(4, 5), '_cls': slice(5, None)}
-    for suffix, channels in parts.items():
-        norms = [gradient[..., channels].norm().item() for gradient in gradients]
-        assert norms == approx(expected[f'grad_l2{suffix}']), suffix
+    # ours are sums over the pictures
+    assert_golden(losses, inputs, expected, factor=case['batch'])
     if 'balance_after' in expected:
-        assert head.obj_balance.weights.tolist() == approx(expected['balance_after'])
+        assert head.obj_balance.weights.tolist() == pytest.approx(expected['balance_after'], rel=RELATIVE)
 
 
 @pytest.mark.parametrize('name', CASES_WITH_POSITIVES)
 def test_positives(name: str) -> None:
     case = CASES[name]
-    head, inputs = build_head(case), golden_inputs(case)
-    height, width = inputs.size_hw
-    levels = head.assigner.assign(
-        inputs.boxes_cxcywh,
-        inputs.image,
-        head.priors_wh,
-        head.strides,
-        [(height // stride, width // stride) for stride in head.strides],
-    )
-    for positives, stride, expected in zip(levels, head.strides, case['expected']['positives'], strict=True):
-        target = inputs.boxes_cxcywh[positives.gt] / stride
-        target[:, :2] -= torch.stack([positives.cell_x, positives.cell_y], dim=1)
-        where = torch.stack(
-            [positives.image, positives.prior, positives.cell_y, positives.cell_x, inputs.labels[positives.gt]], dim=1
-        )
-        rows = sorted(torch.cat([where, target], dim=1).tolist())
-        assert len(rows) == len(expected)
-        assert [row[:5] for row in rows] == [row[:5] for row in expected]
-        for row, expected_row in zip(rows, expected, strict=True):
-            assert row[5:] == pytest.approx(expected_row[5:], abs=1e-4)
+    assert_positives(build_head(case), golden_inputs(case), case['expected']['positives'])
 
 
 def test_no_case_is_lost() -> None:
