@@ -192,11 +192,11 @@ def finish(outputs: dict[str, np.ndarray], index: int, rules: dict, score_thr: f
 
 def candidates(boxes: np.ndarray, scores: np.ndarray, rules: dict, score_thr: float) -> tuple:
     """Boxes (K, 4), scores (K,) and labels (K,) above the thresholds, best first, of boxes (M, 4), scores (M, C)."""
+    least = max(np.float32(score_thr), np.nextafter(np.float32(rules['score_thr']), np.float32(2)))  # > as >=
     if rules['multi_label']:
-        place, label = np.nonzero((scores > rules['score_thr']) & (scores >= score_thr))
+        place, label = np.divmod(np.flatnonzero(scores >= least), scores.shape[1])
     else:
-        best = scores.max(axis=1)
-        (place,) = np.nonzero((best > rules['score_thr']) & (best >= score_thr))
+        place = np.flatnonzero(scores.max(axis=1) >= least)
         label = scores[place].argmax(axis=1)
     score = scores[place, label]
     order = np.argsort(-score, kind='stable')[: rules['nms_pre'] if rules['nms_pre'] > 0 else None]
@@ -204,10 +204,10 @@ def candidates(boxes: np.ndarray, scores: np.ndarray, rules: dict, score_thr: fl
 
 
 def suppress(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, rules: dict) -> Detections:
-    """Class by class, drop what overlaps a better box by more than the limit; all arguments best first."""
-    kept = []
-    for label in np.unique(labels):
-        left = np.flatnonzero(labels == label)
+    """Drop what overlaps a better box of its class, or of any if ``class_agnostic``, too much; all best first."""
+    kept, rivals = [], np.zeros_like(labels) if rules.get('class_agnostic') else labels
+    for group in np.unique(rivals):
+        left = np.flatnonzero(rivals == group)
         while left.size:
             kept.append(left[0])
             left = left[1:][overlaps(boxes[left[0]], boxes[left[1:]]) <= rules['nms_iou']]
