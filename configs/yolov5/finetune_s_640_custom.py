@@ -1,0 +1,27 @@
+_base_ = [
+    '../_base_/models/yolov5_p5.py',
+    '../_base_/datasets/coco_640.py',
+    '../_base_/schedules/yolov5_finetune.py',
+    '../_base_/default_runtime.py',
+]
+
+# Yours: copy these lines into a config of your own, with _base_ = 'configs/yolov5/finetune_s_640_custom.py'.
+load_from = 'weights/yolov5s.pt'  # as Ultralytics, MMYOLO or we wrote it; its outputs for classes start anew
+class_names = ('cat', 'dog')  # in the order of the JSON's categories
+data_root = 'data/custom/'
+train_ann, train_img = 'annotations/train.json', 'train/'
+val_ann, val_img = 'annotations/val.json', 'val/'
+
+# Frozen are stem and first stage. With under some hundred pictures freeze more: frozen_stages=4 is the whole backbone,
+# frozen_parts=('backbone', 'neck') of the model leaves only the head.
+model = dict(
+    backbone=dict(deepen_factor=0.33, widen_factor=0.5, frozen_stages=1),
+    neck=dict(deepen_factor=0.33, widen_factor=0.5),
+)
+
+# A step every 16 pictures: some hundreds of them would give too few steps of 64.
+default_hooks = dict(
+    accumulate=dict(nominal_batch_size=16),
+    ema=dict(gamma=500),
+    close_mosaic=dict(num_last_epochs=5),
+)
