@@ -55,6 +55,7 @@ def describe(
         'score_thr': rule.score_thr,
         'nms_pre': rule.nms_pre,
         'nms_iou': rule.iou_thr,
+        'class_agnostic': rule.class_agnostic,
         'max_per_img': rule.max_per_img,
     }
     return {key: json.dumps(value) for key, value in values.items()}

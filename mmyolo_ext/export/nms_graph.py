@@ -22,22 +22,29 @@ class NMSRule(NamedTuple):
     max_per_img: int
     nms_pre: int
     multi_label: bool
+    class_agnostic: bool = False
 
 
 def rule_of(head: nn.Module) -> NMSRule:
     """The rule of a head's ``test_cfg``.
 
     Raises:
-        ValueError: a suppression other than the plain class-wise one, which no runtime of ours carries out.
+        ValueError: a suppression other than the plain one, which no runtime of ours carries out.
     """
     cfg, kind = head.test_cfg, dict(head.test_cfg['nms'])
-    if kind.get('type', 'nms') != 'nms' or kind.get('class_agnostic'):
+    if kind.get('type', 'nms') != 'nms':
         raise ValueError(
-            "an exported detector suppresses class by class: test_cfg.nms must be dict(type='nms', iou_threshold=X), "
-            f'got {kind}; set it by --cfg-options'
+            "an exported detector drops what overlaps: test_cfg.nms must be dict(type='nms', iou_threshold=X), with "
+            f'class_agnostic=True if you like, got {kind}; set it by --cfg-options'
         )
-    several = head.takes_several_labels(cfg)
-    return NMSRule(cfg['score_thr'], kind['iou_threshold'], cfg['max_per_img'], cfg['nms_pre'], several)
+    return NMSRule(
+        cfg['score_thr'],
+        kind['iou_threshold'],
+        cfg['max_per_img'],
+        cfg['nms_pre'],
+        head.takes_several_labels(cfg),
+        bool(kind.get('class_agnostic', False)),
+    )
 
 
 class NMSGraph(nn.Module):
@@ -66,7 +73,10 @@ class NMSGraph(nn.Module):
         boxes, scores = self.raw(images)
         scores = best_candidates(scores if self.rule.multi_label else best_class_only(scores), self.rule.nms_pre)
         rule = self.rule
-        chosen = SelectBoxes.apply(boxes, scores.transpose(1, 2), rule.max_per_img, rule.iou_thr, rule.score_thr)
+        # (N, M, C) -> (N, C, M), or (N, 1, M): what a box is does not matter
+        rivals = scores.amax(dim=2)[:, None] if rule.class_agnostic else scores.transpose(1, 2)
+        chosen = SelectBoxes.apply(boxes, rivals, rule.max_per_img, rule.iou_thr, rule.score_thr)
+        chosen = with_best_class(chosen, scores) if rule.class_agnostic else chosen
         return arrange(boxes, scores, chosen, rule.max_per_img)
 
 
@@ -74,6 +84,13 @@ def best_class_only(scores: Tensor) -> Tensor:
     """Scores (N, M, C) with all but the highest of each place at 0."""
     classes = torch.arange(scores.shape[-1])
     return torch.where(scores.argmax(dim=-1, keepdim=True) == classes, scores, torch.zeros_like(scores))
+
+
+def with_best_class(chosen: Tensor, scores: Tensor) -> Tensor:
+    """Selections (S, 3) image, class, place with the best class of each place by scores (N, M, C)."""
+    image, _, place = chosen.unbind(dim=1)
+    best = scores.argmax(dim=2).reshape(-1)
+    return torch.stack([image, best[image * scores.shape[1] + place], place], dim=1)
 
 
 def best_candidates(scores: Tensor, nms_pre: int) -> Tensor:

@@ -64,6 +64,24 @@ def test_one_class_a_box(run, tmp_path):
     np.testing.assert_array_equal(boxes[0, :3], BOXES[[0, 2, 3]])
 
 
+@pytest.mark.parametrize('run', [by_torch, by_onnx])
+def test_whatever_the_class(run, tmp_path):
+    # the third box, 0.85 of class 1, shares 10 x 9 px with the second, 0.8 of class 0: IoU 90 / 110 = 0.818
+    scores = torch.tensor([[0.3, 0.4], [0.8, 0.1], [0.2, 0.85], [0.05, 0.6]])
+    rule = RULE._replace(multi_label=False, class_agnostic=True)
+    count, boxes, kept, labels = run(NMSGraph(Given(scores), rule), tmp_path, 2)
+    # best first: 0.85 of 1, drops 0.8 of 0; 0.6 of 1; 0.4 of 1
+    assert count.tolist() == [[3], [1]] and labels.tolist() == [[1, 1, 1, -1], [1, -1, -1, -1]]
+    np.testing.assert_allclose(kept, [[0.85, 0.6, 0.4, 0], [0.6, 0, 0, 0]], atol=1e-6)
+    np.testing.assert_array_equal(boxes[0, :3], BOXES[[2, 3, 0]])
+    outputs = {'boxes': BOXES[None].numpy(), 'scores': scores[None].numpy()}
+    found = runtime.finish(outputs, 0, {**rules(multi_label=False), 'class_agnostic': True}, 0.0)
+    assert found.labels.tolist() == [1, 1, 1]
+    np.testing.assert_array_equal(found.boxes_xyxy, BOXES[[2, 3, 0]])
+    # class by class the second stays: nothing else of class 0 is near
+    assert 0 in runtime.finish(outputs, 0, rules(multi_label=False), 0.0).labels
+
+
 def test_nothing_above_the_threshold(tmp_path):
     for run in (by_torch, by_onnx):
         count, boxes, scores, labels = run(NMSGraph(Given(SCORES * 0.1), RULE), tmp_path, 1)

@@ -81,9 +81,11 @@ class AnchorGridHead(BaseDenseHead):
     def takes_several_labels(self, cfg: dict) -> bool:
         """Whether a box may give a detection for several classes: ``cfg['multi_label']``, if they may coincide.
 
-        Exclusive classes overrule it, so that the class loss alone decides, in prediction, validation and export.
+        Exclusive classes overrule it, so that the class loss alone decides, in prediction, validation and export; so
+        does class-agnostic suppression, which would leave of a box's detections the best alone.
         """
-        return bool(cfg['multi_label'] and self.use_sigmoid and self.num_classes > 1)
+        agnostic = cfg['nms'].get('class_agnostic', False)
+        return bool(cfg['multi_label'] and self.use_sigmoid and self.num_classes > 1 and not agnostic)
 
     def decode(
         self, cls_scores: Sequence[Tensor], bbox_preds: Sequence[Tensor], objectnesses: Sequence[Tensor]
