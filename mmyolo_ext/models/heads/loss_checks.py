@@ -53,7 +53,7 @@ def soft_label_fault(loss: nn.Module, num_classes: int, smoothing: float) -> str
 def _try_classes(loss: nn.Module, labels: Tensor, num_classes: int, smoothing: float) -> None:
     target = class_targets(labels, num_classes, smoothing, getattr(loss, 'use_sigmoid', True))
     form = f'float targets of shape (P, {num_classes})' if target.dim() > 1 else 'class indices of shape (P,)'
-    _try('loss_cls', loss, torch.zeros(2, num_classes), target, f'logits (P, {num_classes}) and {form}')
+    _try('loss_cls', loss, _logits(num_classes), target, f'logits (P, {num_classes}) and {form}')
 
 
 def check_objectness_loss(loss: nn.Module) -> None:
@@ -63,7 +63,7 @@ def check_objectness_loss(loss: nn.Module) -> None:
             f'loss_obj={type(loss).__name__} is a softmax, which over the one logit of a place is always 1; use a '
             'loss on a sigmoid'
         )
-    _try('loss_obj', loss, torch.zeros(2, 1), torch.tensor([[0.0], [0.5]]), 'logits (M, 1) and targets of that shape')
+    _try('loss_obj', loss, _logits(1), torch.tensor([[0.0], [0.5]]), 'logits (M, 1) and targets of that shape')
 
 
 def check_box_losses(loss: SumLoss) -> None:
@@ -73,6 +73,11 @@ def check_box_losses(loss: SumLoss) -> None:
     offers = {'stride': 8, 'crowd': Crowd(index * 0, index, index * 0, boxes + 0.5)}
     for term in loss.losses:
         _try('loss_bbox', term, boxes, boxes + 0.5, 'boxes (P, 4) and targets of that shape', **offers)
+
+
+def _logits(num_classes: int) -> Tensor:
+    """Of both signs, (2, C): a loss on probabilities has no logarithm of some."""
+    return torch.linspace(-3, 3, 2 * num_classes).view(2, num_classes)
 
 
 def _try(name: str, loss: nn.Module, pred: Tensor, target: Tensor, gives: str, **offers: Any) -> None:
@@ -88,4 +93,9 @@ def _try(name: str, loss: nn.Module, pred: Tensor, target: Tensor, gives: str, *
         raise ValueError(
             f'{name}={type(loss).__name__} cannot be used here: given {gives} it must return one number, got '
             f'{tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__}'
+        )
+    if not value.isfinite():
+        raise ValueError(
+            f'{name}={type(loss).__name__} cannot be used here: given {gives} it returned {value.item()}; a loss on '
+            "probabilities, as mmdet's GaussianFocalLoss is, has no value for logits"
         )

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmyolo_ext.boxes import at_least_float32
 from mmyolo_ext.models.losses.class_target import ClassTarget
 from mmyolo_ext.models.losses.wrapped_loss import WrappedLoss
 from mmyolo_ext.registry import MODELS
@@ -19,7 +20,7 @@ def slide_weight(values: Tensor, mean: Tensor) -> Tensor:
     """1 up to ``mean`` - 0.1, exp(1 - ``mean``) from there to ``mean``, then exp(1 - value), which ends at 1.
 
     Args:
-        values: in [0, 1], any shape.
+        values: in [0, 1], any shape; half precision is raised to float32.
         mean: scalar; counts as 0.2 at least.
 
     Returns:
@@ -28,7 +29,8 @@ def slide_weight(values: Tensor, mean: Tensor) -> Tensor:
     >>> slide_weight(torch.tensor([0.4, 0.45, 0.5, 1.0]), torch.tensor(0.5))
     tensor([1.0000, 1.6487, 1.6487, 1.0000])
     """
-    mean = mean.clamp(min=LEAST_MEAN)
+    # bfloat16 knows two to three digits, and the plateau is 0.1 wide
+    values, mean = at_least_float32(values), at_least_float32(mean).clamp(min=LEAST_MEAN)
     below = torch.where(values > mean - MARGIN, (1 - mean).exp(), torch.ones_like(values))
     return torch.where(values >= mean, (1 - values).exp(), below)
 

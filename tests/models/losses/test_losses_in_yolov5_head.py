@@ -1,21 +1,28 @@
 """Our losses and mmdet's in YOLOv5Head: a step each with finite gradients, what each is told, and what is refused."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from yolov5_head_step import (
+    CHANNELS,
+    LEFT_HALF,
+    NO_TRUTH,
+    SIZE_HW,
+    STRIDES,
+    TRUTH,
+    boxes_of,
+    build_head,
+    recorded,
+    step,
+    step_everywhere,
+)
 
 from mmyolo_ext.boxes import paired_iou
-from mmyolo_ext.models.heads import YOLOv5Head
 from mmyolo_ext.models.heads.task_gains import Gains
 from mmyolo_ext.models.losses.iou_loss import LOSS_MODES
 
-SIZE_HW = (64, 96)
-CHANNELS = (8, 16, 24)
-STRIDES = (8, 16, 32)
 BCE = {'type': 'mmyolo_ext.BCELoss'}
 THEIR_BCE = {'type': 'mmdet.CrossEntropyLoss', 'use_sigmoid': True}
 SOFTMAX = {'type': 'mmdet.CrossEntropyLoss', 'use_sigmoid': False}
@@ -69,51 +76,6 @@ BOX_LOSSES = {
     'sum': {'type': 'mmyolo_ext.SumLoss', 'losses': [{'type': 'mmyolo_ext.NWDLoss'}, {'type': 'mmdet.L1Loss'}]},
     **{f'their {name}': {'type': f'mmdet.{name}'} for name in MMDET_BOX_LOSSES},
 }
-
-
-def build_head(**kwargs: Any) -> YOLOv5Head:
-    torch.manual_seed(0)
-    return YOLOv5Head(**{'num_classes': 3, 'in_channels': CHANNELS, 'scale_losses': False, **kwargs})
-
-
-def boxes_of(*rows: tuple[float, ...]) -> InstanceData:
-    """Ground truth of a picture from rows (x1, y1, x2, y2, label)."""
-    table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
-    return InstanceData(bboxes=table[:, :4], labels=table[:, 4].long())
-
-
-TRUTH = [
-    boxes_of((3, 5, 30, 40, 0), (10, 5, 38, 42, 2), (50, 10, 90, 60, 1)),
-    boxes_of(),
-    boxes_of((60, 33, 95, 63, 2), (10, 10, 22, 26, 1)),
-]
-NO_TRUTH = [boxes_of()] * 3
-LEFT_HALF = [None, None, InstanceData(bboxes=torch.tensor([[0.0, 0, 48, 64]]))]
-
-
-def step(head: nn.Module, truth: list[InstanceData] = TRUTH, ignored: list | None = None) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    feats = [
-        torch.randn(len(truth), channels, SIZE_HW[0] // stride, SIZE_HW[1] // stride, generator=generator)
-        for channels, stride in zip(CHANNELS, STRIDES, strict=True)
-    ]
-    metas = [{'batch_input_shape': SIZE_HW, 'img_shape': SIZE_HW}] * len(truth)
-    head.zero_grad()
-    losses = head.loss_by_feat(*head(feats), truth, metas, ignored)
-    sum(losses.values()).backward()
-    assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values()), losses
-    assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
-    return losses
-
-
-def step_everywhere(head: nn.Module) -> dict[str, Tensor]:
-    """With boxes, without, with ignore regions, and under autocast; the first one's losses."""
-    losses = step(head)
-    step(head, NO_TRUTH)
-    step(head, TRUTH, LEFT_HALF)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        step(head)
-    return losses
 
 
 @pytest.mark.parametrize('loss', BINARY_LOSSES)
@@ -171,17 +133,6 @@ def test_the_gain_of_boxes_holds_for_every_term() -> None:
     before, after = step(plain), step(doubled)
     ratio = {name: (after[name] / before[name]).item() for name in before}
     assert ratio == pytest.approx({'loss_cls': 1, 'loss_bbox': 2, 'loss_nwd': 2, 'loss_rep': 2, 'loss_obj': 1})
-
-
-def recorded(head: nn.Module, loss: nn.Module, truth: list[InstanceData] = TRUTH) -> list[dict[str, Any]]:
-    """What ``loss`` is called with besides its two tensors, in a step of ``head``."""
-    calls = []
-    hook = loss.register_forward_pre_hook(
-        lambda _, args, kwargs: calls.append({'pred': args[0], 'target': args[1], **kwargs}), with_kwargs=True
-    )
-    step(head, truth)
-    hook.remove()
-    return calls
 
 
 def test_boxes_come_with_stride_and_crowd() -> None:
@@ -243,6 +194,29 @@ def test_slide_of_softmax_by_hand() -> None:
     assert step(head)['loss_cls'].item() == pytest.approx(3 * total, rel=1e-5)
 
 
+@pytest.mark.parametrize('inner', ['bce', 'softmax'])
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_class_weights_by_hand(inner: str, wrapped: bool) -> None:
+    weights = [0.5, 1.0, 3.0]
+    loss = {**(SOFTMAX if inner == 'softmax' else BCE), 'class_weight': weights}
+    head = build_head(loss_cls={'type': 'mmyolo_ext.SlideLoss', 'loss': loss} if wrapped else loss)
+    total = 0.0
+    for call in recorded(head, head.loss_cls):
+        level, mean = [], max(call['quality'].mean.item(), 0.2) if wrapped else 0
+        qualities = call['quality'].values.tolist() if wrapped else [0.0] * len(call['pred'])
+        for logits, target, y in zip(call['pred'].detach(), call['target'], qualities, strict=True):
+            # hard targets weigh 1 under a sigmoid; a softmax follows the quality
+            slide = 1.0 if y <= mean - 0.1 else math.exp(1 - mean) if y < mean else math.exp(1 - y)
+            if inner == 'softmax':
+                factor = slide if wrapped else 1.0
+                level.append(weights[target] * factor * (logits.logsumexp(0) - logits[target]).item())
+            else:
+                signs = (2 * target - 1) * logits  # ln(1 + e^-z) for a positive, ln(1 + e^z) for a negative
+                level += [w * math.log1p(math.exp(-z)) for w, z in zip(weights, signs.tolist(), strict=True)]
+        total += sum(level) / len(level)
+    assert step(head)['loss_cls'].item() == pytest.approx(3 * total, rel=1e-5)
+
+
 def test_exclusive_scores_sum_to_one_and_give_one_label_a_box() -> None:
     head = build_head(loss_cls={'type': 'mmyolo_ext.SlideLoss', 'loss': SOFTMAX}).eval()
     generator = torch.Generator().manual_seed(0)
@@ -273,6 +247,8 @@ def test_exclusive_scores_sum_to_one_and_give_one_label_a_box() -> None:
         ({'loss_obj': SOFTMAX}, 'loss_obj=CrossEntropyLoss is a softmax, which over the one logit'),
         ({'loss_obj': {'type': 'mmdet.SeesawLoss', 'num_classes': 1}}, 'loss_obj=SeesawLoss is a softmax'),
         ({'loss_obj': {'type': 'mmdet.EQLV2Loss', 'num_classes': 1}}, 'loss_obj=EQLV2Loss cannot be used here'),
+        ({'loss_obj': {'type': 'mmdet.GaussianFocalLoss'}}, 'it returned nan; a loss on probabilities'),
+        ({'loss_cls': {'type': 'mmdet.GaussianFocalLoss'}}, 'it returned nan; a loss on probabilities'),
         ({'loss_bbox': {'type': 'mmdet.DistributionFocalLoss'}}, 'loss_bbox=DistributionFocalLoss cannot be used'),
         ({'loss_bbox': {'type': 'mmyolo_ext.IoULoss', 'reduction': 'none'}}, r'must return one number, got \(2,\)'),
     ],

@@ -12,6 +12,13 @@ from mmyolo_ext.models.losses.slide_loss import slide_weight
 
 BCE = {'type': 'mmyolo_ext.BCELoss'}
 SOFTMAX = {'type': 'mmdet.CrossEntropyLoss', 'use_sigmoid': False}
+HALVES = (torch.bfloat16, torch.float16)
+SLIDES = {
+    'target': {'loss': BCE},
+    'quality': {'loss': BCE, 'follow': 'quality'},
+    'softmax': {'loss': SOFTMAX},
+    'focal': {'loss': {'type': 'mmyolo_ext.FocalLoss', 'loss': BCE}},
+}
 
 
 def elements(loss: torch.nn.Module, *args, **kwargs) -> torch.Tensor:
@@ -117,30 +124,68 @@ def test_softmax_keeps_class_weights() -> None:
     assert elements(slide, logits, labels).tolist() == pytest.approx([2 * math.log(2), 6 * math.log(2)])
 
 
-def test_under_bfloat16_autocast() -> None:
-    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    # a plateau 0.1 wide: bfloat16 knows 0.45 and 0.5 apart only by 0.002
-    target = torch.tensor([0.0, 0.399, 0.401, 0.5, 0.9])[:, None].expand(5, 3)
-    given = Quality(target[:, 0], torch.tensor(0.5))
-    plain = SlideLoss(BCE)(logits, target, quality=given)
-    for pred in (logits, logits.bfloat16().float().detach().requires_grad_()):
-        with torch.autocast('cpu', dtype=torch.bfloat16):
-            loss = SlideLoss(BCE)(pred, target, quality=given)
-        loss.backward()
-        assert loss.dtype == torch.float32
-        assert loss.item() == pytest.approx(plain.item(), rel=1e-2)
-        assert pred.grad.isfinite().all()
-    half = SlideLoss(BCE)(logits.detach().bfloat16(), target, quality=given)
-    assert half.dtype == torch.float32
+@pytest.mark.parametrize('dtype', HALVES)
+def test_borders_in_half_precision(dtype: torch.dtype) -> None:
+    # these are exact in both: mu = 1/2, so 1 up to 0.4, exp(1/2) up to 1/2, then exp(1 - y)
+    values = torch.tensor([0.25, 0.375, 0.4375, 0.5, 0.75, 1.0])
+    expected = [1, 1, math.exp(0.5), math.exp(0.5), math.exp(0.25), 1]
+    for mean in (torch.tensor(0.5), torch.tensor(0.5, dtype=dtype)):
+        weight = slide_weight(values.to(dtype), mean)
+        assert weight.dtype == torch.float32
+        assert weight.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize('dtype', HALVES)
+@pytest.mark.parametrize('config', SLIDES)
+def test_half_logits_give_what_their_values_give_in_float32(dtype: torch.dtype, config: str) -> None:
+    half = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    full = half.detach().float().requires_grad_()
+    slide = SlideLoss(**SLIDES[config])
+    quality = torch.tensor([0.0, 0.399, 0.401, 0.5, 0.9])
+    target = torch.arange(5) % 3 if not slide.use_sigmoid else quality[:, None].expand(5, 3)
+    given = Quality(quality, torch.tensor(0.5))
+    expected = slide(full, target, quality=given)
+    with torch.autocast('cpu', dtype=dtype):
+        actual = slide(half, target, quality=given)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual, expected)
+    actual.backward()
+    expected.backward()
+    assert half.grad.abs().min() > 0
+    torch.testing.assert_close(half.grad, full.grad.to(dtype))
+
+
+@pytest.mark.parametrize('dtype', HALVES)
+@pytest.mark.parametrize('follow', ['target', 'quality'])
+def test_a_quality_in_half_precision_counts_with_its_own_value(dtype: torch.dtype, follow: str) -> None:
+    """As heads of mmdet give it under AMP: labels, and the IoU of half-precision boxes."""
+    logits, labels = torch.zeros(4, 2), torch.tensor([0, 1, 1, 2])
+    scores = torch.tensor([0.43, 0.61, 0.52, 0.0]).to(dtype)
+    slide = SlideLoss(BCE, follow=follow)
+    torch.testing.assert_close(
+        elements(slide, logits, (labels, scores)), elements(slide, logits, (labels, scores.float())), rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize('target', [torch.zeros(0, 3), torch.zeros(0).long(), (torch.zeros(0).long(), torch.zeros(0))])
-def test_empty_input(target) -> None:
+@pytest.mark.parametrize('dtype', [torch.float32, *HALVES])
+def test_empty_input(target, dtype: torch.dtype) -> None:
+    logits = torch.zeros(0, 3, dtype=dtype, requires_grad=True)
+    for follow in ('target', 'quality'):
+        with torch.autocast('cpu', dtype=torch.bfloat16, enabled=dtype != torch.float32):
+            loss = SlideLoss(BCE, follow=follow)(logits, target, avg_factor=1)
+        loss.backward()
+        assert loss.item() == 0
+        assert loss.dtype == torch.float32
+        assert logits.grad.shape == (0, 3)
+
+
+def test_empty_input_of_a_softmax() -> None:
     logits = torch.zeros(0, 3, requires_grad=True)
-    loss = SlideLoss(BCE)(logits, target, avg_factor=1)
+    given = Quality(torch.zeros(0), mean_quality(torch.zeros(0)))
+    loss = SlideLoss(SOFTMAX)(logits, torch.zeros(0).long(), avg_factor=1, quality=given)
     loss.backward()
     assert loss.item() == 0
-    assert logits.grad.shape == (0, 3)
 
 
 @pytest.mark.parametrize(
