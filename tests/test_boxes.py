@@ -80,6 +80,43 @@ def test_against_mmdet(mode: str, theirs: dict) -> None:
     torch.testing.assert_close(paired_iou(boxes, targets, mode), expected, atol=1e-5, rtol=1e-5)
 
 
+def of_the_paper(mode: str, box: list[float], target: list[float]) -> float:
+    """Each paper's formula on plain numbers, in the paper's own form."""
+    x1, y1, x2, y2 = box
+    u1, v1, u2, v2 = target
+    w, h, u, v = x2 - x1, y2 - y1, u2 - u1, v2 - v1
+    overlap = max(min(x2, u2) - max(x1, u1), 0) * max(min(y2, v2) - max(y1, v1), 0)
+    union = w * h + u * v - overlap
+    iou = overlap / union
+    hull_w, hull_h = max(x2, u2) - min(x1, u1), max(y2, v2) - min(y1, v1)
+    dx, dy = (u1 + u2 - x1 - x2) / 2, (v1 + v2 - y1 - y2) / 2
+    distance = (dx**2 + dy**2) / (hull_w**2 + hull_h**2)
+    if mode == 'giou':
+        return iou - (hull_w * hull_h - union) / (hull_w * hull_h)
+    if mode == 'diou':
+        return iou - distance
+    if mode == 'ciou':
+        aspect = 4 / math.pi**2 * (math.atan(u / v) - math.atan(w / h)) ** 2
+        return iou - distance - aspect**2 / (1 - iou + aspect)
+    if mode == 'eiou':
+        return iou - distance - (w - u) ** 2 / hull_w**2 - (h - v) ** 2 / hull_h**2
+    if mode == 'siou':
+        angle = 1 - 2 * math.sin(math.asin(abs(dy) / math.hypot(dx, dy)) - math.pi / 4) ** 2
+        gamma = 2 - angle
+        cost = sum(1 - math.exp(-gamma * share**2) for share in (dx / hull_w, dy / hull_h))
+        shape = sum((1 - math.exp(-abs(a - b) / max(a, b))) ** 4 for a, b in ((w, u), (h, v)))
+        return iou - (cost + shape) / 2
+    return iou
+
+
+@pytest.mark.parametrize('mode', IOU_MODES)
+def test_against_the_papers_one_pair_at_a_time(mode: str) -> None:
+    boxes, targets = _random_pairs()
+    assert (paired_iou(boxes, targets) == 0).any() and (paired_iou(boxes, targets) > 0.2).any()
+    expected = [of_the_paper(mode, *pair) for pair in zip(boxes.tolist(), targets.tolist(), strict=True)]
+    assert paired_iou(boxes, targets, mode, eps=1e-12).tolist() == pytest.approx(expected, abs=1e-8)
+
+
 def test_apart_boxes_by_hand() -> None:
     # unit squares with corners at (0, 0) and (3, 0): no overlap, enclosing box 4x1, diagonal^2 17, distance^2 9
     first, second = torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor([3.0, 0.0, 4.0, 1.0])
@@ -98,23 +135,23 @@ def test_gradient_against_finite_differences(mode: str, power: float) -> None:
     assert torch.autograd.gradcheck(overlap, boxes.requires_grad_())
 
 
-def test_ciou_gradient_holds_alpha_constant() -> None:
+@pytest.mark.parametrize('power', [1.0, 3.0])
+def test_ciou_gradient_holds_alpha_constant(power: float) -> None:
     boxes, targets = _random_pairs()
     iou = paired_iou(boxes, targets)
     aspect = lambda b: torch.atan((b[:, 2] - b[:, 0]) / (b[:, 3] - b[:, 1]))  # noqa: E731
     v = lambda b: 4 / math.pi**2 * (aspect(b) - aspect(targets)) ** 2  # noqa: E731
     alpha = v(boxes) / (1 - iou + v(boxes))
+
+    def held(boxes: torch.Tensor) -> torch.Tensor:
+        """The formula with alpha as it is at these boxes."""
+        return paired_iou(boxes, targets, 'diou', power=power) - (alpha * v(boxes)).clamp(min=1e-7) ** power
+
     boxes.requires_grad_()
-    (expected,) = torch.autograd.grad((paired_iou(boxes, targets, 'diou') - alpha * v(boxes)).sum(), boxes)
-    (actual,) = torch.autograd.grad(paired_iou(boxes, targets, 'ciou').sum(), boxes)
+    assert torch.autograd.gradcheck(held, boxes)
+    (expected,) = torch.autograd.grad(held(boxes).sum(), boxes)
+    (actual,) = torch.autograd.grad(paired_iou(boxes, targets, 'ciou', power=power).sum(), boxes)
     torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-6)
-    # and against differences of the formula with alpha as it was at the start
-    held = lambda boxes: (paired_iou(boxes, targets, 'diou') - alpha * v(boxes)).sum().item()  # noqa: E731
-    with torch.no_grad():
-        for index in range(boxes.numel()):
-            step = torch.zeros_like(boxes).flatten().index_fill(0, torch.tensor(index), 1e-6).view_as(boxes)
-            slope = (held(boxes + step) - held(boxes - step)) / 2e-6
-            assert actual.flatten()[index].item() == pytest.approx(slope, abs=1e-5)
 
 
 @pytest.mark.parametrize('mode', IOU_MODES)
@@ -137,6 +174,28 @@ def test_boxes_without_area_are_finite(mode: str, box: list[float], power: float
     assert overlap.isfinite().all()
     assert boxes.grad.isfinite().all()
     assert (overlap <= 1 + 1e-6).all()
+
+
+@pytest.mark.parametrize('mode', IOU_MODES)
+@pytest.mark.parametrize('power', [0.5, 1.0, 3.0])
+@pytest.mark.parametrize(
+    'box',
+    [
+        [1.0, 2.0, 4.0, 8.0],  # the target itself
+        [4.0, 2.0, 6.0, 8.0],  # touching along a side
+        [4.0, 8.0, 5.0, 9.0],  # touching in a corner
+        [2.0, 4.0, 3.0, 6.0],  # inside, with the same centre and aspect
+        [1.0, 2.0, 4.0, 2.0],  # its upper side
+        [1.0, 2.0, 1.0001, 2.0001],  # almost a point
+    ],
+)
+def test_borderline_boxes_are_finite(mode: str, box: list[float], power: float) -> None:
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        boxes = torch.tensor([box], dtype=dtype, requires_grad=True)
+        overlap = paired_iou(boxes, torch.tensor([[1.0, 2.0, 4.0, 8.0]], dtype=dtype), mode, power=power)
+        overlap.sum().backward()
+        assert overlap.isfinite().all()
+        assert boxes.grad.isfinite().all()
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])

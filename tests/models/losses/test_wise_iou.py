@@ -72,19 +72,20 @@ def test_exact_boxes_stay_finite() -> None:
 
 
 @pytest.mark.parametrize('mode', ['wiou_v1', 'wiou_v3'])
-def test_gradient_holds_the_diagonal_and_the_focus_constant(mode: str) -> None:
+@pytest.mark.parametrize('power', [1.0, 3.0])
+def test_gradient_holds_the_diagonal_and_the_focus_constant(mode: str, power: float) -> None:
     boxes, targets = random_pairs()
-    loss = IoULoss(mode).eval().double()
+    loss = IoULoss(mode, power=power).eval().double()
     hull = torch.maximum(boxes[:, 2:], targets[:, 2:]) - torch.minimum(boxes[:, :2], targets[:, :2])
     diagonal2 = hull.square().sum(1)
-    outlier = 1 - paired_iou(boxes, targets)
+    outlier = 1 - paired_iou(boxes, targets, power=power)
     focus = outlier / (3 * 1.9 ** (outlier - 3)) if mode == 'wiou_v3' else torch.ones_like(outlier)
 
     def held(boxes: torch.Tensor) -> torch.Tensor:
         """The paper's formula, with what it holds constant computed beforehand."""
         centers = [(b[:, :2] + b[:, 2:]) / 2 for b in (boxes, targets)]
         attention = torch.exp((centers[0] - centers[1]).square().sum(1) / diagonal2)
-        return focus * attention * (1 - paired_iou(boxes, targets))
+        return focus * attention * (1 - paired_iou(boxes, targets, power=power))
 
     boxes.requires_grad_()
     assert torch.autograd.gradcheck(held, boxes)
@@ -107,8 +108,9 @@ def test_every_mode_is_finite_on_boxes_without_area(mode: str, power: float) -> 
     rows = [[1.0, 1, 1, 1], [0, 1, 4, 1], [3, 3, 1, 1], [0, 0, 0, 0], [-1e6, -1e6, 1e6, 1e6]]
     boxes = torch.tensor(rows).repeat_interleave(5, 0).requires_grad_()
     targets = torch.tensor(rows).repeat(5, 1)
-    for dtype in (torch.float32, torch.bfloat16):
-        with torch.autocast('cpu', dtype=torch.bfloat16, enabled=dtype != torch.float32):
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        half = torch.bfloat16 if dtype == torch.float32 else dtype
+        with torch.autocast('cpu', dtype=half, enabled=dtype != torch.float32):
             loss = IoULoss(mode, power=power)(boxes, targets, avg_factor=1)
         (gradient,) = torch.autograd.grad(loss, boxes)
         assert loss.dtype == torch.float32
