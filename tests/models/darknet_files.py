@@ -71,6 +71,7 @@ activation=leaky
 [maxpool]  # 9: 32 x 8 x 12
 size=2
 stride=1
+padding=1
 
 [convolutional]  # 10: 21 x 8 x 12
 filters=21

@@ -3,7 +3,10 @@
 import pytest
 from darknet_files import EVERY_SECTION, write
 
+from mmyolo_ext.models.darknet.blocks import ACTIVATIONS
 from mmyolo_ext.models.darknet.graph import read_graph
+from mmyolo_ext.models.darknet.parser import read_sections
+from mmyolo_ext.models.darknet.vocabulary import READ
 
 LINES = EVERY_SECTION.splitlines()
 
@@ -63,6 +66,23 @@ def test_a_fault_is_named_with_its_line(tmp_path, old: str, nth: int, new: str, 
     with pytest.raises(ValueError, match=message) as error:
         read_graph(path)
     assert str(error.value).startswith(f'{path}:{fault or changed}:'), error.value
+
+
+@pytest.mark.parametrize('kind', READ)
+def test_an_unknown_field_is_named_in_every_kind_of_section(tmp_path, kind: str) -> None:
+    head = line_of(f'[{kind}]')
+    path = write(tmp_path, '\n'.join([*LINES[:head], 'nonsense=1', *LINES[head:]]))
+    with pytest.raises(ValueError, match=rf'\[{kind}\] nonsense is an unknown field') as error:
+        read_graph(path)
+    assert str(error.value).startswith(f'{path}:{head + 1}:'), error.value
+
+
+def test_the_file_of_the_tests_holds_all_that_is_read(tmp_path) -> None:
+    sections = read_sections(write(tmp_path, EVERY_SECTION))
+    found = {kind: set().union(*(section.fields for section in sections if section.kind == kind)) for kind in READ}
+    assert {kind: fields - found[kind] for kind, fields in READ.items()} == dict.fromkeys(READ, set())
+    activations = {section.fields['activation'].text for section in sections if 'activation' in section.fields}
+    assert activations == set(ACTIVATIONS)
 
 
 NET = '[net]\nwidth=64\nheight=64\n'

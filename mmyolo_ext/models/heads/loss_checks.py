@@ -94,7 +94,8 @@ def _try(name: str, loss: nn.Module, pred: Tensor, target: Tensor, gives: str, *
             f'{name}={type(loss).__name__} cannot be used here: given {gives} it must return one number, got '
             f'{tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__}'
         )
-    if not value.isfinite():
+    # a network built without memory, as to count its parameters, has no values
+    if not value.is_meta and not value.isfinite():
         raise ValueError(
             f'{name}={type(loss).__name__} cannot be used here: given {gives} it returned {value.item()}; a loss on '
             "probabilities, as mmdet's GaussianFocalLoss is, has no value for logits"
