@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
 from torch import nn
 from toy_runner import RECIPE_HOOKS, toy_runner
 
@@ -122,6 +122,24 @@ def test_biases_warm_up_by_the_rate_of_their_layer():
 def test_levels_of_backbones_by_the_names_of_their_stages(names, levels):
     named = [f'backbone.{name}.weight' for name in names.split()]
     assert tuple(stage_levels([*named, 'neck.layers.0.weight']).values()) == levels
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'count'),
+    [
+        ({'type': 'ResNet', 'depth': 18}, 5),  # a stem and four stages
+        ({'type': 'SwinTransformer', 'embed_dims': 12, 'depths': (1, 1, 1, 1), 'num_heads': (1, 1, 1, 1)}, 5),
+        ({'type': 'CSPDarknet', 'widen_factor': 0.125, 'deepen_factor': 0.33}, 5),
+        ({'type': 'mmyolo_ext.ShuffleNetV2', 'widen_factor': 0.5}, 4),  # a stem and three
+        ({'type': 'mmyolo_ext.YOLOv5CSPDarknet', 'arch': 'P6', 'widen_factor': 0.125, 'deepen_factor': 0.33}, 6),
+    ],
+    ids=lambda value: value['type'] if isinstance(value, dict) else '',
+)
+def test_levels_of_real_backbones_rise_from_stem_to_last_stage(backbone, count):
+    init_default_scope('mmdet')
+    model = nn.ModuleDict({'backbone': MODELS.build(backbone)})
+    levels = list(stage_levels(name for name, _ in model.named_parameters()).values())
+    assert levels == sorted(levels) and set(levels) == set(range(count))
 
 
 def run_toy(folder, paramwise: dict, start=None):
