@@ -19,7 +19,7 @@ model = dict(
     neck=dict(deepen_factor=0.33, widen_factor=0.5),
 )
 
-# A step every 16 pictures, for some hundreds of them would give too few steps of 64; an average over 200 steps at most.
+# A step every 16 pictures: some hundreds of them give too few steps of 64. An average over 200 steps at most.
 default_hooks = dict(
     accumulate=dict(nominal_batch_size=16),
     ema=dict(momentum=0.005, gamma=200),
