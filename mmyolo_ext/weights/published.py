@@ -1,8 +1,8 @@
 """The file of a published checkpoint: the weights that were validated, and nothing of the training.
 
 MMEngine's ``EMAHook``, and ours on it, exchanges two sets when it saves: ``state_dict`` holds the averaged weights,
-by which validation and test were done, ``ema_state_dict`` those that a resumed training goes on from. So ``state_dict``
-is what is published.
+by which validation and test are done, ``ema_state_dict`` those that a resumed training goes on from. So what is
+published is ``state_dict``.
 """
 
 import hashlib
@@ -35,8 +35,8 @@ def slim(state_dict: Mapping[str, Tensor], half: bool) -> tuple[dict[str, Tensor
     broken = [name for name, value in state_dict.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise ValueError(
-            f'the weights have NaN or infinite values in {len(broken)} tensors ({", ".join(broken[:3])}): the training '
-            'that wrote them had diverged'
+            f'the weights have NaN or infinite values in {len(broken)} tensors ({", ".join(broken[:3])}): their '
+            'training had diverged'
         )
     given = {name: value.detach().cpu() for name, value in state_dict.items()}
     wide = [name for name, value in given.items() if half and _is_halved(name, value) and not _fits_half(value)]
