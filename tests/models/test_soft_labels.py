@@ -1,0 +1,175 @@
+"""A share of each class for a box, in the place of one label: targets, losses and errors worked out by hand."""
+
+import math
+
+import pytest
+import torch
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from mmyolo_ext.models.heads import YOLOv3Head, YOLOv5Head
+from mmyolo_ext.models.heads.class_targets import binary_targets, exclusive_targets
+from mmyolo_ext.models.heads.soft_labels import collect_soft_labels
+from mmyolo_ext.registry import MODELS
+
+SIZE_HW = (64, 96)
+METAS = [{'batch_input_shape': SIZE_HW, 'img_shape': SIZE_HW}] * 3
+BOXES = torch.tensor([[3.0, 5, 30, 40], [50, 10, 90, 60]])
+LABELS = torch.tensor([0, 2])
+SOFT = torch.tensor([[0.7, 0.3, 0.0], [0.1, 0.1, 0.8]])
+BCE = {'type': 'mmyolo_ext.BCELoss'}
+SOFTMAX = {'type': 'mmdet.CrossEntropyLoss', 'use_sigmoid': False}
+HEADS = (YOLOv5Head, YOLOv3Head)
+
+
+@MODELS.register_module(force=True)
+class OneLabelLoss(nn.Module):
+    """A softmax loss that takes class indices and nothing else."""
+
+    use_sigmoid = False
+
+    def forward(self, pred: Tensor, target: Tensor, weight=None, avg_factor=None, reduction_override=None) -> Tensor:
+        return -pred.log_softmax(-1).gather(1, target[:, None]).sum() / avg_factor
+
+
+def build_head(kind: type[YOLOv5Head] = YOLOv5Head, **options) -> YOLOv5Head:
+    torch.manual_seed(0)
+    return kind(**{'num_classes': 3, 'in_channels': (8, 8, 8), 'scale_losses': False, **options})
+
+
+def features(count: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(count, 8, SIZE_HW[0] // s, SIZE_HW[1] // s, generator=generator) for s in (8, 16, 32)]
+
+
+def picture(soft_labels: Tensor | None = None) -> InstanceData:
+    found = InstanceData(bboxes=BOXES, labels=LABELS)
+    if soft_labels is not None:
+        found.soft_labels = soft_labels
+    return found
+
+
+EMPTY = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
+
+
+def losses_of(head: YOLOv5Head, *truth: InstanceData) -> dict[str, Tensor]:
+    return head.loss_by_feat(*head(features(len(truth))), list(truth), METAS[: len(truth)])
+
+
+def test_targets_by_hand():
+    # without smoothing they are taught as they are
+    assert binary_targets(SOFT, 3) is not None and torch.equal(binary_targets(SOFT, 3), SOFT)
+    assert torch.equal(exclusive_targets(SOFT, 3), SOFT)
+    # e = 0.1: 0.9 q + 0.05; 0.63 + 0.05, 0.27 + 0.05, 0.05
+    smooth = binary_targets(SOFT, 3, 0.1)
+    assert smooth[0].tolist() == pytest.approx([0.68, 0.32, 0.05])
+    # e = 0.3, C = 3: 0.7 q + 0.1; the row still sums to 1
+    shares = exclusive_targets(SOFT, 3, 0.3)
+    assert shares[0].tolist() == pytest.approx([0.59, 0.31, 0.1])
+    assert shares.sum(1).tolist() == pytest.approx([1, 1])
+    # rows of 0 and 1 are what labels give
+    rows = torch.eye(3)[LABELS]
+    assert torch.equal(binary_targets(rows, 3, 0.1), binary_targets(LABELS, 3, 0.1))
+    assert torch.equal(exclusive_targets(rows, 3, 0.1), exclusive_targets(LABELS, 3, 0.1))
+
+
+def class_loss_by_loops(head: YOLOv5Head, soft: Tensor, smoothing: float) -> float:
+    """Of one picture, one positive after the other; summed over the levels."""
+    cls_scores, _, objectnesses = head(features(1))
+    centres = torch.cat([(BOXES[:, :2] + BOXES[:, 2:]) / 2, BOXES[:, 2:] - BOXES[:, :2]], dim=1)
+    grids = [level.shape[2:] for level in objectnesses]
+    matches = head.assigner.assign(centres, torch.zeros(2).long(), head.priors_wh, head.strides, grids)
+    total = 0.0
+    for scores, match in zip(cls_scores, matches, strict=True):
+        terms = []
+        for prior, row, column, box in zip(match.prior, match.cell_y, match.cell_x, match.gt, strict=True):
+            logits = [scores[0, 3 * prior + c, row, column].item() for c in range(3)]
+            shares = soft[box].tolist()
+            if head.use_sigmoid:
+                for t, q in zip(logits, shares, strict=True):
+                    p, q = 1 / (1 + math.exp(-t)), (1 - smoothing) * q + smoothing / 2
+                    terms.append(-q * math.log(p) - (1 - q) * math.log(1 - p))
+            else:
+                norm = math.log(sum(math.exp(t) for t in logits))
+                shares = [(1 - smoothing) * q + smoothing / 3 for q in shares]
+                terms.append(sum(q * (norm - t) for t, q in zip(logits, shares, strict=True)))
+        total += sum(terms) / len(terms) if terms else 0.0
+    return total
+
+
+@pytest.mark.parametrize('kind', HEADS)
+@pytest.mark.parametrize('loss_cls', [BCE, SOFTMAX])
+@pytest.mark.parametrize('smoothing', [0.0, 0.2])
+def test_the_class_loss_is_that_of_the_loops(kind, loss_cls, smoothing):
+    head = build_head(kind, loss_cls=loss_cls, label_smoothing=smoothing)
+    losses = losses_of(head, picture(SOFT))
+    assert losses['loss_cls'].item() == pytest.approx(class_loss_by_loops(head, SOFT, smoothing), rel=1e-5)
+    hard = losses_of(head, picture())
+    assert losses['loss_cls'].item() != pytest.approx(hard['loss_cls'].item(), rel=1e-3)
+    # boxes and objectness are none of their business
+    assert losses['loss_bbox'] == hard['loss_bbox'] and losses['loss_obj'] == hard['loss_obj']
+
+
+@pytest.mark.parametrize('kind', HEADS)
+@pytest.mark.parametrize('loss_cls', [BCE, SOFTMAX, {'type': 'mmyolo_ext.SlideLoss', 'loss': SOFTMAX}])
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+def test_rows_of_zero_and_one_teach_what_labels_teach(kind, loss_cls, smoothing):
+    head = build_head(kind, loss_cls=loss_cls, label_smoothing=smoothing)
+    soft, hard = (losses_of(head, picture(rows), EMPTY, picture()) for rows in (torch.eye(3)[LABELS], None))
+    torch.testing.assert_close(soft, hard, rtol=1e-6, atol=0)
+
+
+def test_pictures_without_them_count_with_their_labels():
+    rows = collect_soft_labels([picture(), EMPTY, picture(SOFT)], torch.cat([LABELS, LABELS]), 3, use_sigmoid=False)
+    assert torch.equal(rows, torch.cat([torch.eye(3)[LABELS], SOFT]))
+    nothing = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long(), soft_labels=torch.zeros(0, 3))
+    head = build_head(loss_cls=SOFTMAX)
+    losses = losses_of(head, nothing, nothing)
+    assert losses['loss_cls'] == 0
+    sum(losses.values()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
+
+
+def test_a_dynamic_assigner_matches_by_the_labels():
+    head = build_head(assigner={'type': 'mmyolo_ext.YOLOv5SimOTAAssigner'})
+    soft, hard = losses_of(head, picture(SOFT)), losses_of(head, picture())
+    assert soft['loss_bbox'] == hard['loss_bbox'] and soft['loss_cls'] != hard['loss_cls']
+
+
+@pytest.mark.parametrize('loss_cls', [BCE, SOFTMAX])
+@pytest.mark.parametrize(
+    ('soft', 'message'),
+    [
+        (torch.tensor([[0.7, 0.3], [0.1, 0.9]]), r'floats of shape \(boxes, 3\).*got torch.float32 of shape \(2, 2\)'),
+        (torch.tensor([[1, 0, 0], [0, 1, 0]]), r'got torch.int64 of shape \(2, 3\)'),
+        (torch.tensor([0.7, 0.3]), r'of shape \(2,\)'),
+        (torch.tensor([[0.7, 0.3, 0.0], [1.5, -0.5, 0.0]]), r'in \[0, 1\].*got \[1.5, -0.5, 0.0\]'),
+        (torch.tensor([[math.nan, 0.3, 0.0], [0.5, 0.5, 0.0]]), r'in \[0, 1\].*got \[nan'),
+    ],
+)
+def test_what_are_no_shares(loss_cls, soft, message):
+    with pytest.raises(ValueError, match=message):
+        losses_of(build_head(loss_cls=loss_cls), picture(soft))
+
+
+def test_shares_of_exclusive_classes_sum_to_one():
+    both = torch.tensor([[0.9, 0.9, 0.0], [0.1, 0.1, 0.8]])  # a box of two classes at once
+    with pytest.raises(ValueError, match=r'sum to 1, since a softmax loss_cls .* got \[0.89'):
+        losses_of(build_head(loss_cls=SOFTMAX), picture(both))
+    assert losses_of(build_head(loss_cls=BCE), picture(both))['loss_cls'].isfinite()
+    # written with three decimals, a third each: 0.999
+    losses_of(build_head(loss_cls=SOFTMAX), picture(torch.full((2, 3), 0.333)))
+
+
+def test_a_loss_on_class_indices_is_refused_when_soft_labels_come():
+    head = build_head(loss_cls={'type': 'mmyolo_ext.OneLabelLoss'})
+    assert losses_of(head, picture())['loss_cls'].isfinite()
+    with pytest.raises(ValueError, match='need a class loss on shares.*OneLabelLoss cannot be used here'):
+        losses_of(head, picture(SOFT))
+
+
+def test_a_single_class_is_taught_none():
+    head = build_head(num_classes=1)
+    truth = InstanceData(bboxes=BOXES, labels=torch.zeros(2).long(), soft_labels=torch.ones(2, 1))
+    with pytest.raises(ValueError, match='one class teaches no class'):
+        losses_of(head, truth)
