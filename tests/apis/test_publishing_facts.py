@@ -39,6 +39,8 @@ def test_a_chain_leads_to_the_tool_that_wrote_the_first(tmp_path):
     # the file itself; and once published, when none of the others is there
     assert origins({}, torch.load(foreign), 'best.pt') == [foreign_origin]
     assert origins({}, {'meta': {'origins': [foreign_origin._asdict()]}}, 'x.pth') == [foreign_origin]
+    broken = [{**foreign_origin._asdict(), 'place': torch.zeros(1)}, {'place': 'a'}, 'a']
+    assert origins({}, {'meta': {'origins': broken}}, 'x.pth') == origins({}, {'meta': {'origins': 7}}, 'x.pth') == []
     (warning,) = licence_warnings([foreign_origin], 'mit')
     assert warning.startswith('best.pt is under AGPL-3.0') and 'under mit' in warning
     # a circle ends

@@ -8,6 +8,7 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 from mmyolo_ext.apis.config_nodes import kind, walk
@@ -141,10 +142,16 @@ def _behind_content(content: Any, name: str, seen: set[str]) -> list[Origin]:
     meta = _meta(content)
     converted = re.fullmatch(r'(.+) \((\w+)\)', str(meta.get('converted_from')))
     found = [Origin(converted[1], converted[2], FORMAT_LICENCES.get(converted[2]))] if converted else []
-    told = meta.get('origins')  # of a checkpoint that this tool published
-    fields = set(Origin._fields)
-    found += [Origin(**entry) for entry in told or () if isinstance(entry, dict) and set(entry) == fields]
+    found += _told(meta.get('origins'))
     return found + [more for place in places(config_of_text(meta.get('cfg'))) for more in _behind(place, seen)]
+
+
+def _told(entries: Any) -> list[Origin]:
+    """What a file that this tool published says of its origins; what is not of that form is passed over."""
+    entries = entries if isinstance(entries, list) else []
+    fields = set(Origin._fields)
+    entries = [entry for entry in entries if isinstance(entry, dict) and set(entry) == fields]
+    return [Origin(**entry) for entry in entries if all(isinstance(part, (str, NoneType)) for part in entry.values())]
 
 
 def _meta(content: Any) -> Mapping[str, Any]:
