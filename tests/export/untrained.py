@@ -44,3 +44,25 @@ def pictures(count: int, height: int, width: int) -> np.ndarray:
     rng = np.random.default_rng(height * width)
     coarse = rng.random((count, 3, height // 16, width // 16)).repeat(16, axis=2).repeat(16, axis=3)
     return (0.7 * coarse + 0.3 * rng.random((count, 3, height, width))).astype(np.float32)
+
+
+def settle(detector: nn.Module, images: np.ndarray) -> None:
+    """Fit batch norms and head to pictures (N, 3, H, W), so that every output differs among places and pictures.
+
+    Where layers are many, :func:`stir` leaves little of the picture at their end, and the same boxes everywhere.
+    """
+    norms = [module for module in detector.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all that is seen, here one batch
+    with torch.no_grad():
+        detector.train().extract_feat(torch.from_numpy(images))
+        for norm in norms:
+            # channels that hardly vary would be blown up, layer after layer, and rounding with them
+            norm.running_var.clamp_(min=float(norm.running_var.mean()))
+        feats = detector.eval().extract_feat(torch.from_numpy(images))
+        for conv, feat in zip(detector.bbox_head.convs_pred, feats, strict=True):
+            raw = conv(feat)
+            scale, mean = 1.5 / raw.std(dim=(0, 2, 3)).mean(), raw.mean(dim=(0, 2, 3))
+            conv.weight *= scale
+            conv.bias.copy_((conv.bias - mean) * scale + torch.empty_like(mean).normal_(-1.0, 0.5))
