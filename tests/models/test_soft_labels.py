@@ -119,6 +119,27 @@ def test_rows_of_zero_and_one_teach_what_labels_teach(kind, loss_cls, smoothing)
     torch.testing.assert_close(soft, hard, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize(
+    'loss_cls',
+    [
+        {'type': 'mmyolo_ext.FocalLoss', 'loss': BCE},
+        {'type': 'mmyolo_ext.QualityFocalLoss', 'loss': BCE},
+        {'type': 'mmyolo_ext.SlideLoss', 'loss': BCE, 'follow': 'quality'},
+        {'type': 'mmyolo_ext.SlideLoss', 'loss': SOFTMAX},
+        {'type': 'mmdet.CrossEntropyLoss', 'use_sigmoid': True},
+        {**SOFTMAX, 'class_weight': [1.0, 2.0, 0.5]},
+        {'type': 'mmdet.FocalLoss'},
+        {'type': 'mmdet.GHMC'},
+    ],
+)
+def test_losses_that_take_them(loss_cls):
+    head = build_head(loss_cls=loss_cls)
+    losses = losses_of(head, picture(SOFT), EMPTY)
+    assert losses['loss_cls'] > 0 and losses['loss_cls'] != losses_of(head, picture(), EMPTY)['loss_cls']
+    sum(losses.values()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
+
+
 def test_pictures_without_them_count_with_their_labels():
     rows = collect_soft_labels([picture(), EMPTY, picture(SOFT)], torch.cat([LABELS, LABELS]), 3, use_sigmoid=False)
     assert torch.equal(rows, torch.cat([torch.eye(3)[LABELS], SOFT]))
