@@ -144,3 +144,6 @@ def test_figures_are_those_of_the_weights_and_of_no_others(tmp_path):
     assert of(4, '20260102_000000') == 0.4 and of(1, '20260102_000000') == 0.1
     assert of(2, '20260101_000000') == 0.2 and of(2, '20260102_000000') == 0.3
     assert of(5, '20260102_000000') is None and of(4, '20260109_000000') is None
+    with (tmp_path / '20260101_000000' / 'vis_data' / 'scalars.json').open('a') as log:
+        log.write('\n{"step": 3, "coco/bb')
+    assert of(4, '20260102_000000') is None

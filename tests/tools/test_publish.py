@@ -3,6 +3,7 @@
 import hashlib
 import json
 import runpy
+import shutil
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -56,8 +57,11 @@ class Trained:
         hook = next(hook for hook in runner.hooks if type(hook).__name__ == 'StepEMAHook')
         self.averaged = deepcopy(hook.ema_model.module.state_dict())
         self.trained = deepcopy(runner.model.state_dict())
+        # elsewhere, for MMEngine's visualizer writes what follows in this process into the same log
+        self.work = folder / 'finished'
+        shutil.copytree(folder / 'work', self.work)
         # two epochs find nothing: figures that can be told apart take the place of the zeros
-        (log,) = (folder / 'work').glob('*/vis_data/scalars.json')
+        (log,) = self.work.glob('*/vis_data/scalars.json')
         rows = [json.loads(line) for line in log.read_text().splitlines()]
         (row,) = [row for row in rows if row['step'] == 2 and 'coco/bbox_mAP' in row]
         row |= FIGURES
@@ -65,7 +69,7 @@ class Trained:
 
     @property
     def last(self) -> Path:
-        return self.folder / 'work' / 'epoch_2.pth'
+        return self.work / 'epoch_2.pth'
 
     def publish(self, out: Path, checkpoint: Path | None = None, given: dict | None = None, **options) -> Published:
         return publish(load_config(self.config, given), checkpoint or self.last, out / 'tiny.pth', Options(**options))
@@ -116,7 +120,7 @@ def test_the_name_is_that_of_the_content_and_comes_again(training, published, tm
     again = training.publish(tmp_path, licence='Apache-2.0')
     assert [file.name for file in again.files] == [file.name for file in published.files]
     assert again.files[0].read_bytes() == path.read_bytes() and training.last.read_bytes() == before
-    other = training.publish(tmp_path, checkpoint=training.folder / 'work' / 'epoch_1.pth', licence='Apache-2.0')
+    other = training.publish(tmp_path, checkpoint=training.work / 'epoch_1.pth', licence='Apache-2.0')
     assert other.files[0].name != path.name
 
     again.files[2].write_text('mine')

@@ -64,8 +64,11 @@ def of_logs(content: Mapping[str, Any], folder: Path) -> dict[str, float]:
     files = sorted(folder.glob('*/vis_data/scalars.json'))
     if run[0] not in [file.parts[-3] for file in files]:
         return {}
-    # later runs in the same folder are of other weights
-    rows = read_scalars(file for file in files if file.parts[-3] <= run[0])
+    try:
+        # later runs in the same folder are of other weights
+        rows = read_scalars(file for file in files if file.parts[-3] <= run[0])
+    except ValueError:  # a log cut short
+        return {}
     own = [row for row in rows if 'epoch' not in row and row.get('step') == meta['epoch']]
     return _precisions(own[-1]) if own else {}
 
