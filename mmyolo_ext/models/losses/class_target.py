@@ -38,9 +38,11 @@ class ClassTarget(NamedTuple):
     quality: Quality
 
 
-def mean_quality(values: Tensor) -> Tensor:
-    """Mean over objects alone; 0.5 without any. (N,) -> scalar."""
-    return values.mean() if len(values) else values.new_tensor(UNKNOWN_MEAN)
+def mean_quality(values: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Mean over objects alone, of those that are valid; 0.5 without any. (N,) -> scalar."""
+    if valid is not None:
+        return _masked_mean(values, valid)
+    return values.mean() if len(values) else values.new_full((), UNKNOWN_MEAN)
 
 
 def read_target(
@@ -59,7 +61,7 @@ def read_target(
     Raises:
         ValueError: the target has none of these forms.
     """
-    unknown = Quality(None, logits.new_tensor(UNKNOWN_MEAN))
+    unknown = Quality(None, logits.new_full((), UNKNOWN_MEAN))
     if isinstance(target, tuple | list):
         labels, scores = target
         target = _one_hot(labels, logits) * scores[:, None].to(logits.dtype) if use_sigmoid else labels

@@ -39,17 +39,26 @@ def _insists_on_weight(kind: type[nn.Module]) -> bool:
     return list(inspect.signature(kind.forward).parameters.values())[3].default is inspect.Parameter.empty
 
 
-def call_loss(loss: nn.Module, pred: Tensor, target: Any, offers: dict[str, Any], **reduction: Any) -> Tensor:
-    """Call a loss of mmdet or of ours without weights.
+def call_loss(
+    loss: nn.Module,
+    pred: Tensor,
+    target: Any,
+    offers: dict[str, Any],
+    weight: Tensor | None = None,
+    **reduction: Any,
+) -> Tensor:
+    """Call a loss of mmdet or of ours.
 
     Args:
         loss: any with mmdet's call.
         pred: as the loss takes it.
         target: likewise.
         offers: what else the caller knows, by name; the loss gets what it wants of it.
+        weight: likewise; None for none.
         **reduction: ``avg_factor`` or ``reduction_override``.
     """
-    return loss(pred, target, required_weight(loss, pred), **reduction, **wanted(loss, **offers))
+    weight = required_weight(loss, pred) if weight is None else weight
+    return loss(pred, target, weight, **reduction, **wanted(loss, **offers))
 
 
 def reduce_elements(elements: Tensor, weight: Tensor | None, reduction: str, avg_factor: float | None) -> Tensor:

@@ -77,12 +77,15 @@ class IoULoss(nn.Module):
         if self.wise is None:
             loss = 1 - paired_iou(pred, target, self.mode, self.eps, self.power)
         else:
-            loss = self.wise(pred, target, self.eps, self.power)
+            loss = self.wise(pred, target, self.eps, self.power, box_weight(weight))
         return self.loss_weight * reduce_boxes(loss, weight, reduction_override or self.reduction, avg_factor)
 
 
 def reduce_boxes(loss: Tensor, weight: Tensor | None, reduction: str, avg_factor: float | None) -> Tensor:
     """Weight and reduce a loss that is one number a box: arguments as those of :meth:`IoULoss.forward`."""
-    if weight is not None and weight.dim() > 1:
-        weight = weight.mean(-1)
-    return weight_reduce_loss(loss, weight, reduction, avg_factor)
+    return weight_reduce_loss(loss, box_weight(weight), reduction, avg_factor)
+
+
+def box_weight(weight: Tensor | None) -> Tensor | None:
+    """(G,) of weights that may be (G, 4), as mmdet's heads give them."""
+    return weight.mean(-1) if weight is not None and weight.dim() > 1 else weight

@@ -102,7 +102,7 @@ class RepulsionLoss(nn.Module):
         Args:
             pred: (P, 4) xyxy.
             target: not used: the boxes' own objects stand in ``crowd``.
-            weight: (P,) or (P, 4); a pair weighs the product of its two.
+            weight: (P,) or (P, 4); a pair weighs the product of its two, and a box of weight 0 takes no part.
             avg_factor: divisor of RepGT in place of P.
             reduction_override: ``'mean'`` or None.
             crowd: who stands next to whom.
@@ -122,8 +122,9 @@ class RepulsionLoss(nn.Module):
         boxes = at_least_float32(pred)
         if weight is None:
             weight = boxes.new_ones(len(boxes))
-        elif weight.dim() > 1:
-            weight = weight.mean(-1)
+        else:
+            weight = weight.mean(-1) if weight.dim() > 1 else weight
+            crowd = _without_weightless(crowd, weight)
         gt_term = self._from_objects(boxes, weight, crowd) / (len(boxes) if avg_factor is None else avg_factor)
         return self.loss_weight * (self.gt_weight * gt_term + self.box_weight * self._from_boxes(boxes, weight, crowd))
 
@@ -164,6 +165,12 @@ def overlapping_pairs(boxes_xyxy: Tensor, crowd: Crowd) -> tuple[Tensor, Tensor]
     for start, end in ((x1, x2), (y1, y2)):
         pairs &= (start[:, None] < end) & (start < end[:, None])
     return torch.nonzero(pairs.triu(1), as_tuple=True)
+
+
+def _without_weightless(crowd: Crowd, weight: Tensor) -> Crowd:
+    """Each positive of weight 0 in a picture of its own, where it meets nobody."""
+    nowhere = -1 - torch.arange(len(weight), device=weight.device)
+    return crowd._replace(image=torch.where(weight > 0, crowd.image, nowhere))
 
 
 def _covered_share(boxes_xyxy: Tensor, targets_xyxy: Tensor) -> Tensor:

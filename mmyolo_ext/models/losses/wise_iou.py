@@ -29,12 +29,17 @@ def distance_attention(boxes_xyxy: Tensor, targets_xyxy: Tensor, eps: float) -> 
 class WiseIoUV1(nn.Module):
     """distance_attention * (1 - IoU)."""
 
-    def forward(self, boxes_xyxy: Tensor, targets_xyxy: Tensor, eps: float, power: float) -> Tensor:
-        """Loss of each pair, (G, 4) x 2 -> (G,); ``eps`` and ``power`` as in :func:`mmyolo_ext.boxes.paired_iou`."""
-        iou_loss = 1 - paired_iou(boxes_xyxy, targets_xyxy, 'iou', eps, power)
-        return self.focus(iou_loss.detach()) * distance_attention(boxes_xyxy, targets_xyxy, eps) * iou_loss
+    def forward(
+        self, boxes_xyxy: Tensor, targets_xyxy: Tensor, eps: float, power: float, weight: Tensor | None = None
+    ) -> Tensor:
+        """Loss of each pair, (G, 4) x 2 -> (G,), not yet weighted.
 
-    def focus(self, iou_loss: Tensor) -> Tensor:
+        ``eps`` and ``power`` as in :func:`mmyolo_ext.boxes.paired_iou`; pairs of ``weight`` 0, (G,), are not there.
+        """
+        iou_loss = 1 - paired_iou(boxes_xyxy, targets_xyxy, 'iou', eps, power)
+        return self.focus(iou_loss.detach(), weight) * distance_attention(boxes_xyxy, targets_xyxy, eps) * iou_loss
+
+    def focus(self, iou_loss: Tensor, weight: Tensor | None = None) -> Tensor:
         """What each pair is further multiplied by: here 1."""
         return torch.ones_like(iou_loss)
 
@@ -66,9 +71,18 @@ class WiseIoUV3(WiseIoUV1):
         self.momentum = momentum
         self.register_buffer('running_mean', torch.ones(()))
 
-    def focus(self, iou_loss: Tensor) -> Tensor:
+    def focus(self, iou_loss: Tensor, weight: Tensor | None = None) -> Tensor:
         """r of each pair, from the mean before this call."""
         outlier_degree = iou_loss / self.running_mean.clamp(min=LEAST_MEAN)
         if self.training and len(iou_loss):
-            self.running_mean.lerp_(iou_loss.mean().to(self.running_mean), self.momentum)
+            self.running_mean.lerp_(self._mean(iou_loss, weight).to(self.running_mean), self.momentum)
         return outlier_degree / (self.delta * self.alpha ** (outlier_degree - self.delta))
+
+    def _mean(self, iou_loss: Tensor, weight: Tensor | None) -> Tensor:
+        """Over the pairs that are there; the running one if none is."""
+        if weight is None:
+            return iou_loss.mean()
+        counted = weight > 0
+        count = counted.sum()
+        mean = (iou_loss * counted).sum() / count.clamp(min=1)
+        return torch.where(count > 0, mean, self.running_mean.to(mean))
