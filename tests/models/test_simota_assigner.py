@@ -219,7 +219,7 @@ def test_no_boxes() -> None:
     nothing = torch.zeros(0).long()
     for level in assign(torch.zeros(0, 4), nothing, nothing, predictions(2, 0)):
         assert len(level) == 0
-        assert all(field.dtype == torch.long and field.shape == (0,) for field in level)
+        assert all(field.dtype == torch.long and field.shape == (0,) for field in (*level.place, level.gt))
 
 
 def test_default_radius_is_the_reach_of_the_box_code() -> None:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor
 
@@ -89,6 +90,34 @@ def test_loss_equals_the_loops() -> None:
     losses = head.loss_by_feat(*outputs, TRUTH, METAS)
     expected = losses_by_loops(head, [[o.detach() for o in part] for part in outputs], TRUTH)
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+def test_maps_in_one_piece_give_the_losses_of_maps_in_three(memory_format: torch.memory_format) -> None:
+    head = build_head()
+    feats = [level.to(memory_format=memory_format) for level in features(3)]
+    samples = [DetDataSample(gt_instances=truth, metainfo=meta) for truth, meta in zip(TRUTH, METAS, strict=True)]
+    results = []
+    for losses in (head.loss(feats, samples), head.loss_by_feat(*head(feats), TRUTH, METAS)):
+        results.append((*losses.values(), *torch.autograd.grad(sum(losses.values()), list(head.parameters()))))
+    for in_one, in_three in zip(*results, strict=True):
+        torch.testing.assert_close(in_one, in_three, rtol=1e-5, atol=1e-7)
+
+
+def test_loss_heeds_a_subclass() -> None:
+    class OwnForward(YOLOv5Head):
+        def forward(self, feats):
+            return tuple([part * 0 for part in parts] for parts in super().forward(feats))
+
+    class OwnLoss(YOLOv5Head):
+        def loss_by_feat(self, *args, **kwargs):
+            return {'loss_own': torch.tensor(7.0)}
+
+    samples = [DetDataSample(gt_instances=truth, metainfo=meta) for truth, meta in zip(TRUTH, METAS, strict=True)]
+    losses = OwnForward(NUM_CLASSES, CHANNELS, scale_losses=False).loss(features(3), samples)
+    # all logits 0: -ln(1/2) for every class, gain 0.5, three levels with positives, three pictures
+    assert losses['loss_cls'].item() == pytest.approx(0.5 * 3 * 3 * math.log(2), rel=1e-5)
+    assert OwnLoss(NUM_CLASSES, CHANNELS).loss(features(3), samples) == {'loss_own': torch.tensor(7.0)}
 
 
 def test_output_layout() -> None:

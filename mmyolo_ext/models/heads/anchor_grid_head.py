@@ -11,6 +11,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmyolo_ext.boxes import cxcywh_to_xyxy
+from mmyolo_ext.models.heads.head_maps import WholeMap
 from mmyolo_ext.models.heads.postprocess import Predictions, detect
 from mmyolo_ext.registry import TASK_UTILS
 
@@ -63,14 +64,12 @@ class AnchorGridHead(BaseDenseHead):
 
     def forward(self, feats: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Maps of the levels -> raw class scores (N, A*C, H, W), boxes (N, A*4, H, W), objectness (N, A, H, W)."""
-        cls_scores, bbox_preds, objectnesses = [], [], []
-        for feat, conv in zip(feats, self.convs_pred, strict=True):
-            # (N, A*(5+C), H, W) -> (N, A, 5+C, H, W)
-            pred = conv(feat).unflatten(1, (self.num_priors, 5 + self.num_classes))
-            bbox_preds.append(pred[:, :, :4].flatten(1, 2))
-            objectnesses.append(pred[:, :, 4])
-            cls_scores.append(pred[:, :, 5:].flatten(1, 2))
-        return cls_scores, bbox_preds, objectnesses
+        levels = [level.split() for level in self.whole_maps(feats)]
+        return tuple(list(maps) for maps in zip(*levels, strict=True))
+
+    def whole_maps(self, feats: Sequence[Tensor]) -> list[WholeMap]:
+        """The same in one piece for each level."""
+        return [WholeMap(conv(feat), self.num_priors) for feat, conv in zip(feats, self.convs_pred, strict=True)]
 
     def class_scores(self, raw_classes: Tensor) -> Tensor:
         """Raw (..., C) -> scores in [0, 1], by sigmoid or softmax; 1 for a single class, which nothing teaches."""

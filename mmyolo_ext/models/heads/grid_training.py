@@ -6,12 +6,16 @@ Letters: N images, A priors of a level, C classes, P positives of a level.
 from collections.abc import Sequence
 
 import torch
+from mmdet.models.utils import unpack_gt_instances
+from mmdet.structures import SampleList
 from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmyolo_ext.boxes import paired_iou, xyxy_to_cxcywh
+from mmyolo_ext.models.heads.anchor_grid_head import AnchorGridHead
 from mmyolo_ext.models.heads.batch_boxes import BatchBoxes, collect_boxes, collect_labels
 from mmyolo_ext.models.heads.class_targets import class_targets
+from mmyolo_ext.models.heads.head_maps import SplitMaps, WholeMap
 from mmyolo_ext.models.heads.level import Level
 from mmyolo_ext.models.heads.objectness import counted_by_level, objectness_targets
 from mmyolo_ext.models.heads.soft_labels import collect_soft_labels, has_soft_labels
@@ -19,6 +23,9 @@ from mmyolo_ext.models.losses.class_target import Quality, mean_quality
 from mmyolo_ext.models.losses.host_call import call_loss, wanted
 from mmyolo_ext.models.losses.repulsion_loss import Crowd
 from mmyolo_ext.models.task_modules import Positives
+
+# a logit whose probability is 0 in float32
+SURE_BACKGROUND = -100.0
 
 
 class GridTraining:
@@ -54,38 +61,52 @@ class GridTraining:
             batch_img_metas: one per picture; their number is the batch size.
             batch_gt_instances_ignore: ``bboxes`` of each picture's ignore regions, None where it has none.
         """
-        gt = collect_boxes(batch_gt_instances, like=objectnesses[0])
+        maps = [SplitMaps(*level) for level in zip(cls_scores, bbox_preds, objectnesses, strict=True)]
+        return self.loss_by_maps(maps, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore)
+
+    def loss(self, x: Sequence[Tensor], batch_data_samples: SampleList) -> dict[str, Tensor]:
+        """As mmdet's: the losses of a batch from the maps of the neck.
+
+        The head's own maps stay in one piece, unless a subclass has a ``forward`` or a ``loss_by_feat`` of its own.
+        """
+        kind = type(self)
+        if kind.forward is not AnchorGridHead.forward or kind.loss_by_feat is not GridTraining.loss_by_feat:
+            return super().loss(x, batch_data_samples)
+        gt_instances, ignored, img_metas = unpack_gt_instances(batch_data_samples)
+        return self.loss_by_maps(self.whole_maps(x), gt_instances, img_metas, ignored)
+
+    def loss_by_maps(
+        self,
+        maps: Sequence[WholeMap | SplitMaps],
+        batch_gt_instances: Sequence[InstanceData],
+        batch_img_metas: Sequence[dict],
+        batch_gt_instances_ignore: Sequence[InstanceData | None] | None = None,
+    ) -> dict[str, Tensor]:
+        """:meth:`loss_by_feat` on the maps of each level."""
+        shapes = [level.shape for level in maps]
+        gt = collect_boxes(batch_gt_instances, like=self.priors_wh)
         labels = collect_labels(batch_gt_instances, like=gt.image)
-        positives = self.assign(gt, labels, (cls_scores, bbox_preds, objectnesses))
+        positives = self.assign(gt, labels, maps)
         taught_labels = self.taught_labels(batch_gt_instances, labels)
-        ignored = collect_boxes(batch_gt_instances_ignore or [], like=objectnesses[0])
+        ignored = collect_boxes(batch_gt_instances_ignore or [], like=self.priors_wh)
         counted = counted_by_level(
-            ignored, positives, self.prior_generator, objectnesses, self.train_cfg['ignore_iof_thr']
+            ignored, positives, self.priors_wh, self.strides, shapes, self.train_cfg['ignore_iof_thr']
         )
         levels = [
-            Level(*parts, gt, taught_labels, priors_wh, stride)
-            for *parts, priors_wh, stride in zip(
-                cls_scores,
-                bbox_preds,
-                objectnesses,
-                positives,
-                counted,
-                self.priors_wh.unbind(),
-                self.strides,
-                strict=True,
+            Level(*level.read(matches), matches, level_counted, gt, taught_labels, priors_wh, stride)
+            for level, matches, level_counted, priors_wh, stride in zip(
+                maps, positives, counted, self.priors_wh.unbind(), self.strides, strict=True
             )
         ]
         return self.sum_levels([self.level_losses(level) for level in levels], len(batch_img_metas))
 
-    def assign(
-        self, gt: BatchBoxes, labels: Tensor, outputs: tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]
-    ) -> list[Positives]:
+    def assign(self, gt: BatchBoxes, labels: Tensor, maps: Sequence[WholeMap | SplitMaps]) -> list[Positives]:
         """The positives of each level; an assigner whose ``wants`` name them gets the labels and the predictions."""
         offers = {'labels': labels}
         if 'predictions' in getattr(self.assigner, 'wants', ()):
             with torch.no_grad():
-                offers['predictions'] = self.decode(*outputs)
-        grid_sizes = [tuple(level.shape[-2:]) for level in outputs[-1]]
+                offers['predictions'] = self.decode(*zip(*(level.split() for level in maps), strict=True))
+        grid_sizes = [level.shape[-2:] for level in maps]
         return self.assigner.assign(
             xyxy_to_cxcywh(gt.boxes_xyxy),
             gt.image,
@@ -112,20 +133,23 @@ class GridTraining:
         """Every term of one level, before the gains."""
         boxes, targets = level.boxes_xyxy(self.bbox_coder), level.targets_xyxy()
         overlap = paired_iou(boxes.detach(), targets, self.quality_mode)
-        quality = Quality(overlap.clamp(min=0), mean_quality(overlap))
+        quality = Quality(overlap.clamp(min=0), mean_quality(overlap, level.positives.valid))
         return {
-            'loss_cls': self.class_loss(level.class_logits(), level.positive_labels(), quality),
+            'loss_cls': self.class_loss(level, quality),
             **self.box_losses(boxes, targets, level),
             'loss_obj': self.objectness_loss(level, quality),
         }
 
-    def class_loss(self, logits: Tensor, labels: Tensor, quality: Quality) -> Tensor:
+    def class_loss(self, level: Level, quality: Quality) -> Tensor:
         """Mean over the positives (and over the classes, if they may coincide); 0 without any, or for one class."""
-        if self.num_classes == 1 or len(labels) == 0:
+        logits, avg_factor, weight = level.class_logits, level.divisor(), level.weight()
+        if self.num_classes == 1 or len(logits) == 0:
             return logits[:0].sum()
-        target = class_targets(labels, self.num_classes, self.label_smoothing, self.use_sigmoid)
-        avg_factor = logits.numel() if self.use_sigmoid else len(labels)
-        return call_loss(self.loss_cls, logits, target, {'quality': quality}, avg_factor=avg_factor)
+        target = class_targets(level.positive_labels(), self.num_classes, self.label_smoothing, self.use_sigmoid)
+        if self.use_sigmoid:
+            avg_factor = avg_factor * self.num_classes
+            weight = None if weight is None else weight[:, None].expand_as(logits)
+        return call_loss(self.loss_cls, logits, target, {'quality': quality}, weight, avg_factor=avg_factor)
 
     def box_losses(self, boxes: Tensor, targets: Tensor, level: Level) -> dict[str, Tensor]:
         """Every box term: mean over the positives, 0 without any."""
@@ -133,18 +157,21 @@ class GridTraining:
             return {name: boxes.sum() for name in self.loss_bbox.names}
         positives, gt = level.positives, level.gt
         crowd = Crowd(positives.image, positives.gt, gt.image, gt.boxes_xyxy / level.stride)
-        return self.loss_bbox.terms(boxes, targets, avg_factor=len(boxes), stride=level.stride, crowd=crowd)
+        return self.loss_bbox.terms(
+            boxes, targets, level.weight(), avg_factor=level.divisor(), stride=level.stride, crowd=crowd
+        )
 
     def objectness_loss(self, level: Level, quality: Quality) -> Tensor:
         """Mean over all places, of which those in ignore regions add nothing."""
-        objectness = level.objectness
-        target = objectness_targets(level.positives, self.objectness_of(quality.values), objectness.shape)
-        # (N, A, H, W) -> (N*A*H*W, 1), the form mmdet's element-wise losses take
-        logits, target = objectness.float().reshape(-1, 1), target.reshape(-1, 1)
+        logits = level.objectness.float()
+        target = objectness_targets(level.positives, self.objectness_of(quality.values), logits.shape)
         if level.counted is not None:
-            logits, target = logits[level.counted], target[level.counted]
+            # told rightly and beyond doubt: no loss and no gradient
+            logits, target = logits.where(level.counted, SURE_BACKGROUND), target * level.counted
+        # (N, A, H, W) -> (N*A*H*W, 1), the form mmdet's element-wise losses take
+        logits, target = logits.reshape(-1, 1), target.reshape(-1, 1)
         quality = Quality(target.flatten(), quality.mean)
-        return call_loss(self.loss_obj, logits, target, {'quality': quality}, avg_factor=objectness.numel())
+        return call_loss(self.loss_obj, logits, target, {'quality': quality}, avg_factor=logits.numel())
 
     def objectness_of(self, overlap: Tensor) -> Tensor:
         """What objectness is taught at positives that overlap their boxes by so much: (P,) -> (P,)."""

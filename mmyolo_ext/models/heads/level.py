@@ -10,7 +10,7 @@ from mmdet.models.task_modules.coders import BaseBBoxCoder
 from torch import Tensor
 
 from mmyolo_ext.boxes import cxcywh_to_xyxy
-from mmyolo_ext.models.heads.batch_boxes import BatchBoxes, at_positives
+from mmyolo_ext.models.heads.batch_boxes import BatchBoxes
 from mmyolo_ext.models.task_modules import Positives
 
 
@@ -18,19 +18,19 @@ class Level(NamedTuple):
     """The network's numbers, the truth and the matches of one level.
 
     Attributes:
-        cls_score: (N, A*C, H, W).
-        bbox_pred: (N, A*4, H, W).
+        class_logits: (P, C).
+        raw_boxes: (P, 4).
         objectness: (N, A, H, W).
-        positives: P matches of priors and boxes.
-        counted: (N*A*H*W,) bool, where objectness is taught; None for everywhere.
+        positives: P matches of priors and boxes, padding among them.
+        counted: (N, A, H, W) bool, where objectness is taught; None for everywhere.
         gt: all boxes of the batch, in px.
         labels: (G,) long, or soft (G, C).
         priors_wh: (A, 2) px.
         stride: px.
     """
 
-    cls_score: Tensor
-    bbox_pred: Tensor
+    class_logits: Tensor
+    raw_boxes: Tensor
     objectness: Tensor
     positives: Positives
     counted: Tensor | None
@@ -38,10 +38,6 @@ class Level(NamedTuple):
     labels: Tensor
     priors_wh: Tensor
     stride: int
-
-    def class_logits(self) -> Tensor:
-        """Of the positives: (P, C)."""
-        return at_positives(self.cls_score, self.positives, len(self.priors_wh))
 
     def positive_labels(self) -> Tensor:
         """Of the positives' boxes: (P,) long, or soft (P, C)."""
@@ -51,10 +47,19 @@ class Level(NamedTuple):
         """What the network says the positives' boxes are: (P, 4), in grid units."""
         positives = self.positives
         cells_xy = torch.stack([positives.cell_x, positives.cell_y], dim=1)
-        raw_boxes = at_positives(self.bbox_pred, positives, len(self.priors_wh))
         priors_wh = self.priors_wh[positives.prior] / self.stride
-        return cxcywh_to_xyxy(bbox_coder.decode(raw_boxes, cells_xy, priors_wh))
+        return cxcywh_to_xyxy(bbox_coder.decode(self.raw_boxes, cells_xy, priors_wh))
 
     def targets_xyxy(self) -> Tensor:
         """What they are: (P, 4), in grid units."""
         return self.gt.boxes_xyxy[self.positives.gt] / self.stride
+
+    def weight(self) -> Tensor | None:
+        """1 for a match, 0 for padding: (P,); None where there is no padding."""
+        valid = self.positives.valid
+        return None if valid is None else valid.float()
+
+    def divisor(self) -> int | Tensor:
+        """Of a mean over the matches: their number, but not 0."""
+        count = self.positives.count
+        return max(count, 1) if isinstance(count, int) else count.clamp(min=1)

@@ -5,10 +5,11 @@ Letters: N images, A priors of the level, P positives, K ignore regions of the b
 
 from collections.abc import Sequence
 
-from mmdet.models.task_modules.prior_generators import AnchorGenerator
+import torch
 from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor
 
+from mmyolo_ext.boxes import cxcywh_to_xyxy
 from mmyolo_ext.models.heads.batch_boxes import BatchBoxes, flat_index
 from mmyolo_ext.models.task_modules import Positives
 
@@ -20,55 +21,60 @@ def objectness_targets(positives: Positives, values: Tensor, shape: tuple[int, i
 
     Args:
         positives: P of them.
-        values: (P,), not negative.
+        values: (P,), not negative; those of padding are left out.
         shape: (N, A, H, W).
 
     Returns:
         Tensor of that shape.
     """
+    if positives.valid is not None:
+        values = values * positives.valid
     background = values.new_zeros(shape).flatten()
     return background.scatter_reduce(0, flat_index(positives, shape), values, reduce='amax').view(shape)
 
 
 def counted_places(
-    ignored: BatchBoxes,
-    positives: Positives,
-    priors_xyxy: Tensor,
-    shape: tuple[int, int, int, int],
-    iof_thr: float,
+    ignored: BatchBoxes, positives: Positives, priors_xyxy: Tensor, num_images: int, iof_thr: float
 ) -> Tensor:
     """Which places add objectness loss: not those whose prior lies in an ignore region of their own picture.
 
     Args:
         ignored: K ignore regions.
         positives: they count wherever they lie.
-        priors_xyxy: (H*W*A, 4) px, as mmdet's ``grid_priors`` orders them.
-        shape: (N, A, H, W).
+        priors_xyxy: (A, H, W, 4) px.
+        num_images: N.
         iof_thr: a prior lies in a region that covers this share of its area.
 
     Returns:
-        Bool tensor of that shape.
+        (N, A, H, W) bool.
     """
-    num_images, num_priors, height, width = shape
-    covered = bbox_overlaps(priors_xyxy, ignored.boxes_xyxy, mode='iof') >= iof_thr  # (H*W*A, K)
-    regions = priors_xyxy.new_zeros(num_images, len(priors_xyxy)).index_add(0, ignored.image, covered.T.float())
-    # (N, H*W*A) -> (N, A, H, W)
-    is_free = (regions == 0).view(num_images, height, width, num_priors).permute(0, 3, 1, 2)
-    return is_free.flatten().index_fill(0, flat_index(positives, shape), True).view(shape)
+    shape = (num_images, *priors_xyxy.shape[:3])
+    covered = bbox_overlaps(priors_xyxy.flatten(0, 2), ignored.boxes_xyxy, mode='iof') >= iof_thr  # (A*H*W, K)
+    regions = priors_xyxy.new_zeros(num_images, len(covered)).index_add(0, ignored.image, covered.T.float())
+    taught = objectness_targets(positives, priors_xyxy.new_ones(len(positives)), shape)
+    return (regions.view(shape) == 0) | (taught > 0)
+
+
+def prior_boxes(priors_wh: Tensor, stride: int, grid_hw: tuple[int, int]) -> Tensor:
+    """The priors of a level in the middle of every cell: (A, 2) px -> (A, H, W, 4) xyxy px."""
+    rows, columns = ((torch.arange(size, device=priors_wh.device) + 0.5) * stride for size in grid_hw)
+    center_y, center_x = torch.meshgrid(rows, columns, indexing='ij')
+    center = torch.stack([center_x, center_y], dim=-1).expand(len(priors_wh), -1, -1, -1)
+    return cxcywh_to_xyxy(torch.cat([center, priors_wh[:, None, None].expand_as(center)], dim=-1))
 
 
 def counted_by_level(
     ignored: BatchBoxes,
     positives: Sequence[Positives],
-    prior_generator: AnchorGenerator,
-    objectnesses: Sequence[Tensor],
+    priors_wh: Sequence[Tensor],
+    strides: Sequence[int],
+    shapes: Sequence[tuple[int, int, int, int]],
     iof_thr: float,
 ) -> list[Tensor | None]:
-    """:func:`counted_places` of every level, flattened: (N*A*H*W,) bool; None where there is no ignore region."""
+    """:func:`counted_places` of every level, of these shapes; None where there is no ignore region."""
     if len(ignored.image) == 0:
-        return [None] * len(objectnesses)
-    priors = prior_generator.grid_priors([level.shape[-2:] for level in objectnesses], device=ignored.image.device)
+        return [None] * len(shapes)
     return [
-        counted_places(ignored, matches, level_priors, level.shape, iof_thr).flatten()
-        for level, matches, level_priors in zip(objectnesses, positives, priors, strict=True)
+        counted_places(ignored, matches, prior_boxes(level_priors, stride, shape[-2:]), shape[0], iof_thr)
+        for matches, level_priors, stride, shape in zip(positives, priors_wh, strides, shapes, strict=True)
     ]

@@ -1,9 +1,10 @@
 """Task utilities: assigners and box coders."""
 
+from .positives import Positives
 from .simota_assigner import YOLOv5SimOTAAssigner
 from .yolov3_assigner import YOLOv3Assigner
 from .yolov3_bbox_coder import YOLOv3BBoxCoder
-from .yolov5_assigner import Positives, YOLOv5Assigner
+from .yolov5_assigner import YOLOv5Assigner
 from .yolov5_bbox_coder import YOLOv5BBoxCoder
 
 __all__ = [

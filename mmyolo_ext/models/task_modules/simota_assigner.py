@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mmyolo_ext.boxes import cxcywh_to_xyxy, paired_iou
+from mmyolo_ext.models.task_modules.positives import Positives
 from mmyolo_ext.models.task_modules.simota_candidates import Candidates, candidates_around
-from mmyolo_ext.models.task_modules.yolov5_assigner import Positives
 from mmyolo_ext.registry import TASK_UTILS
 
 LEAST_IOU = 1e-8  # of a logarithm

@@ -20,19 +20,20 @@ class YOLOv3Assigner(YOLOv5Assigner):
 
     Args:
         iou_thr: a match must exceed it; from 0 to below 1.
+        padded: see :class:`YOLOv5Assigner`.
 
     Raises:
         ValueError: the threshold is out of range.
     """
 
-    def __init__(self, iou_thr: float = 0.2) -> None:
+    def __init__(self, iou_thr: float = 0.2, padded: bool | None = None) -> None:
         if not 0 <= iou_thr < 1:
             raise ValueError(f'iou_thr must be at least 0 and below 1, got {iou_thr}')
-        super().__init__(neighbor_offset=0.0)
+        super().__init__(neighbor_offset=0.0, padded=padded)
         self.iou_thr = iou_thr
 
-    def _match(self, boxes_wh: Tensor, priors_wh: Tensor) -> tuple[Tensor, Tensor]:
-        """Which box fits which prior: two tensors of indices."""
+    def _fits(self, boxes_wh: Tensor, priors_wh: Tensor) -> Tensor:
+        """Which box fits which prior: (G, A) bool."""
         overlap = torch.minimum(boxes_wh[:, None], priors_wh[None]).prod(-1)  # (G, A)
         union = boxes_wh.prod(-1)[:, None] + priors_wh.prod(-1)[None] - overlap
-        return torch.nonzero(overlap > self.iou_thr * union, as_tuple=True)
+        return overlap > self.iou_thr * union

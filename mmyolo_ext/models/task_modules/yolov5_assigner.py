@@ -1,28 +1,15 @@
 """YOLOv5's match of boxes and priors: by the ratio of their sizes, in up to three cells a box.
 
-Letters: G boxes of all pictures, A priors of a level, P positives (matches), L levels.
+Letters: G boxes of all pictures, A priors of a level, L levels, S cells that may learn a box.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from mmyolo_ext.models.task_modules.positives import Positives
 from mmyolo_ext.registry import TASK_UTILS
-
-
-class Positives(NamedTuple):
-    """The matches of one level: which box teaches which prior in which cell of which picture. Long tensors, (P,)."""
-
-    image: Tensor
-    prior: Tensor
-    cell_y: Tensor
-    cell_x: Tensor
-    gt: Tensor
-
-    def __len__(self) -> int:
-        return len(self.gt)
 
 
 @TASK_UTILS.register_module()
@@ -35,18 +22,22 @@ class YOLOv5Assigner:
     Args:
         prior_match_thr: greatest ratio of sides, above 1.
         neighbor_offset: how near to a neighbour the centre must be to teach it, in cells: 0 (own cell only) to 0.5.
+        padded: give every pair of a box and a prior in every cell that might learn it, with ``Positives.valid`` for
+            those that do: the boxes alone then decide how many rows there are, and the host need not wait for the
+            device to count them. None: on every device but the CPU, where fewer rows are faster.
 
     Raises:
         ValueError: a threshold out of range.
     """
 
-    def __init__(self, prior_match_thr: float = 4.0, neighbor_offset: float = 0.5) -> None:
+    def __init__(self, prior_match_thr: float = 4.0, neighbor_offset: float = 0.5, padded: bool | None = None) -> None:
         if not prior_match_thr > 1:
             raise ValueError(f'prior_match_thr is a ratio of sides and must be above 1, got {prior_match_thr}')
         if not 0 <= neighbor_offset <= 0.5:
             raise ValueError(f'neighbor_offset must be from 0 to 0.5, got {neighbor_offset}')
         self.prior_match_thr = prior_match_thr
         self.neighbor_offset = neighbor_offset
+        self.padded = padded
 
     def assign(
         self,
@@ -77,29 +68,38 @@ class YOLOv5Assigner:
         self, boxes_cxcywh: Tensor, image: Tensor, priors_wh: Tensor, grid_hw: tuple[int, int]
     ) -> Positives:
         """The same for one level; boxes and priors are in its grid units."""
-        gt, prior = self._match(boxes_cxcywh[:, 2:], priors_wh)
-        centers = boxes_cxcywh[gt, :2]
-        gt_of_cell, cells = self._cells(centers, grid_hw)
-        gt, prior = gt[gt_of_cell], prior[gt_of_cell]
-        return Positives(image=image[gt], prior=prior, cell_y=cells[:, 1], cell_x=cells[:, 0], gt=gt)
+        fits = self._fits(boxes_cxcywh[:, 2:], priors_wh)
+        cell_y, cell_x, learns = self._cells(boxes_cxcywh[:, :2], grid_hw)
+        matches = learns[:, :, None] & fits  # (S, G, A)
+        gt = torch.arange(len(image), device=image.device)
+        prior = torch.arange(len(priors_wh), device=image.device)
+        candidates = Positives(
+            *(
+                field.expand(matches.shape).flatten()
+                for field in (image[:, None], prior, cell_y[:, :, None], cell_x[:, :, None], gt[:, None])
+            ),
+            valid=matches.flatten(),
+        )
+        padded = image.device.type != 'cpu' if self.padded is None else self.padded
+        return candidates if padded else candidates.without_padding()
 
-    def _match(self, boxes_wh: Tensor, priors_wh: Tensor) -> tuple[Tensor, Tensor]:
-        """Which box fits which prior: two tensors of indices."""
+    def _fits(self, boxes_wh: Tensor, priors_wh: Tensor) -> Tensor:
+        """Which box fits which prior: (G, A) bool."""
         ratio = boxes_wh[:, None] / priors_wh[None]  # (G, A, 2)
-        worst_ratio = torch.maximum(ratio, 1 / ratio).amax(-1)
-        return torch.nonzero(worst_ratio < self.prior_match_thr, as_tuple=True)
+        return torch.maximum(ratio, 1 / ratio).amax(-1) < self.prior_match_thr
 
-    def _cells(self, centers: Tensor, grid_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The cells that each centre (M, 2) teaches: the index of the centre, and the cell's column and row."""
-        grid_wh = centers.new_tensor([grid_hw[1], grid_hw[0]])
-        near_start = (centers % 1 < self.neighbor_offset) & (centers > 1)
-        from_end = grid_wh - centers
-        near_end = (from_end % 1 < self.neighbor_offset) & (from_end > 1)
-        own = torch.ones_like(near_start[:, 0])
-        teaches = torch.stack([own, *near_start.unbind(1), *near_end.unbind(1)])  # (5, M)
+    def _cells(self, centers: Tensor, grid_hw: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """The cells that may learn the boxes around the centres (G, 2): row, column, and which do, each (S, G)."""
+        (height, width), (x, y), offset = grid_hw, centers.unbind(1), self.neighbor_offset
+        left, right = self._near(x, width)
+        upper, lower = self._near(y, height)
         # own, left, upper, right, lower
-        shifts = centers.new_tensor([[0, 0], [-1, 0], [0, -1], [1, 0], [0, 1]]) * self.neighbor_offset
-        direction, center = torch.nonzero(teaches, as_tuple=True)
-        cells = (centers[center] + shifts[direction]).floor().long()
-        last_cell = torch.tensor([grid_hw[1] - 1, grid_hw[0] - 1], device=cells.device)
-        return center, torch.minimum(cells.clamp(min=0), last_cell)
+        learns = torch.stack([torch.ones_like(left), left, upper, right, lower])
+        cell_x = torch.stack([x, x - offset, x, x + offset, x]).floor().long().clamp(0, width - 1)
+        cell_y = torch.stack([y, y, y - offset, y, y + offset]).floor().long().clamp(0, height - 1)
+        # without an offset no neighbour learns
+        return tuple(field if offset else field[:1] for field in (cell_y, cell_x, learns))
+
+    def _near(self, center: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Which centres (G,), along an axis of ``size`` cells, are near to the cell before and to the one after."""
+        return tuple((distance % 1 < self.neighbor_offset) & (distance > 1) for distance in (center, size - center))

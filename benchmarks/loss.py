@@ -1,0 +1,116 @@
+"""How long assigning and the losses take, forward and backward, from the raw maps of a head to their gradients.
+
+By default 16 pictures of 640 x 640 px, 80 classes and 120 boxes in all; the 1x1 convolutions are left out. The time is
+told in milliseconds and in matrix products (float32, 1024 x 1024, two threads) of the same minute::
+
+    OMP_NUM_THREADS=2 python benchmarks/loss.py [--device cuda] [--repeats 15]
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from machine import calibrate, measure, report
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+import mmyolo_ext  # noqa: F401
+from mmyolo_ext.models.heads import YOLOv3Head, YOLOv5Head
+
+HEADS = {'YOLOv5Head': YOLOv5Head, 'YOLOv3Head': YOLOv3Head}
+# (head, dtype of the maps, channels-last)
+CASES = {
+    'yolov5': ('YOLOv5Head', torch.float32, False),
+    'yolov5 channels-last': ('YOLOv5Head', torch.float32, True),
+    'yolov5 bfloat16': ('YOLOv5Head', torch.bfloat16, False),
+    'yolov5 bfloat16 channels-last': ('YOLOv5Head', torch.bfloat16, True),
+    'yolov3': ('YOLOv3Head', torch.float32, False),
+    'yolov3 channels-last': ('YOLOv3Head', torch.float32, True),
+}
+
+
+def without_convolutions(kind: str, num_classes: int) -> nn.Module:
+    """A head that takes the maps which its convolutions would give it."""
+    head = HEADS[kind](num_classes=num_classes, in_channels=[8, 8, 8])
+    head.convs_pred = nn.ModuleList(nn.Identity() for _ in head.convs_pred)
+    return head.train()
+
+
+def truth(images: int, size: int, num_classes: int, boxes: int, device: str) -> list[DetDataSample]:
+    """Boxes of sides from 1% to 60% of the picture, anywhere, on pictures drawn by lot."""
+    rng = np.random.RandomState(0)
+    image = rng.randint(0, images, boxes)
+    side, center = rng.uniform(0.01, 0.6, (boxes, 2)), rng.uniform(0, 1, (boxes, 2))
+    xyxy = torch.from_numpy(np.hstack([center - side / 2, center + side / 2]) * size).float().to(device)
+    labels = torch.from_numpy(rng.randint(0, num_classes, boxes)).to(device)
+    samples = []
+    for index in range(images):
+        mine = torch.from_numpy(np.flatnonzero(image == index)).to(device)
+        sample = DetDataSample(metainfo={'batch_input_shape': (size, size), 'img_shape': (size, size)})
+        sample.gt_instances = InstanceData(bboxes=xyxy[mine].clamp(0, size), labels=labels[mine])
+        samples.append(sample)
+    return samples
+
+
+def raw_maps(head: nn.Module, images: int, size: int, dtype: torch.dtype, channels_last: bool) -> list[Tensor]:
+    """Leaves with gradients, of normal numbers."""
+    generator = torch.Generator().manual_seed(0)
+    channels = head.num_priors * (5 + head.num_classes)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    device = head.priors_wh.device
+    return [
+        torch.randn(images, channels, size // stride, size // stride, generator=generator)
+        .to(device=device, dtype=dtype, memory_format=layout)
+        .requires_grad_()
+        for stride in head.strides
+    ]
+
+
+def step(head: nn.Module, maps: list[Tensor], samples: list[DetDataSample]) -> Callable[[], Any]:
+    """Assign, losses, gradients of the maps."""
+    return lambda: torch.autograd.grad(sum(head.loss(maps, samples).values()), maps)
+
+
+def positives(head: nn.Module, maps: list[Tensor], samples: list[DetDataSample]) -> int:
+    """How many places learn a box: as many rows of the class logits get a gradient."""
+    gradients = step(head, maps, samples)()
+    return sum(
+        int((grad.unflatten(1, (head.num_priors, -1))[:, :, :4] != 0).any(2).sum().item()) for grad in gradients
+    )
+
+
+def in_matmuls(call: Callable[[], Any], repeats: int) -> dict[str, float]:
+    """Milliseconds, and the same in matrix products measured just before and just after."""
+    before = calibrate()
+    times = measure(call, repeats, warmup=2)
+    matmul_ms = (before['matmul_ms'] + calibrate()['matmul_ms']) / 2
+    return {**times, 'matmul_ms': matmul_ms, 'matmuls': round(times['median_ms'] / matmul_ms, 2)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--images', type=int, default=16)
+    parser.add_argument('--size', type=int, default=640, help='side of the pictures, px')
+    parser.add_argument('--classes', type=int, default=80)
+    parser.add_argument('--boxes', type=int, default=120, help='of the whole batch')
+    parser.add_argument('--repeats', type=int, default=15)
+    parser.add_argument('--only', default='', help='the cases alone whose name has this text')
+    options = parser.parse_args()
+    figures = {}
+    samples = truth(options.images, options.size, options.classes, options.boxes, options.device)
+    for name, (kind, dtype, channels_last) in CASES.items():
+        if options.only in name:
+            head = without_convolutions(kind, options.classes).to(options.device)
+            maps = raw_maps(head, options.images, options.size, dtype, channels_last)
+            count = positives(head, maps, samples)
+            figures[name] = {**in_matmuls(step(head, maps, samples), options.repeats), 'places_taught': count}
+    batch = {name: getattr(options, name) for name in ('device', 'images', 'size', 'classes', 'boxes')}
+    report('loss', {**batch, 'cases': figures})
+
+
+if __name__ == '__main__':
+    main()
