@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from mmyolo_ext.registry import DATASETS
 
-from .seeding import seeded_generators
+from .seeding import kept_generators, seed_generators
 
 EPOCH, SEED, CLOSED = range(3)  # places in the memory that the workers share
 
@@ -29,7 +29,7 @@ class SeededDataset(Dataset):
 
     def __init__(self, dataset: dict | Dataset) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-        self._mixes = [(mix, _mixing_keys(mix)) for mix in _mix_datasets(self.dataset)]
+        self._mixes = [(mix, *_mixing_steps(mix)) for mix in _mix_datasets(self.dataset)]
         self._shared = torch.zeros(3, dtype=torch.int64).share_memory_()
         self._skips_mixing = False  # in this process
 
@@ -66,27 +66,38 @@ class SeededDataset(Dataset):
 
     def close_mosaic(self) -> None:
         """Skip from now on every transform that mixes pictures: those with ``mixes_images``, and the host's, which
-        are known by their ``get_indexes``."""
-        if not any(keys for _, keys in self._mixes):
+        are known by their ``get_indexes``. One that does more than that has a ``stop_mixing``, and stays."""
+        if not any(keys or stoppable for _, keys, stoppable in self._mixes):
             raise ValueError(
-                'close_mosaic found nothing to close: no mmdet.MultiImageMixDataset in the training set holds a '
-                'transform that mixes pictures (Mosaic, MixUp). Take the hook that closes mosaic out of custom_hooks, '
-                'or put Mosaic into the pipeline'
+                'close_mosaic found nothing to close: no MixDataset or mmdet.MultiImageMixDataset in the training set '
+                'holds a transform that mixes pictures (Mosaic, MixUp). Take the hook that closes mosaic out of '
+                'custom_hooks, or put Mosaic into the pipeline'
             )
         self._shared[CLOSED] = 1
 
     def __getitem__(self, index: int) -> dict:
+        with kept_generators():
+            return self._sample(index)
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        """The samples of a batch, as PyTorch's loader asks for them."""
+        with kept_generators():
+            return [self._sample(index) for index in indices]
+
+    def _sample(self, index: int) -> dict:
         if not -len(self) <= index < len(self):
             raise IndexError(f'index {index} is out of a data set of {len(self)} samples')
         index %= len(self)
         if self.mosaic_closed and not self._skips_mixing:
             self._skip_mixing()
-        with seeded_generators(self.seed, self.epoch, index):
-            return self.dataset[index]
+        seed_generators(self.seed, self.epoch, index)
+        return self.dataset[index]
 
     def _skip_mixing(self) -> None:
-        for mix, keys in self._mixes:
+        for mix, keys, stoppable in self._mixes:
             mix.update_skip_type_keys([*(mix._skip_type_keys or ()), *keys])
+            for transform in stoppable:
+                transform.stop_mixing()
         self._skips_mixing = True
 
 
@@ -99,15 +110,18 @@ def _mix_datasets(dataset: Dataset) -> Iterator[MultiImageMixDataset]:
         yield from _mix_datasets(part)
 
 
-def _mixing_keys(mix: MultiImageMixDataset) -> list[str]:
-    """The names under which ``mix`` skips its mixing transforms, as its config wrote them, scope or none.
+def _mixing_steps(mix: MultiImageMixDataset) -> tuple[list[str], list[object]]:
+    """The names under which ``mix`` skips its mixing transforms, as its config wrote them, scope or none, and those of
+    its transforms that can stop mixing themselves.
 
     A config in pure Python names a transform by its class, which ``update_skip_type_keys`` refuses: such entries of
     ``mix.pipeline_types`` are replaced, in place, by the name of the class.
     """
     mix.pipeline_types = [t if isinstance(t, str) else f'{t.__module__}.{t.__qualname__}' for t in mix.pipeline_types]
-    return [
-        name
+    mixing = [
+        (transform, name)
         for transform, name in zip(mix.pipeline, mix.pipeline_types, strict=True)
         if getattr(transform, 'mixes_images', hasattr(transform, 'get_indexes'))
     ]
+    stoppable = [transform for transform, _ in mixing if hasattr(transform, 'stop_mixing')]
+    return [name for transform, name in mixing if not hasattr(transform, 'stop_mixing')], stoppable

@@ -32,6 +32,7 @@ def mix(dataset, *pipeline, **changes):
 
 MOSAIC = {'type': 'mmyolo_ext.Mosaic', 'size': SIZE, 'prob': 0.7}
 AFFINE = {'type': 'mmyolo_ext.RandomAffine', 'size': SIZE, 'degrees': 10}
+FUSED = {'type': 'mmyolo_ext.MosaicAffine', 'size': SIZE, 'prob': 0.7, 'degrees': 10}
 REST = (
     {'type': 'mmyolo_ext.HSVJitter'},
     {'type': 'mmdet.RandomFlip', 'prob': 0.5},
@@ -39,10 +40,24 @@ REST = (
 )
 
 
-@pytest.fixture
-def full(coco_config):
-    """The whole training pipeline, mixup around mosaic."""
-    return mix(mix(coco_config(), MOSAIC, AFFINE), {'type': 'mmyolo_ext.MixUp', 'prob': 0.5}, *REST)
+def fast_mix(dataset, *pipeline):
+    return {**mix(dataset, *pipeline), 'type': 'mmyolo_ext.MixDataset'}
+
+
+@pytest.fixture(params=['in steps', 'fused', 'fused, in a file'])
+def full(coco_config, tmp_path, request):
+    """The whole training pipeline, mixup around mosaic: in single steps, or fused, with pictures kept."""
+    mixup = {'type': 'mmyolo_ext.MixUp', 'prob': 0.5}
+    if request.param == 'in steps':
+        return mix(mix(coco_config(), MOSAIC, AFFINE), mixup, *REST)
+    pictures = {
+        'type': 'mmyolo_ext.CachedDataset', 'size': SIZE,
+        'dataset': coco_config(pipeline=[{'type': 'mmyolo_ext.LoadImage'}]),
+        'folder': str(tmp_path) if request.param.endswith('file') else None,
+    }  # fmt: skip
+    flip = {'type': 'mmyolo_ext.HorizontalFlip', 'prob': 0.5}
+    pack = {'type': 'mmyolo_ext.PackInputs', 'meta_keys': ('img_id', 'flip')}
+    return fast_mix(fast_mix(pictures, FUSED), mixup, REST[0], flip, pack)
 
 
 def build(config, epoch=0, seed=0):
@@ -82,6 +97,7 @@ def test_workers_see_the_same_bytes(full):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('full', ['fused, in a file'], indirect=True)
 def test_spawned_workers_see_the_same_bytes(full):
     assert load(build(full), 1, context='spawn') == load(build(full), 0)
 
@@ -170,6 +186,7 @@ def test_closing_mixes_of_the_host_and_keeps_other_skips(coco_config):
     assert max(dataset[0]['inputs'].shape) == 32
 
 
+@pytest.mark.parametrize('full', ['in steps'], indirect=True)
 def test_closing_nested_mixes(full):
     dataset = build(full)
     dataset.close_mosaic()
@@ -180,6 +197,33 @@ def test_closing_nested_mixes(full):
     for i in range(12):
         assert dataset[i]['inputs'].shape == (3, SIZE, SIZE)
     assert not calls
+
+
+def test_closing_a_fused_mosaic_keeps_its_affine(coco_config):
+    """The rest of the same transform goes on: all pictures fill one size, and none shows another."""
+    steps = {**FUSED, 'prob': 1.0}, {'type': 'mmyolo_ext.PackInputs', 'meta_keys': ()}
+    dataset = build(fast_mix(coco_config(), *steps))
+    mixed = {dataset[i]['inputs'].shape for i in range(12)}
+    dataset.close_mosaic()
+    asked = []
+    dataset.dataset.dataset.__class__ = type(
+        'Counting',
+        (type(dataset.dataset.dataset),),
+        {'__getitem__': lambda s, i: asked.append(i) or s.prepare_data(i)},
+    )
+    assert {dataset[i]['inputs'].shape for i in range(12)} == mixed == {(3, SIZE, SIZE)}
+    assert asked == list(range(12))
+
+
+def test_a_batch_is_its_samples(full):
+    dataset = build(full)
+    expected = [content(dataset[i]) for i in (3, 0, 3, 7)]
+    np.random.seed(1)
+    after = np.random.rand(2)[1]
+    np.random.seed(1)
+    np.random.rand()
+    assert [content(sample) for sample in dataset.__getitems__([3, 0, 3, 7])] == expected
+    assert np.random.rand() == after
 
 
 def test_closing_through_other_wrappers(coco_config):

@@ -7,16 +7,27 @@ import pytest
 import torch
 from mmdet.structures.bbox import HorizontalBoxes
 
-from mmyolo_ext.datasets.transforms import HSVJitter, Letterbox, MixUp, Mosaic, RandomAffine
+from mmyolo_ext.datasets.transforms import (
+    HorizontalFlip,
+    HSVJitter,
+    Letterbox,
+    MixUp,
+    Mosaic,
+    MosaicAffine,
+    RandomAffine,
+)
 
 SIZE_HW = (96, 128)
-ALL = [Letterbox(SIZE_HW), Mosaic(SIZE_HW), RandomAffine(SIZE_HW), MixUp(1.0), HSVJitter()]
+ALL = [Letterbox(SIZE_HW), Mosaic(SIZE_HW), RandomAffine(SIZE_HW), MixUp(1.0), MosaicAffine(SIZE_HW),
+       MosaicAffine(SIZE_HW, degrees=20), HorizontalFlip(1.0), HSVJitter()]  # fmt: skip
 
 
 def run(painter, transform, samples):
     if isinstance(transform, MixUp):
         return transform(painter.mix([samples[0], samples[0]]))
-    return transform(painter.mix(samples) if isinstance(transform, Mosaic) else copy.deepcopy(samples[0]))
+    return transform(
+        painter.mix(samples) if isinstance(transform, Mosaic | MosaicAffine) else copy.deepcopy(samples[0])
+    )
 
 
 @pytest.mark.parametrize('transform', ALL, ids=lambda t: type(t).__name__)
@@ -43,7 +54,7 @@ def test_types_and_inputs_are_kept(painter, quartet, transform):
     assert out['img'].dtype == np.uint8 and out['img'].flags.c_contiguous
     assert out['gt_bboxes'].tensor.dtype == torch.float32
     assert out['gt_bboxes_labels'].dtype == np.int64 and out['gt_ignore_flags'].dtype == bool
-    given = painter.mix(samples if isinstance(transform, Mosaic) else [samples[0], samples[0]])
+    given = painter.mix(samples if isinstance(transform, Mosaic | MosaicAffine) else [samples[0], samples[0]])
     before = copy.deepcopy(given)
     np.random.seed(1)
     transform(given)
@@ -61,7 +72,7 @@ def test_other_pictures_are_refused(painter, transform):
             run(painter, transform, [{**sample, 'img': image}] * 4)
 
 
-@pytest.mark.parametrize('transform', ALL[:4], ids=lambda t: type(t).__name__)
+@pytest.mark.parametrize('transform', ALL[:-1], ids=lambda t: type(t).__name__)
 def test_masks_and_other_boxes_are_refused(painter, transform):
     sample = painter.sample(60, 50)
     with pytest.raises(ValueError, match='gt_masks'):
@@ -86,6 +97,9 @@ def test_masks_and_other_boxes_are_refused(painter, transform):
         (lambda: MixUp(2), 'prob'),
         (lambda: MixUp(alpha=0), 'alpha'),
         (lambda: HSVJitter(hue=2), 'hue'),
+        (lambda: MosaicAffine(32, prob=2), 'prob'),
+        (lambda: MosaicAffine(32, scale=2), 'scale'),
+        (lambda: HorizontalFlip(-1), 'prob'),
     ],
 )
 def test_bad_arguments(build, message):

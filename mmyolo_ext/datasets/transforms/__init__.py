@@ -1,10 +1,23 @@
 """The pipeline of the pictures: each transform draws its parameters, then applies functions of :mod:`.functional`."""
 
+from .flip import HorizontalFlip
 from .hsv import HSVJitter
 from .letterbox import Letterbox
 from .load_image import LoadImage
 from .mixup import MixUp
 from .mosaic import Mosaic
+from .mosaic_affine import MosaicAffine
+from .pack import PackInputs
 from .random_affine import RandomAffine
 
-__all__ = ['HSVJitter', 'Letterbox', 'LoadImage', 'MixUp', 'Mosaic', 'RandomAffine']
+__all__ = [
+    'HSVJitter',
+    'HorizontalFlip',
+    'Letterbox',
+    'LoadImage',
+    'MixUp',
+    'Mosaic',
+    'MosaicAffine',
+    'PackInputs',
+    'RandomAffine',
+]

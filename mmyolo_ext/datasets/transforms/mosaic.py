@@ -7,9 +7,9 @@ from mmcv.transforms import BaseTransform
 
 from mmyolo_ext.registry import TRANSFORMS
 
-from .annotations import Annotations, check_image, join, read_annotations, replace_image
+from .annotations import check_image, read_annotations, replace_image
 from .arguments import check_range, check_size_hw
-from .functional import Tile, clip_boxes, compose_tiles, mostly_seen, place_tiles
+from .tiles import compose_tiles, place_tiles, tile_annotations
 
 PARTNERS = 3
 
@@ -69,17 +69,8 @@ class Mosaic(BaseTransform):
         images = [check_image(sample, 'Mosaic') for sample in samples]
         canvas_hw = (2 * self.size_hw[0], 2 * self.size_hw[1])
         tiles = place_tiles([image.shape[:2] for image in images], self.draw(np.random), canvas_hw)
-        canvas = compose_tiles(images, tiles, canvas_hw, self.pad_val)
-        annotations = [tile_annotations(read_annotations(s), t) for s, t in zip(samples, tiles, strict=True)]
-        return replace_image(results, canvas, join(annotations))
+        canvas = compose_tiles(images, tiles, (0, 0, *canvas_hw[::-1]), self.pad_val)
+        return replace_image(results, canvas, tile_annotations(list(map(read_annotations, samples)), tiles))
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(size={self.size_hw}, prob={self.prob}, pad_val={self.pad_val})'
-
-
-def tile_annotations(annotations: Annotations, tile: Tile) -> Annotations:
-    """The boxes of one picture where its tile lies, clipped to it; those of which over a tenth is seen."""
-    whole = annotations.boxes_xyxy + np.array(tile.shift_xy * 2, dtype=np.float32)
-    seen = clip_boxes(whole, tile.target)
-    # Sides and aspect are judged at the network's scale, by the affine that follows.
-    return annotations.moved(seen, mostly_seen(whole, seen))

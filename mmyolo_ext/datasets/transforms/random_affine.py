@@ -9,7 +9,8 @@ from mmyolo_ext.registry import TRANSFORMS
 
 from .annotations import check_image, read_annotations, replace_image
 from .arguments import check_range, check_size_hw
-from .functional import affine_about_centre, clip_boxes, keep_boxes, warp_boxes, warp_image
+from .functional import affine_about_centre, snap_window, warp_image
+from .tiles import warp_annotations
 
 
 @TRANSFORMS.register_module()
@@ -18,7 +19,8 @@ class RandomAffine(BaseTransform):
 
     So the middle of a mosaic's double canvas and the whole of a plain resized picture come out alike. A box becomes
     the upright box around its warped corners, clipped to the output; it stays if both sides are over 2 px, over a
-    tenth of its area is seen and its aspect ratio is under 100.
+    tenth of its area is seen and its aspect ratio is under 100. Without turn and shear the output shows a window of
+    whole pixels: what was drawn, each side of it rounded.
 
     Args:
         size: (height, width) of the output, or one side of a square.
@@ -50,7 +52,7 @@ class RandomAffine(BaseTransform):
 
     def draw(self, rng: np.random.RandomState, input_hw: tuple[int, int]) -> np.ndarray:
         """The matrix (3, 3) from the picture to the output, edge coordinates."""
-        return affine_about_centre(
+        matrix = affine_about_centre(
             input_hw,
             self.size_hw,
             scale=rng.uniform(1 - self.scale, 1 + self.scale),
@@ -58,14 +60,13 @@ class RandomAffine(BaseTransform):
             shear_xy=tuple(rng.uniform(-self.shear, self.shear, size=2)),
             shift_xy=tuple(rng.uniform(-self.translate, self.translate, size=2)),
         )
+        return snap_window(matrix, self.size_hw)
 
     def transform(self, results: dict) -> dict:
         image, annotations = check_image(results, 'RandomAffine'), read_annotations(results)
         matrix = self.draw(np.random, image.shape[:2])
-        whole = warp_boxes(annotations.boxes_xyxy, matrix)
-        seen = clip_boxes(whole, (0, 0, *self.size_hw[::-1]))
         warped = warp_image(image, matrix, self.size_hw, self.pad_val)
-        return replace_image(results, warped, annotations.moved(seen, keep_boxes(whole, seen)))
+        return replace_image(results, warped, warp_annotations(annotations, matrix, self.size_hw))
 
     def __repr__(self) -> str:
         return (

@@ -1,0 +1,151 @@
+"""A data set whose pictures are decoded once."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
+from torch.utils.data import Dataset
+
+from mmyolo_ext.registry import DATASETS
+
+from .annotation_arrays import AnnotationArrays
+from .picture_cache import PictureCache
+from .transforms.arguments import check_range, check_size_hw
+from .transforms.functional import shrink_image, shrunk_hw
+
+LOADING = ('LoadImage', 'LoadImageFromFile', 'LoadAnnotations')
+
+
+@DATASETS.register_module()
+class CachedDataset(Dataset):
+    """Keeps the decoded pictures of a data set in memory that its workers share, and its boxes in arrays.
+
+    A sample is the same with and without the cache: ``img``, shrunk into ``size`` where it is larger (by area, which
+    no later warp could make up for) and never enlarged, and its boxes with it. ``img`` cannot be written to.
+
+    Pictures are kept as they come, up to ``max_gb``; the log says how many of them fit. Of a larger data set the
+    others are decoded each time. Each process of a distributed training has its own cache; with a ``folder`` they, and
+    later trainings, share one on disk, which is read through the system's memory.
+
+    Args:
+        dataset: Config of a data set, or the data set, an mmengine ``BaseDataset`` whose pipeline loads and does
+            nothing else; ``LoadAnnotations`` may be left out of it.
+        size: (height, width) the pictures are to fit into, or one side of a square; None leaves them as they are.
+        max_gb: Bound of the cache in GB (10^9 bytes); 0 keeps nothing.
+        folder: Where to keep the pictures on disk.
+
+    Raises:
+        ValueError: On an argument out of its range, a data set of another kind, or a pipeline that does more.
+    """
+
+    def __init__(
+        self,
+        dataset: dict | BaseDataset,
+        size: int | Sequence[int] | None = None,
+        max_gb: float = 2.0,
+        folder: str | None = None,
+    ) -> None:
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        if not isinstance(self.dataset, BaseDataset):
+            raise ValueError(f'CachedDataset wraps an mmengine BaseDataset, got {type(self.dataset).__name__}')
+        steps = [type(step).__name__ for step in self.dataset.pipeline.transforms]
+        if not set(steps) <= set(LOADING):
+            raise ValueError(
+                f'the pipeline inside CachedDataset may hold {LOADING}, for what it gives is kept; got {steps}: put '
+                'the other transforms into the pipeline of the MixDataset around it'
+            )
+        self.size_hw = None if size is None else check_size_hw('size', size)
+        self.max_gb = check_range('max_gb', max_gb, 0, float('inf'))
+        self.folder = folder
+        self._fully_initialized = False
+        if self.dataset._fully_initialized:
+            self.full_init()
+
+    @property
+    def metainfo(self) -> dict:
+        return self.dataset.metainfo
+
+    def full_init(self) -> None:
+        """Read the annotations and plan the cache, once."""
+        if self._fully_initialized:
+            return
+        self.dataset.full_init()
+        self._arrays = AnnotationArrays(self.dataset.get_data_info(i) for i in range(len(self.dataset)))
+        infos = [self._arrays.info(i) for i in range(len(self._arrays))]
+        known = all(info.get('height') and info.get('width') for info in infos)
+        originals_hw = [(info['height'], info['width']) for info in infos] if known else []
+        shapes_hw = np.array([shrunk_hw(hw, self.size_hw) for hw in originals_hw], np.int64).reshape(-1, 2)
+        self._cache = PictureCache(shapes_hw, self.max_gb * 1e9, *self._file([info['img_path'] for info in infos]))
+        self._fully_initialized = True
+        if self.max_gb:
+            self._log()
+
+    def _file(self, paths: list[str]) -> tuple[list[str], Path | None]:
+        """The pictures' paths and the file of the cache, named after all that its bytes depend on."""
+        if self.folder is None:
+            return [], None
+        loaders = [repr(step) for step in self.dataset.pipeline.transforms]
+        key = repr((paths, self.size_hw, self.max_gb, loaders, cv2.__version__)).encode()
+        return paths, Path(self.folder) / f'{hashlib.sha256(key).hexdigest()[:16]}.pictures'
+
+    def _log(self) -> None:
+        cache, total = self._cache, len(self)
+        where = 'memory' if self.folder is None else self.folder
+        if cache.kept == total:
+            text = f'all {total} decoded pictures fit into the cache: {cache.kept_bytes / 1e9:.2f} GB in {where}'
+        elif not cache.all_bytes:
+            text = 'pictures are not cached, for the annotations do not give height and width of all of them'
+        else:
+            text = (
+                f'the cache holds {cache.kept} of {total} decoded pictures, {cache.kept_bytes / 1e9:.2f} of '
+                f'{cache.all_bytes / 1e9:.2f} GB, in {where}; the others are decoded each time. Raise max_gb of '
+                f'CachedDataset (now {self.max_gb}) if there is room'
+            )
+        print_log(text, logger='current')
+
+    def __len__(self) -> int:
+        self.full_init()
+        return len(self._arrays)
+
+    def get_data_info(self, index: int) -> dict:
+        return self.dataset.get_data_info(index)
+
+    def __getitem__(self, index: int) -> dict:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f'index {index} is out of a data set of {len(self)} samples')
+        index %= len(self)
+        image = self._cache.get(index)
+        if image is not None:
+            return self._results(index, image)
+        loaded = self.dataset[index]
+        index, original_hw = loaded['sample_idx'], loaded['img'].shape[:2]  # another one, if a broken one was skipped
+        image = shrink_image(loaded['img'], self.size_hw)
+        results = self._results(index, image, original_hw)
+        if results['ori_shape'] == (results.get('height'), results.get('width')):
+            self._cache.put(index, image)
+        image.flags.writeable = False
+        return results
+
+    def _results(self, index: int, image: np.ndarray, original_hw: tuple[int, int] | None = None) -> dict:
+        info, annotations = self._arrays.info(index), self._arrays.annotations(index)
+        original_hw = original_hw or (info['height'], info['width'])
+        shape = image.shape[:2]
+        scale_wh = (shape[1] / original_hw[1], shape[0] / original_hw[0])
+        boxes = torch.from_numpy(annotations.boxes_xyxy * np.array(scale_wh * 2, np.float32))
+        return {
+            **info,
+            'img': image,
+            'img_shape': shape,
+            'ori_shape': original_hw,
+            'scale_factor': scale_wh,
+            'keep_ratio': True,
+            'gt_bboxes': HorizontalBoxes(boxes, clone=False),
+            'gt_bboxes_labels': annotations.labels.copy(),
+            'gt_ignore_flags': annotations.ignore.copy(),
+        }
