@@ -15,11 +15,12 @@ from mmengine.runner import CheckpointLoader
 from mmengine.structures import InstanceData
 from torch import nn
 
+from mmyolo_ext.apis.class_names import class_names_of
 from mmyolo_ext.apis.config import load_config
 from mmyolo_ext.apis.files import check_checkpoint
 from mmyolo_ext.apis.shortcuts import leaf_datasets
 from mmyolo_ext.compat.fit_checkpoint import fit
-from mmyolo_ext.registry import DATASETS, MODELS
+from mmyolo_ext.registry import MODELS
 from mmyolo_ext.weights import install_reader
 
 
@@ -110,8 +111,9 @@ def _build(model_cfg: dict, path: str) -> tuple[nn.Module, dict]:
 
 
 def _class_names(saved_meta: dict, dataset: dict) -> tuple[str, ...]:
-    classes = {key.lower(): value for key, value in saved_meta.items()}.get('classes')
-    classes = classes or dataset.get('metainfo', {}).get('classes') or DATASETS.get(dataset.type).METAINFO['classes']
+    classes = {key.lower(): value for key, value in saved_meta.items()}.get('classes') or class_names_of(dataset)
+    if not classes:
+        raise ValueError("neither the checkpoint nor the config names the classes: set class_names=('cat', 'dog')")
     return tuple(classes)
 
 

@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.registry import init_default_scope
 from tiny_coco import REPO
 
 from mmyolo_ext.apis import load_config
+from mmyolo_ext.apis.class_names import class_names_of
 from mmyolo_ext.apis.conversion import convert_file
 from mmyolo_ext.apis.publishing.card import licence_warnings
+from mmyolo_ext.apis.publishing.check import compare
 from mmyolo_ext.apis.publishing.known_ap import known_figures
 from mmyolo_ext.apis.publishing.origin import Origin, config_of_text, origins, places
 from mmyolo_ext.apis.publishing.portable import local_paths, portable
@@ -79,6 +82,14 @@ def test_places_in_a_config():
     assert list(places({})) == list(places({'load_from': None, 'model': {'type': 'A'}})) == []
 
 
+def test_names_of_classes():
+    init_default_scope('mmdet')
+    assert class_names_of({'type': 'VOCDataset'})[:3] == ('aeroplane', 'bicycle', 'bird')
+    assert class_names_of({'type': 'VOCDataset', 'metainfo': {'classes': ['cat']}}) == ('cat',)
+    assert class_names_of({'type': 'mmyolo_ext.CheckedCocoDataset', 'metainfo': {'classes': 'cat'}}) == ('cat',)
+    assert class_names_of({'type': 'BaseDetDataset'}) is None
+
+
 def test_a_published_config_starts_from_nothing():
     cfg = load_config(BCCD, {'load_from': 'l.pth', 'data_root': '/data/cells/'})
     cfg.work_dir = '/data/me/work'
@@ -101,6 +112,22 @@ def test_the_config_in_a_checkpoint_is_read_and_not_run(tmp_path):
     assert config_of_text(text) == {'a': {'b': [1, [2.5, 'x']], 'c': {'d e': None}}, 'e': None}
     assert not marker.exists()
     assert config_of_text('a = (') == config_of_text(None) == config_of_text(7) == {}
+
+
+@pytest.mark.parametrize('config', ['retinanet', 'faster-rcnn'])
+def test_detectors_of_mmdet_are_compared_too(config):
+    (path,) = (REPO / 'configs' / 'mixed').glob(f'{config}_shufflenetv2-1.0_*.py')
+    init_default_scope('mmdet')
+    one, other = (MODELS.build(load_config(path).model).eval() for _ in range(2))
+    other.load_state_dict(one.state_dict())
+    batch = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    difference = compare(one, other, batch)
+    assert difference.outputs == 0 < difference.largest_output and difference.boxes_px is None
+    # every convolution of a dense head has its outputs among those compared
+    head = other.bbox_head if config == 'retinanet' else other.rpn_head
+    last = list(head.parameters())[-1]
+    last.data += 0.5
+    assert compare(one, other, batch).outputs == pytest.approx(0.5, rel=1e-4)
 
 
 def checkpoint(epoch: int, best: str | None, run: str = '20260102_000000') -> dict:

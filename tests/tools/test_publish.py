@@ -186,6 +186,7 @@ def test_another_config_than_the_training_had(training, tmp_path):
     assert 'Not measured.' in done.files[2].read_text() and '| training | here/train.json | not at hand |' in (
         done.files[2].read_text()
     )
+    assert 'Classes: red, blue.' in done.files[2].read_text()
     assert any('model.test_cfg.score_thr' in text for text in done.warnings) and done.picture == 'noise'
     assert any('precision is not known' in text for text in done.warnings)
 

@@ -104,6 +104,8 @@ class Card:
             for row in by_class:
                 value = self.figures.of_class(row[0])
                 row.append('' if value is None else f'{value:.4f}')
+        if header == ['class']:
+            return f'{_table(["split", "data", "pictures"], rows)}\n\nClasses: {", ".join(self.classes)}.'
         return f'{_table(["split", "data", "pictures"], rows)}\n\n{_table(header, by_class)}'
 
     def _licence_text(self) -> str:

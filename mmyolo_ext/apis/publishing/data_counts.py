@@ -33,14 +33,6 @@ def count_data(cfg: Config) -> list[Split]:
     return [_count(' and '.join(roles[key]), leaf) for key, leaf in leaves.items()]
 
 
-def class_names(cfg: Config) -> tuple[str, ...] | None:
-    """The classes of the config's test data, from its ``metainfo`` or else of the type of the data set."""
-    leaf = next(leaf_datasets(cfg.test_dataloader.dataset))
-    own = getattr(DATASETS.get(leaf['type']), 'METAINFO', {}).get('classes')
-    classes = (leaf.get('metainfo') or {}).get('classes') or own
-    return (classes,) if isinstance(classes, str) else tuple(classes) if classes else None
-
-
 def _count(role: str, leaf: dict) -> Split:
     name = _name(leaf)
     try:

@@ -8,8 +8,9 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
-from mmyolo_ext.apis.publishing.data_counts import class_names
+from mmyolo_ext.apis.class_names import class_names_of
 from mmyolo_ext.apis.publishing.origin import config_of_text
+from mmyolo_ext.apis.shortcuts import leaf_datasets
 from mmyolo_ext.compat.checkpoint_file import read_checkpoint
 from mmyolo_ext.compat.fit_checkpoint import fit
 from mmyolo_ext.registry import MODELS
@@ -62,7 +63,7 @@ def read_source(cfg: Config, path: Path) -> Source:
     if not report.complete:
         raise ValueError(f'{path} is not of the model in the config: {report}. Was it trained with this config?')
     model.load_state_dict(saved['state_dict'], strict=False)
-    named = class_names(cfg)
+    named = class_names_of(next(leaf_datasets(cfg.test_dataloader.dataset)))
     if named is not None and named != classes:
         raise ValueError(f'{path} has the classes {classes}, the config {named}: give the config of its training')
     return Source(content, model, classes)
