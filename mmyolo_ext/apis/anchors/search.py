@@ -47,10 +47,20 @@ def fit_priors(
 
 
 def cluster(boxes_wh: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """The centres of k-means (k-means++ start), with each side in units of its spread; (count, 2) px."""
+    """The centres of k-means, with each side in units of its spread; (count, 2) px.
+
+    It starts as k-means++ does (Arthur and Vassilvitskii, 2007): each next centre is a box that is drawn with a chance
+    in proportion to its squared distance from the nearest centre before.
+    """
     spread = boxes_wh.std(0)
     spread[spread == 0] = 1.0
-    centres, _ = kmeans2(boxes_wh / spread, count, minit='++', missing='warn', rng=rng)
+    points = boxes_wh / spread
+    centres = points[[rng.integers(len(points))]]
+    while len(centres) < count:
+        distance = ((points[:, None] - centres[None]) ** 2).sum(-1).min(1)
+        centres = np.concatenate([centres, points[[rng.choice(len(points), p=distance / distance.sum())]]])
+    # our own start, for the name of SciPy's argument for a generator changes with its release
+    centres, _ = kmeans2(points, centres, minit='matrix')
     return centres * spread
 
 
