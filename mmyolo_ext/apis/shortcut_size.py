@@ -5,7 +5,10 @@ from mmengine.config import Config
 from mmyolo_ext.apis.config_nodes import kind, walk
 
 # arguments that hold the input's (height, width), as ours do
-HEIGHT_WIDTH = {'Mosaic': 'size', 'RandomAffine': 'size', 'RectBatchDataset': 'size', 'Letterbox': 'size_hw'}
+HEIGHT_WIDTH = {
+    **dict.fromkeys(('Mosaic', 'RandomAffine', 'MosaicAffine', 'CachedDataset', 'RectBatchDataset'), 'size'),
+    'Letterbox': 'size_hw',
+}
 # and those of mmdet and mmcv, which write (width, height)
 WIDTH_HEIGHT = {
     **dict.fromkeys(('Mosaic', 'CachedMosaic', 'MixUp', 'CachedMixUp'), 'img_scale'),

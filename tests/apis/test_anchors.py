@@ -14,6 +14,7 @@ from mmyolo_ext.apis.anchors import Rule, box_sizes, fit_priors, score
 from mmyolo_ext.apis.anchors.boxes import input_size_hw
 from mmyolo_ext.apis.anchors.search import evolve
 from mmyolo_ext.apis.anchors.tuning import head_of, spread_over_levels, tune
+from mmyolo_ext.apis.config_nodes import leaf_datasets
 from mmyolo_ext.registry import MODELS, TASK_UTILS
 
 PRESENT = np.array([[10, 13], [16, 30], [33, 23], [30, 61], [62, 45], [59, 119], [116, 90], [156, 198], [373, 326.0]])
@@ -155,7 +156,7 @@ def test_what_is_written_can_be_trained(folder, tmp_path):
     assert out.with_suffix('.png').read_bytes().startswith(b'\x89PNG')
     assert sorted(file.name for file in out.parent.iterdir()) == ['fitted.png', 'fitted.py']
     cfg = load_config(out)
-    assert cfg.train_dataloader.dataset.dataset.dataset.data_root == f'{folder}/data/'
+    assert next(leaf_datasets(cfg.train_dataloader.dataset)).data_root == f'{folder}/data/'
     head = head_of(MODELS.build(cfg.model))
     assert np.allclose(head.priors_wh, tuned.priors_wh) and head.strides == (8, 16, 32)
     assert score(tuned.boxes.wh, head.priors_wh.reshape(-1, 2), head.rule).fitness == pytest.approx(

@@ -84,15 +84,23 @@ def transforms(dataset: dict) -> list[dict]:
     return [*inner, *dataset.get('pipeline', [])]
 
 
+def pictures(dataset: dict) -> list[dict]:
+    """The data set that the outer ones draw their pictures from: the cache, or the innermost."""
+    inner = pictures(dataset.dataset) if 'dataset' in dataset else []
+    return [dataset] if dataset.type.endswith('CachedDataset') or not inner else inner
+
+
 @pytest.mark.parametrize('path', [pytest.param(path, id=path.stem) for path in CONFIGS])
 def test_sizes_classes_and_files_agree_within_a_config(path):
     cfg = load_config(path)
     size = cfg.model.bbox_head.input_size
     strides = cfg.model.bbox_head.prior_generator.strides
     steps = {step.type.split('.')[-1]: step for step in transforms(cfg.train_dataloader.dataset)}
-    assert steps['Resize']['scale'] == steps['RandomAffine']['size'] == (size, size)
-    assert ('Mosaic' in steps) == (path.stem != 'yolov5n_digits')
-    assert steps.get('Mosaic', steps['RandomAffine'])['size'] == (size, size)
+    mixes = path.stem != 'yolov5n_digits'
+    assert ('MosaicAffine' in steps) == mixes
+    affine = steps['MosaicAffine' if mixes else 'RandomAffine']
+    (fitted,) = [node.size if mixes else steps['Resize'].scale for node in pictures(cfg.train_dataloader.dataset)]
+    assert affine['size'] == fitted == (size, size)
     rect = cfg.val_dataloader.dataset
     assert (rect.size, rect.batch_size) == (size, cfg.val_dataloader.batch_size)
     assert rect.stride == cfg.model.data_preprocessor.pad_size_divisor == max(strides) and size % max(strides) == 0
@@ -102,7 +110,7 @@ def test_sizes_classes_and_files_agree_within_a_config(path):
     assert len(classes) == cfg.model.bbox_head.num_classes
     strong = path.parent.name == 'yolov5' and path.stem[0] in 'mlx'
     scale = 0.1 if path.stem == 'yolov5n_digits' else 0.9 if strong else 0.5
-    assert steps['RandomAffine']['scale'] == scale and ('MixUp' in steps) == strong
+    assert affine['scale'] == scale and ('MixUp' in steps) == strong
 
 
 def test_flipping_views_come_before_padding():

@@ -7,6 +7,7 @@ _train_ann, _train_img = 'annotations/trainval.json', 'JPEGImages/'
 _val_ann, _val_img = 'annotations/test.json', 'JPEGImages/'
 _batch, _workers = 16, 2
 _stride = 32  # the network's largest
+_cache_gb = 2.0  # of decoded pictures
 
 _meta_keys = (
     'img_id',
@@ -18,30 +19,31 @@ _meta_keys = (
     'flip',
     'flip_direction',
 )
+# decoded once and kept in memory, which the workers share; the log says how many of them fit
 _pictures = dict(
-    type='mmyolo_ext.CheckedCocoDataset',
-    data_root=_root,
-    metainfo=dict(classes=_classes),
-    ann_file=_train_ann,
-    data_prefix=dict(img=_train_img),
-    pipeline=[
-        dict(type='mmyolo_ext.LoadImage'),
-        dict(type='LoadAnnotations', with_bbox=True),
-        dict(type='Resize', scale=(_size, _size), keep_ratio=True),
-    ],
+    type='mmyolo_ext.CachedDataset',
+    size=(_size, _size),
+    max_gb=_cache_gb,
+    dataset=dict(
+        type='mmyolo_ext.CheckedCocoDataset',
+        data_root=_root,
+        metainfo=dict(classes=_classes),
+        ann_file=_train_ann,
+        data_prefix=dict(img=_train_img),
+        pipeline=[dict(type='mmyolo_ext.LoadImage')],
+    ),
 )
 # after the mosaic, on the finished picture
 _finish = [
     dict(type='mmyolo_ext.HSVJitter', hue=0.015, saturation=0.7, value=0.4),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs', meta_keys=_meta_keys),
+    dict(type='mmyolo_ext.HorizontalFlip', prob=0.5),
+    dict(type='mmyolo_ext.PackInputs', meta_keys=_meta_keys),
 ]
 _mix = dict(
-    type='mmdet.MultiImageMixDataset',
+    type='mmyolo_ext.MixDataset',
     dataset=_pictures,
     pipeline=[
-        dict(type='mmyolo_ext.Mosaic', size=(_size, _size)),
-        dict(type='mmyolo_ext.RandomAffine', size=(_size, _size), scale=0.5, translate=0.1),
+        dict(type='mmyolo_ext.MosaicAffine', size=(_size, _size), scale=0.5, translate=0.1),
         *_finish,
     ],
 )
@@ -50,6 +52,7 @@ train_dataloader = dict(
     num_workers=_workers,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='mmyolo_ext.stack_inputs'),
     dataset=dict(type='mmyolo_ext.SeededDataset', dataset=_mix),
 )
 
@@ -101,6 +104,7 @@ tta_pipeline = [
 
 del (
     _batch,
+    _cache_gb,
     _classes,
     _finish,
     _meta_keys,

@@ -5,6 +5,7 @@ _train_ann, _train_img = 'annotations/instances_train2017.json', 'train2017/'
 _val_ann, _val_img = 'annotations/instances_val2017.json', 'val2017/'
 _batch, _workers = 16, 4
 _stride = 32  # the network's largest
+_cache_gb = 2.0  # of decoded pictures
 
 _meta_keys = (
     'img_id',
@@ -16,42 +17,42 @@ _meta_keys = (
     'flip',
     'flip_direction',
 )
+# decoded once and kept in memory, which the workers share; the log says how many of them fit
 _pictures = dict(
-    type='mmyolo_ext.CheckedCocoDataset',
-    data_root=_root,
-    ann_file=_train_ann,
-    data_prefix=dict(img=_train_img),
-    pipeline=[
-        dict(type='mmyolo_ext.LoadImage'),
-        dict(type='LoadAnnotations', with_bbox=True),
-        dict(type='Resize', scale=(_size, _size), keep_ratio=True),
-    ],
+    type='mmyolo_ext.CachedDataset',
+    size=(_size, _size),
+    max_gb=_cache_gb,
+    dataset=dict(
+        type='mmyolo_ext.CheckedCocoDataset',
+        data_root=_root,
+        ann_file=_train_ann,
+        data_prefix=dict(img=_train_img),
+        pipeline=[dict(type='mmyolo_ext.LoadImage')],
+    ),
 )
 # after the mosaic, on the finished picture
 _finish = [
     dict(type='mmyolo_ext.HSVJitter', hue=0.015, saturation=0.7, value=0.4),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs', meta_keys=_meta_keys),
+    dict(type='mmyolo_ext.HorizontalFlip', prob=0.5),
+    dict(type='mmyolo_ext.PackInputs', meta_keys=_meta_keys),
 ]
 # of the small models
 light_mix = dict(
-    type='mmdet.MultiImageMixDataset',
+    type='mmyolo_ext.MixDataset',
     dataset=_pictures,
     pipeline=[
-        dict(type='mmyolo_ext.Mosaic', size=(_size, _size)),
-        dict(type='mmyolo_ext.RandomAffine', size=(_size, _size), scale=0.5, translate=0.1),
+        dict(type='mmyolo_ext.MosaicAffine', size=(_size, _size), scale=0.5, translate=0.1),
         *_finish,
     ],
 )
 # of the large ones: a wider range of scales, and one picture in ten seen through another
 strong_mix = dict(
-    type='mmdet.MultiImageMixDataset',
+    type='mmyolo_ext.MixDataset',
     dataset=dict(
-        type='mmdet.MultiImageMixDataset',
+        type='mmyolo_ext.MixDataset',
         dataset=_pictures,
         pipeline=[
-            dict(type='mmyolo_ext.Mosaic', size=(_size, _size)),
-            dict(type='mmyolo_ext.RandomAffine', size=(_size, _size), scale=0.9, translate=0.1),
+            dict(type='mmyolo_ext.MosaicAffine', size=(_size, _size), scale=0.9, translate=0.1),
         ],
     ),
     pipeline=[dict(type='mmyolo_ext.MixUp', prob=0.1), *_finish],
@@ -61,6 +62,7 @@ train_dataloader = dict(
     num_workers=_workers,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='mmyolo_ext.stack_inputs'),
     dataset=dict(type='mmyolo_ext.SeededDataset', dataset=light_mix),
 )
 
@@ -109,4 +111,18 @@ tta_pipeline = [
     ),
 ]
 
-del _batch, _finish, _meta_keys, _pictures, _root, _size, _stride, _train_ann, _train_img, _val_ann, _val_img, _workers
+del (
+    _batch,
+    _cache_gb,
+    _finish,
+    _meta_keys,
+    _pictures,
+    _root,
+    _size,
+    _stride,
+    _train_ann,
+    _train_img,
+    _val_ann,
+    _val_img,
+    _workers,
+)
