@@ -55,7 +55,8 @@ def test_tables_take_their_places(tmp_path: Path) -> None:
         assert doc.read_text() == (
             f'a\n<!-- one:begin -->\n{text}\n<!-- one:end -->\nb\n<!-- two:begin --><!-- two:end -->\n'
         )
-    for content in ('', '<!-- one:end --><!-- one:begin -->', '<!-- one:begin --><!-- one:end --><!-- one:end -->'):
+    begin, end = '<!-- one:begin -->', '<!-- one:end -->'
+    for content in ('', end + begin, begin + end + end, begin + begin + end, begin + end + begin):
         doc.write_text(content)
         with pytest.raises(ValueError, match='must have one <!-- one:begin -->'):
             tables.update('one', text, doc)

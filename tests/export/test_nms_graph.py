@@ -126,3 +126,18 @@ def test_the_same_in_numpy(changes, score_thr, scores, labels):
     )
     np.testing.assert_allclose(found.scores, scores, atol=1e-6)
     assert found.labels.tolist() == labels and found.boxes_xyxy.shape == (len(scores), 4)
+
+
+def test_above_the_rule_and_not_below_the_callers_threshold():
+    # of two thresholds the file's own must be exceeded, the caller's be reached
+    scores = np.float32([[0.1, 0.25], [0.3, 0.05]])
+    boxes = BOXES[:2].numpy()
+    for several, score_thr, wanted in (
+        (True, 0.1, [0.3, 0.25]),
+        (True, 0.25, [0.3, 0.25]),
+        (True, 0.3, [0.3]),
+        (False, 0.0, [0.3, 0.25]),
+        (False, 0.26, [0.3]),
+    ):
+        _, found, _ = runtime.candidates(boxes, scores, rules(multi_label=several), score_thr)
+        np.testing.assert_array_equal(found, np.float32(wanted))
