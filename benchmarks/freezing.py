@@ -30,7 +30,9 @@ BOXES = 10
 
 def step_with(frozen_parts: tuple[str, ...], args: argparse.Namespace) -> Callable[[], object]:
     """A training step of the config's detector, its tensors laid out by pixel as in training."""
-    cfg = load_config(args.config, {'model.frozen_parts': list(frozen_parts), 'input_size': args.size})
+    # a rate at which noise does not make the weights diverge, for arithmetic on tiny or infinite numbers is slow
+    options = {'model.frozen_parts': list(frozen_parts), 'optim_wrapper.optimizer.lr': 1e-7}
+    cfg = load_config(args.config, {**options, 'input_size': args.size})
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model).to(args.device, memory_format=torch.channels_last).train()

@@ -100,11 +100,11 @@ def test_each_stage_learns_at_its_rate(whole):
     groups = runner.optim_wrapper.optimizer.param_groups
     rates = {id(parameter): group['initial_lr'] for group in groups for parameter in group['params']}
     told = {name: rates.get(id(parameter)) for name, parameter in runner.model.named_parameters()}
-    # five levels: stage i of the backbone has 0.005 * 0.9 ** (5 - i), stem and stage 1 are frozen
+    # five levels: stage i of the backbone has 0.01 * 0.9 ** (5 - i), stem and stage 1 are frozen
     for name, rate in told.items():
         place = name.split('.')
         level = int(place[2]) if place[0] == 'backbone' else 5
-        assert rate is None if level < 2 else rate == pytest.approx(0.005 * 0.9 ** (5 - level), rel=1e-12), name
+        assert rate is None if level < 2 else rate == pytest.approx(0.01 * 0.9 ** (5 - level), rel=1e-12), name
     assert 'backbone.layers.4.0.conv.weight' in told
 
 

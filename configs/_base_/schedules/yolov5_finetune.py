@@ -1,4 +1,4 @@
-# From weights that can see already: shorter and gentler than yolov5_300e.py. The reasons: docs/finetuning.md.
+# From weights that can see already: shorter than yolov5_300e.py and gentler to the backbone. Why: docs/finetuning.md.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=50, val_interval=5)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
@@ -6,8 +6,9 @@ test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='mmyolo_ext.YOLOOptimWrapper',
     constructor='mmyolo_ext.YOLOOptimConstructor',
-    optimizer=dict(type='SGD', lr=0.005, momentum=0.937, nesterov=True, weight_decay=0.0005),
-    # edges and colours are the same in any pictures: each stage of the backbone nearer to them learns slower
+    optimizer=dict(type='SGD', lr=0.01, momentum=0.937, nesterov=True, weight_decay=0.0005),
+    # the head has new classes to learn in little time; edges and colours are the same in any pictures, so the nearer
+    # to them a stage of the backbone is, the slower it learns
     paramwise_cfg=dict(layer_decay=0.9),
 )
 # end is max_epochs unless given
