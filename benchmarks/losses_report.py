@@ -33,14 +33,19 @@ def table(groups: Groups) -> str:
     ranked = sorted(groups.items(), key=lambda item: -mean_and_spread(item[1], 'bbox_mAP')[0])
     lines = [f'| loss | gain | seeds | {" | ".join(COLUMNS.values())} |', f'|---|---|---|{"---|" * len(COLUMNS)}']
     for (name, gain), runs in ranked:
-        cells = ['{:.3f} ± {:.3f}'.format(*mean_and_spread(runs, column)) for column in COLUMNS]
+        cells = [cell(*mean_and_spread(runs, column)) for column in COLUMNS]
         lines.append(f'| {name} | {gain} | {len(runs)} | {" | ".join(cells)} |')
     return '\n'.join(lines)
 
 
-def mean_and_spread(runs: list[dict], column: str) -> tuple[float, float]:
+def mean_and_spread(runs: list[dict], column: str) -> tuple[float, float | None]:
+    """Mean and standard deviation, which one run alone does not have."""
     values = [run[f'coco/{column}'] for run in runs]
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def cell(mean: float, spread: float | None) -> str:
+    return f'{mean:.3f}' if spread is None else f'{mean:.3f} ± {spread:.3f}'
 
 
 def draw(groups: Groups, target: Path) -> None:
