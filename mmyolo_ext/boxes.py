@@ -9,6 +9,7 @@ eq. 6 of arXiv 2101.08158; SIoU is arXiv 2205.12740; powers of them are alpha-Io
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,15 +76,11 @@ def paired_iou(
     tensor(0.3333)
     """
     check_iou_mode(mode, power)
-    boxes_xyxy, targets_xyxy = at_least_float32(boxes_xyxy), at_least_float32(targets_xyxy)
-    overlap_wh = _size(
-        torch.maximum(boxes_xyxy[..., :2], targets_xyxy[..., :2]),
-        torch.minimum(boxes_xyxy[..., 2:], targets_xyxy[..., 2:]),
-    )
-    overlap = overlap_wh.prod(-1)
-    union = _size_of(boxes_xyxy).prod(-1) + _size_of(targets_xyxy).prod(-1) - overlap
+    pair = _pair(at_least_float32(boxes_xyxy), at_least_float32(targets_xyxy))
+    overlap = _area(_size(torch.maximum(pair.start, pair.target_start), torch.minimum(pair.end, pair.target_end)))
+    union = _area(pair.size) + _area(pair.target_size) - overlap
     iou = overlap / (union + eps)
-    penalties = IOU_MODES[mode](boxes_xyxy, targets_xyxy, iou, union, eps)
+    penalties = IOU_MODES[mode](pair, iou, union, eps)
     return _raised(iou, power, eps) - sum(_raised(penalty, power, eps) for penalty in penalties)
 
 
@@ -97,15 +94,12 @@ def check_iou_mode(mode: str, power: float = 1.0) -> None:
 
 def center_offset(boxes_xyxy: Tensor, targets_xyxy: Tensor) -> Tensor:
     """From the centre of each target to that of its box: (..., 2)."""
-    return (boxes_xyxy[..., :2] + boxes_xyxy[..., 2:] - targets_xyxy[..., :2] - targets_xyxy[..., 2:]) / 2
+    return _center_offset(_pair(boxes_xyxy, targets_xyxy))
 
 
 def hull_size(boxes_xyxy: Tensor, targets_xyxy: Tensor) -> Tensor:
     """Width and height of the smallest box that encloses both: (..., 2)."""
-    return _size(
-        torch.minimum(boxes_xyxy[..., :2], targets_xyxy[..., :2]),
-        torch.maximum(boxes_xyxy[..., 2:], targets_xyxy[..., 2:]),
-    )
+    return _hull_size(_pair(boxes_xyxy, targets_xyxy))
 
 
 def at_least_float32(values: Tensor) -> Tensor:
@@ -113,52 +107,75 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def _iou(boxes: Tensor, targets: Tensor, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
+class _Pair(NamedTuple):
+    """Boxes and targets, taken apart once: each (..., 2)."""
+
+    start: Tensor
+    end: Tensor
+    target_start: Tensor
+    target_end: Tensor
+    size: Tensor
+    target_size: Tensor
+
+
+def _pair(boxes_xyxy: Tensor, targets_xyxy: Tensor) -> _Pair:
+    # split, whose gradient is one tensor, where each slice would make one of its own
+    corners = *boxes_xyxy.split(2, dim=-1), *targets_xyxy.split(2, dim=-1)
+    return _Pair(*corners, _size(*corners[:2]), _size(*corners[2:]))
+
+
+def _iou(pair: _Pair, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
     return ()
 
 
-def _giou(boxes: Tensor, targets: Tensor, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
+def _giou(pair: _Pair, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
     """The share of the smallest enclosing box that neither box covers."""
-    hull = hull_size(boxes, targets).prod(-1)
+    hull = _area(_hull_size(pair))
     return ((hull - union) / (hull + eps),)
 
 
-def _diou(boxes: Tensor, targets: Tensor, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
+def _diou(pair: _Pair, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
     """Squared distance of the centres over the squared diagonal of the smallest enclosing box."""
-    diagonal2 = hull_size(boxes, targets).square().sum(-1)
-    return (center_offset(boxes, targets).square().sum(-1) / (diagonal2 + eps),)
+    diagonal2 = _hull_size(pair).square().sum(-1)
+    return (_center_offset(pair).square().sum(-1) / (diagonal2 + eps),)
 
 
-def _ciou(boxes: Tensor, targets: Tensor, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
+def _ciou(pair: _Pair, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
     """DIoU's, and alpha * v: v the disagreement of the aspect ratios, alpha a constant for the gradient."""
-    v = 4 / math.pi**2 * (_aspect_angle(boxes) - _aspect_angle(targets)).square()
+    v = 4 / math.pi**2 * (_aspect_angle(pair.size) - _aspect_angle(pair.target_size)).square()
     alpha = (v / (1 - iou + v + eps)).detach()
-    return *_diou(boxes, targets, iou, union, eps), alpha * v
+    return *_diou(pair, iou, union, eps), alpha * v
 
 
-def _eiou(boxes: Tensor, targets: Tensor, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
+def _eiou(pair: _Pair, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
     """DIoU's, and the squared differences of width and of height over the squared sides of the enclosing box."""
-    difference = _size_of(boxes) - _size_of(targets)
-    sides = difference.square() / (hull_size(boxes, targets).square() + eps)
-    return *_diou(boxes, targets, iou, union, eps), *sides.unbind(-1)
+    sides = (pair.size - pair.target_size).square() / (_hull_size(pair).square() + eps)
+    return *_diou(pair, iou, union, eps), *sides.unbind(-1)
 
 
-def _siou(boxes: Tensor, targets: Tensor, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
+def _siou(pair: _Pair, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
     """Half the cost of the distance, which an offset along the diagonal lessens, and half that of the shape."""
-    offset = center_offset(boxes, targets)
+    offset = _center_offset(pair)
     # sin(2 a), a the angle of the line between the centres: 1 - 2 sin^2(arcsin x - pi/4) of the paper's eq. 1
-    angle = 2 * offset.abs().prod(-1) / (offset.square().sum(-1) + eps)
-    relative2 = offset.square() / (hull_size(boxes, targets).square() + eps)
+    angle = 2 * _area(offset.abs()) / (offset.square().sum(-1) + eps)
+    relative2 = offset.square() / (_hull_size(pair).square() + eps)
     distance = (1 - torch.exp(-(2 - angle)[..., None] * relative2)).sum(-1)
-    sides, target_sides = _size_of(boxes), _size_of(targets)
-    mismatch = (sides - target_sides).abs() / (torch.maximum(sides, target_sides) + eps)
+    mismatch = (pair.size - pair.target_size).abs() / (torch.maximum(pair.size, pair.target_size) + eps)
     shape = (1 - torch.exp(-mismatch)).pow(SIOU_SHARPNESS).sum(-1)
     return distance / 2, shape / 2
 
 
-def _aspect_angle(boxes_xyxy: Tensor) -> Tensor:
+def _center_offset(pair: _Pair) -> Tensor:
+    return (pair.start + pair.end - pair.target_start - pair.target_end) / 2
+
+
+def _hull_size(pair: _Pair) -> Tensor:
+    return _size(torch.minimum(pair.start, pair.target_start), torch.maximum(pair.end, pair.target_end))
+
+
+def _aspect_angle(size: Tensor) -> Tensor:
     """arctan(w / h), by atan2, whose value and gradient are finite for a box without area too."""
-    width, height = _size_of(boxes_xyxy).unbind(-1)
+    width, height = size.unbind(-1)
     return torch.atan2(width, height)
 
 
@@ -167,8 +184,10 @@ def _raised(values: Tensor, power: float, eps: float) -> Tensor:
     return values if power == 1 else values.clamp(min=eps).pow(power)
 
 
-def _size_of(boxes_xyxy: Tensor) -> Tensor:
-    return _size(boxes_xyxy[..., :2], boxes_xyxy[..., 2:])
+def _area(size: Tensor) -> Tensor:
+    """Width times height: (..., 2) -> (...)."""
+    width, height = size.unbind(-1)
+    return width * height
 
 
 def _size(top_left: Tensor, bottom_right: Tensor) -> Tensor:

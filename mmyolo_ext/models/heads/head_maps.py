@@ -80,8 +80,8 @@ class WholeMap(NamedTuple):
     def read(self, positives: Positives) -> Reading:
         """The map gets its gradient at once."""
         rows, objectness = _RowsAndChannel.apply(self.pred, self.num_priors, OBJECTNESS, *positives.place)
-        rows = _told(rows, positives)
-        return Reading(rows[:, OBJECTNESS + 1 :], rows[:, :OBJECTNESS], objectness)
+        raw_boxes, _, class_logits = _told(rows, positives).tensor_split([OBJECTNESS, OBJECTNESS + 1], dim=1)
+        return Reading(class_logits, raw_boxes, objectness)
 
 
 def _told(rows: Tensor, positives: Positives) -> Tensor:
@@ -109,7 +109,9 @@ class _RowsAndChannel(Function):
         ctx.save_for_backward(offsets, pred.new_empty(0))
         ctx.shape, ctx.stride, ctx.num_priors, ctx.channel = pred.shape, pred.stride(), num_priors, channel
         rows = _memory(pred).index_select(0, offsets.flatten()).view_as(offsets)
-        return rows, None if channel is None else _channel(pred, num_priors, channel).clone()
+        return rows, None if channel is None else _channel(pred, num_priors, channel).clone(
+            memory_format=torch.contiguous_format
+        )
 
     @staticmethod
     @once_differentiable
