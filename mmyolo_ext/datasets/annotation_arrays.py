@@ -45,6 +45,10 @@ class AnnotationArrays:
         """All but the instances, a new dict."""
         return pickle.loads(self._rest[self._rest_ends[index] : self._rest_ends[index + 1]])
 
+    def scale(self, scales_wh: np.ndarray) -> None:
+        """Multiply the boxes by the scales (N, 2) of their pictures."""
+        self._boxes_xyxy *= np.repeat(np.tile(scales_wh, 2), np.diff(self._box_ends), axis=0)
+
     def annotations(self, index: int) -> Annotations:
         """The boxes of one picture, views."""
         own = slice(self._box_ends[index], self._box_ends[index + 1])

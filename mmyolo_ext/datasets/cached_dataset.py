@@ -78,10 +78,11 @@ class CachedDataset(Dataset):
         self.dataset.full_init()
         self._arrays = AnnotationArrays(self.dataset.get_data_info(i) for i in range(len(self.dataset)))
         infos = [self._arrays.info(i) for i in range(len(self._arrays))]
-        known = all(info.get('height') and info.get('width') for info in infos)
-        originals_hw = [(info['height'], info['width']) for info in infos] if known else []
+        originals_hw = [_sides_hw(info) for info in infos]
         shapes_hw = np.array([shrunk_hw(hw, self.size_hw) for hw in originals_hw], np.int64).reshape(-1, 2)
+        self._arrays.scale((shapes_hw / np.reshape(originals_hw, (-1, 2)))[:, ::-1])
         self._cache = PictureCache(shapes_hw, self.max_gb * 1e9, *self._file([info['img_path'] for info in infos]))
+        self._length = len(infos)
         self._fully_initialized = True
         if self.max_gb:
             self._log()
@@ -99,8 +100,6 @@ class CachedDataset(Dataset):
         where = 'memory' if self.folder is None else self.folder
         if cache.kept == total:
             text = f'all {total} decoded pictures fit into the cache: {cache.kept_bytes / 1e9:.2f} GB in {where}'
-        elif not cache.all_bytes:
-            text = 'pictures are not cached, for the annotations do not give height and width of all of them'
         else:
             text = (
                 f'the cache holds {cache.kept} of {total} decoded pictures, {cache.kept_bytes / 1e9:.2f} of '
@@ -111,41 +110,52 @@ class CachedDataset(Dataset):
 
     def __len__(self) -> int:
         self.full_init()
-        return len(self._arrays)
+        return self._length
 
     def get_data_info(self, index: int) -> dict:
         return self.dataset.get_data_info(index)
 
     def __getitem__(self, index: int) -> dict:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f'index {index} is out of a data set of {len(self)} samples')
-        index %= len(self)
+        length = len(self)
+        if not -length <= index < length:
+            raise IndexError(f'index {index} is out of a data set of {length} samples')
+        index %= length
         image = self._cache.get(index)
-        if image is not None:
-            return self._results(index, image)
-        loaded = self.dataset[index]
-        index, original_hw = loaded['sample_idx'], loaded['img'].shape[:2]  # another one, if a broken one was skipped
-        image = shrink_image(loaded['img'], self.size_hw)
-        results = self._results(index, image, original_hw)
-        if results['ori_shape'] == (results.get('height'), results.get('width')):
+        if image is None:
+            loaded = self.dataset[index]
+            index = loaded['sample_idx']  # another one, if a broken picture was skipped
+            image = self._shrunk(loaded)
             self._cache.put(index, image)
-        image.flags.writeable = False
-        return results
+            image.flags.writeable = False
+        return self._results(index, image)
 
-    def _results(self, index: int, image: np.ndarray, original_hw: tuple[int, int] | None = None) -> dict:
+    def _shrunk(self, loaded: dict) -> np.ndarray:
+        found_hw, noted_hw = loaded['img'].shape[:2], _sides_hw(loaded)
+        if found_hw != noted_hw:
+            raise ValueError(
+                f'picture {loaded["img_path"]} is {found_hw} (height, width), its annotation says {noted_hw}: correct '
+                'the annotation'
+            )
+        return shrink_image(loaded['img'], self.size_hw)
+
+    def _results(self, index: int, image: np.ndarray) -> dict:
         info, annotations = self._arrays.info(index), self._arrays.annotations(index)
-        original_hw = original_hw or (info['height'], info['width'])
-        shape = image.shape[:2]
-        scale_wh = (shape[1] / original_hw[1], shape[0] / original_hw[0])
-        boxes = torch.from_numpy(annotations.boxes_xyxy * np.array(scale_wh * 2, np.float32))
+        (height, width), (old_height, old_width) = image.shape[:2], _sides_hw(info)
+        boxes = torch.from_numpy(annotations.boxes_xyxy.copy())
         return {
             **info,
             'img': image,
-            'img_shape': shape,
-            'ori_shape': original_hw,
-            'scale_factor': scale_wh,
+            'img_shape': (height, width),
+            'ori_shape': (old_height, old_width),
+            'scale_factor': (width / old_width, height / old_height),
             'keep_ratio': True,
             'gt_bboxes': HorizontalBoxes(boxes, clone=False),
             'gt_bboxes_labels': annotations.labels.copy(),
             'gt_ignore_flags': annotations.ignore.copy(),
         }
+
+
+def _sides_hw(info: dict) -> tuple[int, int]:
+    if not info.get('height') or not info.get('width'):
+        raise ValueError(f'CachedDataset needs height and width of {info.get("img_path")} in its annotation')
+    return info['height'], info['width']

@@ -85,12 +85,14 @@ class SeededDataset(Dataset):
             return [self._sample(index) for index in indices]
 
     def _sample(self, index: int) -> dict:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f'index {index} is out of a data set of {len(self)} samples')
-        index %= len(self)
-        if self.mosaic_closed and not self._skips_mixing:
+        length = len(self)
+        if not -length <= index < length:
+            raise IndexError(f'index {index} is out of a data set of {length} samples')
+        index %= length
+        shared = self._shared.tolist()
+        if shared[CLOSED] and not self._skips_mixing:
             self._skip_mixing()
-        seed_generators(self.seed, self.epoch, index)
+        seed_generators(shared[SEED], shared[EPOCH], index)
         return self.dataset[index]
 
     def _skip_mixing(self) -> None:

@@ -1,5 +1,6 @@
 """Random generators that depend on a key alone, for the time of some samples."""
 
+import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,17 +27,17 @@ def kept_generators() -> Iterator[None]:
 def seed_generators(seed: int, *key: int) -> None:
     """Start ``random``, ``numpy.random`` and torch's CPU generator from a hash of (seed, key).
 
-    Keys that differ give streams that are independent, however close the numbers (NumPy's ``SeedSequence``), which
-    adding them up to one seed would not.
+    Keys that differ give streams that are independent, however close the numbers, which adding them up to one seed
+    would not. (NumPy's ``SeedSequence`` does the same, in ten times the time.)
 
     Args:
         seed, key: Whole numbers from 0 on.
     """
-    words = np.random.SeedSequence(seed, spawn_key=key).generate_state(10)
-    random.seed(words[:4].tobytes())
-    np.random.seed(words[4:8])
+    words = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=40).digest()
+    random.seed(int.from_bytes(words[:16], 'little'))
+    np.random.seed(np.frombuffer(words, '<u4', 4, offset=16))
     # torch.manual_seed would seed the accelerators too, and wake them in a worker.
-    torch.default_generator.manual_seed(int(words[8:10].view(np.int64)[0]))
+    torch.default_generator.manual_seed(int.from_bytes(words[32:], 'little', signed=True))
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def test_pictures_are_shrunk_by_area_and_boxes_follow(build, coco_folder):
         assert sample['img_shape'] == (height, width) and sample['ori_shape'] == picture.shape[:2]
         assert sample['scale_factor'] == (scale, scale)
         boxes = [[scale * edge for edge in instance['bbox']] for instance in info['instances']]
-        np.testing.assert_allclose(sample['gt_bboxes'].tensor, boxes, rtol=1e-6)
+        np.testing.assert_allclose(sample['gt_bboxes'].tensor, np.reshape(boxes, (-1, 4)), rtol=1e-6)
     small = build(100)[2]
     assert small['img_shape'] == (40, 40) and small['scale_factor'] == (1, 1)  # not enlarged
 
@@ -212,3 +212,10 @@ def test_what_cannot_be_cached_is_refused(build, coco_config):
             {'type': 'mmyolo_ext.CachedDataset',
              'dataset': {'type': 'mmyolo_ext.SeededDataset', 'dataset': coco_config()}}
         )  # fmt: skip
+
+
+def test_sides_that_are_missing_or_wrong_are_named(build, write_coco, coco_folder):
+    with pytest.raises(ValueError, match=r'1\.png is \(64, 48\) .* its annotation says \(30, 40\)'):
+        inner = {'ann_file': str(write_coco()), 'metainfo': {'classes': ('cat', 'dog')}}
+        inner['pipeline'] = [{'type': 'LoadImageFromFile', '_scope_': 'mmcv'}]
+        build(inner=inner)[0]

@@ -1,4 +1,5 @@
-"""The pipeline of the pictures: each transform draws its parameters, then applies functions of :mod:`.functional`."""
+"""The pipeline of the pictures: each transform draws its parameters, then applies functions of
+:mod:`.functional`, :mod:`.tiles` and :mod:`.colour`."""
 
 from .flip import HorizontalFlip
 from .hsv import HSVJitter

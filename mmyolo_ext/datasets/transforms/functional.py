@@ -1,4 +1,4 @@
-"""Geometry and colour of the pipeline as pure functions on arrays: nothing here draws a random number.
+"""Geometry of the pipeline as pure functions on arrays: nothing here draws a random number.
 
 **Pixels and edges.** Coordinates are those of edges, as in COCO: pixel (row r, column c) covers [c, c+1) x [r, r+1),
 its centre is (c + 1/2, r + 1/2), a picture of W columns spans 0 <= x <= W, and the box of columns 3, 4 and 5 is
@@ -10,7 +10,6 @@ matrices (3, 3) float64 acting on columns (x, y, 1).
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -103,15 +102,19 @@ def affine_about_centre(
         shear_xy: Degrees.
         shift_xy: s as a fraction of the output's width and height.
     """
+    # Scalars: on matrices this small, each call of NumPy costs more than all of the arithmetic.
     cos, sin = scale * math.cos(math.radians(degrees)), scale * math.sin(math.radians(degrees))
-    shear = np.array([[1.0, math.tan(math.radians(shear_xy[0]))], [math.tan(math.radians(shear_xy[1])), 1.0]])
-    linear = shear @ np.array([[cos, -sin], [sin, cos]])
-    centre_in = np.array(input_hw[::-1]) / 2
-    centre_out = np.array(output_hw[::-1]) * (0.5 + np.array(shift_xy))
-    matrix = np.eye(3)
-    matrix[:2, :2] = linear
-    matrix[:2, 2] = centre_out - linear @ centre_in
-    return matrix
+    tan_x, tan_y = (math.tan(math.radians(angle)) for angle in shear_xy)
+    xx, xy = cos + tan_x * sin, tan_x * cos - sin
+    yx, yy = tan_y * cos + sin, cos - tan_y * sin
+    x_in, y_in = input_hw[1] / 2, input_hw[0] / 2
+    x_out, y_out = output_hw[1] * (0.5 + shift_xy[0]), output_hw[0] * (0.5 + shift_xy[1])
+    return np.array([[xx, xy, x_out - xx * x_in - xy * y_in], [yx, yy, y_out - yx * x_in - yy * y_in], [0, 0, 1]])
+
+
+def is_straight(matrix: np.ndarray) -> bool:
+    """Whether a matrix only scales and shifts: no turn, no shear, no mirror."""
+    return bool(matrix[0, 1] == 0 == matrix[1, 0] and matrix[0, 0] > 0 < matrix[1, 1])
 
 
 def snap_window(matrix: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
@@ -120,25 +123,27 @@ def snap_window(matrix: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     Each side of the window moves by half a pixel of the input at most. Then the warp is a cut and a resize, which
     OpenCV does almost three times faster. Any other matrix comes back as it is.
     """
-    scale_x, scale_y = matrix[0, 0], matrix[1, 1]
-    if matrix[0, 1] or matrix[1, 0] or min(scale_x, scale_y) <= 0:
+    if not is_straight(matrix):
         return matrix
-    snapped = np.eye(3)
-    for axis, side in ((0, size_hw[1]), (1, size_hw[0])):
-        start = -matrix[axis, 2] / matrix[axis, axis]
-        first = math.floor(start + 0.5)
-        shown = max(math.floor(start + side / matrix[axis, axis] + 0.5) - first, 1)
-        snapped[axis, axis] = side / shown
-        snapped[axis, 2] = -first * snapped[axis, axis]
-    return snapped
+    (scale_x, _, x), (_, scale_y, y), _ = matrix.tolist()
+    scale_x, x = _snap_side(scale_x, x, size_hw[1])
+    scale_y, y = _snap_side(scale_y, y, size_hw[0])
+    return np.array([[scale_x, 0, x], [0, scale_y, y], [0, 0, 1]])
+
+
+def _snap_side(scale: float, shift: float, side: int) -> tuple[float, float]:
+    start = -shift / scale
+    first = math.floor(start + 0.5)
+    shown = max(math.floor(start + side / scale + 0.5) - first, 1)
+    return side / shown, -first * side / shown
 
 
 def shown_window(matrix: np.ndarray, size_hw: tuple[int, int]) -> tuple[int, int, int, int] | None:
     """The window (x1, y1, x2, y2) of the input that the output shows, None unless it is one of whole pixels."""
-    scale_x, scale_y = float(matrix[0, 0]), float(matrix[1, 1])
-    if matrix[0, 1] or matrix[1, 0] or min(scale_x, scale_y) <= 0:
+    if not is_straight(matrix):
         return None
-    left, top = -float(matrix[0, 2]) / scale_x, -float(matrix[1, 2]) / scale_y
+    (scale_x, _, x), (_, scale_y, y), _ = matrix.tolist()
+    left, top = -x / scale_x, -y / scale_y
     exact = left, top, left + size_hw[1] / scale_x, top + size_hw[0] / scale_y
     window = tuple(map(round, exact))
     return window if max(abs(a - b) for a, b in zip(exact, window, strict=True)) < ON_A_PIXEL else None
@@ -183,6 +188,8 @@ def resize_new(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
 
 def warp_boxes(boxes_xyxy: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Upright boxes (G, 4) float64 around the four warped corners of each box; not clipped."""
+    if is_straight(matrix):
+        return boxes_xyxy * matrix[[0, 1, 0, 1], [0, 1, 0, 1]] + matrix[[0, 1, 0, 1], 2]
     corners = boxes_xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2).astype(np.float64)  # (G, corner, xy)
     corners = corners @ matrix[:2, :2].T + matrix[:2, 2]
     return np.concatenate((corners.min(axis=1), corners.max(axis=1)), axis=1)
@@ -196,12 +203,12 @@ def flip_boxes(boxes_xyxy: np.ndarray, width: int) -> np.ndarray:
 def clip_boxes(boxes_xyxy: np.ndarray, frame: tuple[float, float, float, float]) -> np.ndarray:
     """Clip boxes (G, 4) to a frame (x1, y1, x2, y2); a box outside becomes one of no area on its edge."""
     low, high = np.array(frame[:2] * 2), np.array(frame[2:] * 2)
-    return np.clip(boxes_xyxy, low, high)
+    return np.minimum(np.maximum(boxes_xyxy, low), high)
 
 
 def mostly_seen(whole_xyxy: np.ndarray, seen_xyxy: np.ndarray, min_seen: float = 0.1) -> np.ndarray:
     """Of which boxes (G, 4) clipping has left over ``min_seen`` of the area, and any area at all: (G,) bool."""
-    return _wh(seen_xyxy).prod(axis=1) > min_seen * _wh(whole_xyxy).prod(axis=1)
+    return _area(seen_xyxy) > min_seen * _area(whole_xyxy)
 
 
 def keep_boxes(
@@ -216,31 +223,11 @@ def keep_boxes(
         whole_xyxy: (G, 4), the boxes before clipping, at the scale of ``seen_xyxy``.
         seen_xyxy: (G, 4), the same boxes clipped.
     """
-    seen_wh = _wh(seen_xyxy)
-    short, long = seen_wh.min(axis=1), seen_wh.max(axis=1)
+    width, height = (seen_xyxy[:, 2:].astype(np.float64) - seen_xyxy[:, :2]).T
+    short, long = np.minimum(width, height), np.maximum(width, height)
     return (short > min_side) & mostly_seen(whole_xyxy, seen_xyxy) & (long < max_aspect * short)
 
 
-def _wh(boxes_xyxy: np.ndarray) -> np.ndarray:
-    return boxes_xyxy[:, 2:].astype(np.float64) - boxes_xyxy[:, :2]
-
-
-def hsv_tables(gain_hsv: Sequence[float]) -> np.ndarray:
-    """Look-up tables (1, 256, 3) uint8 that multiply hue (mod 180), saturation and value (clipped)."""
-    values = np.arange(256)
-    hue, saturation, value = (np.rint(values * gain) for gain in gain_hsv)
-    tables = np.stack((hue % 180, saturation.clip(0, 255), value.clip(0, 255)), axis=-1)
-    return tables.astype(np.uint8)[None]
-
-
-def recolour(image: np.ndarray, tables: np.ndarray) -> np.ndarray:
-    """Send the hue, saturation and value of a BGR picture through look-up tables (1, 256, 3)."""
-    # three tables over three planes are faster in OpenCV than one table of three columns
-    planes = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
-    planes = [cv2.LUT(plane, tables[..., k]) for k, plane in enumerate(planes)]
-    return cv2.cvtColor(cv2.merge(planes), cv2.COLOR_HSV2BGR)
-
-
-def blend(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
-    """``share * first + (1 - share) * second``, rounded to uint8; share in [0, 1]."""
-    return cv2.addWeighted(first, share, second, 1 - share, 0)
+def _area(boxes_xyxy: np.ndarray) -> np.ndarray:
+    width, height = (boxes_xyxy[:, 2:].astype(np.float64) - boxes_xyxy[:, :2]).T
+    return width * height

@@ -7,7 +7,7 @@ from mmyolo_ext.registry import TRANSFORMS
 
 from .annotations import check_image
 from .arguments import check_range
-from .functional import hsv_tables, recolour
+from .colour import hsv_tables, recolour
 
 
 @TRANSFORMS.register_module()
@@ -27,10 +27,11 @@ class HSVJitter(BaseTransform):
         self.hue = check_range('hue', hue, 0, 1)
         self.saturation = check_range('saturation', saturation, 0, 1)
         self.value = check_range('value', value, 0, 1)
+        self._ranges = np.array([hue, saturation, value])
 
     def draw(self, rng: np.random.RandomState) -> np.ndarray:
         """Factors (3,) of hue, saturation and value."""
-        return 1 + rng.uniform(-1, 1, size=3) * (self.hue, self.saturation, self.value)
+        return 1 + rng.uniform(-1, 1, size=3) * self._ranges
 
     def transform(self, results: dict) -> dict:
         image = check_image(results, 'HSVJitter')

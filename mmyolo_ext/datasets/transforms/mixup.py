@@ -9,7 +9,7 @@ from mmyolo_ext.registry import TRANSFORMS
 
 from .annotations import check_image, join, read_annotations, replace_image
 from .arguments import check_range
-from .functional import blend
+from .colour import blend
 
 
 @TRANSFORMS.register_module()

@@ -36,7 +36,10 @@ class PackInputs(PackDetInputs):
         ):
             return super().transform(results)
         annotations = read_annotations(results)
-        sample = DetDataSample(metainfo={key: results[key] for key in self.meta_keys if key in results})
+        sample = DetDataSample()
+        for key in self.meta_keys:
+            if key in results:  # what set_metainfo does after a deep copy, the slowest step of all
+                sample.set_field(results[key], key, field_type='metainfo')
         sample.gt_instances = _instances(annotations, ~annotations.ignore)
         sample.ignored_instances = _instances(annotations, annotations.ignore)
         return {'inputs': _planes(image), 'data_samples': sample}
@@ -52,5 +55,8 @@ def _planes(image: np.ndarray) -> torch.Tensor:
 
 
 def _instances(annotations: Annotations, keep: np.ndarray) -> InstanceData:
-    boxes, labels = annotations.boxes_xyxy[keep], annotations.labels[keep]
-    return InstanceData(bboxes=HorizontalBoxes(torch.from_numpy(boxes), clone=False), labels=torch.from_numpy(labels))
+    boxes, labels = torch.from_numpy(annotations.boxes_xyxy[keep]), torch.from_numpy(annotations.labels[keep])
+    instances = InstanceData()
+    instances.set_field(HorizontalBoxes(boxes, clone=False), 'bboxes')
+    instances.set_field(labels, 'labels')
+    return instances

@@ -5,6 +5,7 @@ Coordinates as in :mod:`.functional`. Letters: G boxes, T pictures.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -50,6 +51,7 @@ def place_tiles(
     return tiles
 
 
+@lru_cache(maxsize=4096)
 def fitted_hw(image_hw: tuple[int, int], size_hw: tuple[int, int]) -> tuple[int, int]:
     """The sides of a picture fitted into ``size_hw``, ratio kept, larger or smaller."""
     return plan_letterbox(image_hw, size_hw, size_hw).resized_hw
@@ -60,7 +62,8 @@ def compose_tiles(
 ) -> np.ndarray:
     """What a window of the canvas shows: the seen part of each picture, on ``pad_val``; no other part is touched."""
     left, top, right, bottom = window_xyxy
-    canvas = np.full((bottom - top, right - left, 3), pad_val, dtype=np.uint8)
+    canvas = np.empty((bottom - top, right - left, 3), dtype=np.uint8)
+    canvas.fill(pad_val)
     for image, tile in zip(images, tiles, strict=True):
         (x1, y1, x2, y2), (from_x, from_y) = tile.target, tile.shift_xy
         x1, y1, x2, y2 = max(x1, left), max(y1, top), min(x2, right), min(y2, bottom)
