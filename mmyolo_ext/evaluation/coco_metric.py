@@ -1,9 +1,13 @@
 """COCO's average precision, by the fastest evaluator that is installed."""
 
+import json
+from collections.abc import Sequence
 from importlib.util import find_spec
 
+import numpy as np
 from mmdet.evaluation import CocoMetric as PycocotoolsMetric
 from mmdet.evaluation import FasterCocoMetric
+from mmengine.fileio import put_text
 from mmengine.logging import MMLogger
 
 from mmyolo_ext.registry import METRICS
@@ -43,6 +47,27 @@ class CocoMetric(Base):
         items = self.metric_items or ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
         zeros = {f'bbox_{item}': 0.0 for item in items}
         return {**{f'{name}_precision': 0.0 for name in self._class_names()}, **zeros}
+
+    def results2json(self, results: Sequence[dict], outfile_prefix: str) -> dict[str, str]:
+        """Write the detections as mmdet does, in one go: its encoder takes half of the time of an evaluation.
+
+        Returns:
+            The file, ``OUTFILE_PREFIX.bbox.json``, under the names that mmdet gives it.
+        """
+        if 'masks' in results[0]:
+            return super().results2json(results, outfile_prefix)
+        detections = []
+        for result in results:
+            boxes = np.asarray(result['bboxes'], dtype=np.float64).reshape(-1, 4)
+            boxes[:, 2:] -= boxes[:, :2]
+            numbers = boxes.tolist(), np.asarray(result['scores']).tolist(), np.asarray(result['labels']).tolist()
+            detections += [
+                {'image_id': result['img_id'], 'bbox': box, 'score': score, 'category_id': self.cat_ids[label]}
+                for box, score, label in zip(*numbers, strict=True)
+            ]
+        path = f'{outfile_prefix}.bbox.json'
+        put_text(json.dumps(detections), path)
+        return {'bbox': path, 'proposal': path}
 
     def _number_from_one(self) -> None:
         annotations = self._coco_api.dataset['annotations']

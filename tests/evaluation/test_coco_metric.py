@@ -75,6 +75,20 @@ def test_both_evaluators_agree(ann_file):
         assert ours[key] == pytest.approx(theirs[key], abs=1e-3, nan_ok=True), key
 
 
+def test_the_file_of_detections_is_that_of_mmdet(ann_file, tmp_path):
+    samples = [sample(1, [[10.3, 10, 50.7, 50], [0, 0, 1e-3, 9]], [0.9, 1 / 3], [0, 1]), sample(2, [], [], [])]
+    written, boxes = [], samples[0]['pred_instances']['bboxes'].clone()
+    for kind in (CocoMetric, PycocotoolsMetric):
+        prefix = str(tmp_path / kind.__module__)
+        evaluate(kind(ann_file=ann_file, outfile_prefix=prefix), samples)
+        written.append(json.loads(Path(f'{prefix}.bbox.json').read_text()))
+    assert written[0] == written[1]
+    # float32 in double: 10.3 is 10.300000190734863, and 50.70000076293945 less that is 40.40000057220459
+    assert written[0][0]['bbox'] == pytest.approx([10.300000190734863, 10, 40.40000057220459, 40], rel=1e-15)
+    assert len(written[0]) == 2
+    assert torch.equal(samples[0]['pred_instances']['bboxes'], boxes)
+
+
 def test_predicting_nothing_scores_zero(ann_file):
     result = evaluate(CocoMetric(ann_file=ann_file), [sample(1, [], [], []), sample(2, [], [], [])])
     assert result['coco/bbox_mAP'] == result['coco/dog_precision'] == 0.0
