@@ -1,6 +1,6 @@
 """Our stand-ins for mmcv's ops against the compiled ones: the same results?
 
-Run it where mmcv has its compiled ops, from anywhere; ``nms_speed.py`` beside it takes the times::
+Run it where mmcv has its compiled ops, from anywhere; ``nms.py`` beside it takes the times::
 
     python benchmarks/compiled_ops.py [--cases 1000]
 

@@ -1,0 +1,165 @@
+"""How long COCO's average precision takes: our metric beside mmdet's on pycocotools, 5,000 pictures of 100 boxes.
+
+Told of the whole metric, from predictions to figures, and of the evaluator alone. About 7 objects a picture and 80
+classes, as in COCO's validation; half of the boxes lie on objects, more or less well::
+
+    python benchmarks/evaluation.py [--images 5000] [--boxes 100] [--repeats 5]
+
+Prints one JSON line. Exits with 1 if a figure differs, or if either is not three times as fast as pycocotools.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from machine import measure, report
+
+import mmyolo_ext  # isort: skip  # noqa: F401
+import faster_coco_eval
+from mmdet.evaluation import CocoMetric as PycocotoolsMetric
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from mmyolo_ext.evaluation import CocoMetric
+
+CLASSES, OBJECTS, SIDE, BOUND = 80, 7.3, 640, 3.0
+NAMES = tuple(f'class {index}' for index in range(CLASSES))
+Sample = dict[str, Any]
+
+
+def draw(images: int, boxes: int) -> tuple[dict, list[Sample]]:
+    """Ground truth in COCO's form, and predictions in mmdet's."""
+    rng = np.random.RandomState(0)
+    annotations, samples = [], []
+    for image in range(images):
+        count = rng.poisson(OBJECTS)
+        # small ones and large ones, as in COCO, all inside the picture
+        size = np.exp(rng.uniform(np.log(8), np.log(400), (count, 2)))
+        start, label = rng.rand(count, 2) * (SIDE - size), rng.randint(0, CLASSES, count)
+        annotations += [
+            {
+                'id': len(annotations) + index + 1,
+                'image_id': image,
+                'category_id': int(label[index]),
+                'bbox': [*start[index].tolist(), *size[index].tolist()],
+                'area': float(size[index].prod()),
+                'iscrowd': int(rng.rand() < 0.01),
+            }
+            for index in range(count)
+        ]
+        samples.append(
+            {'img_id': image, 'ori_shape': (SIDE, SIDE), 'pred_instances': _guess(rng, start, size, label, boxes)}
+        )
+    truth = {
+        'images': [{'id': image, 'width': SIDE, 'height': SIDE} for image in range(images)],
+        'annotations': annotations,
+        'categories': [{'id': index, 'name': name} for index, name in enumerate(NAMES)],
+    }
+    return truth, samples
+
+
+def _guess(rng: np.random.RandomState, start: np.ndarray, size: np.ndarray, label: np.ndarray, boxes: int) -> dict:
+    """Half on objects, off by up to a quarter of their size, most with their class; half anywhere."""
+    on_objects = boxes // 2 if len(label) else 0
+    which = rng.randint(0, max(len(label), 1), on_objects)
+    guess_size = np.exp(rng.uniform(np.log(8), np.log(400), (boxes, 2)))
+    guess_start, guess_label = rng.rand(boxes, 2) * SIDE, rng.randint(0, CLASSES, boxes)
+    guess_size[:on_objects] = size[which] * rng.uniform(0.75, 1.25, (on_objects, 2))
+    guess_start[:on_objects] = start[which] + size[which] * rng.uniform(-0.25, 0.25, (on_objects, 2))
+    keep_class = rng.rand(on_objects) < 0.8
+    guess_label[:on_objects][keep_class] = label[which][keep_class]
+    return {
+        'bboxes': torch.from_numpy(np.hstack([guess_start, guess_start + guess_size]).astype(np.float32)),
+        'scores': torch.from_numpy(rng.rand(boxes).astype(np.float32)),
+        'labels': torch.from_numpy(guess_label),
+    }
+
+
+def by_metric(kind: type, truth_file: str, samples: list[Sample]) -> dict[str, float]:
+    """From predictions to figures, as a validation does it."""
+    metric = kind(ann_file=truth_file, classwise=True)
+    metric.dataset_meta = {'classes': NAMES}
+    metric.process({}, samples)
+    return metric.evaluate(len(samples))
+
+
+def by_evaluator(read: type, evaluator: type, truth_file: str, table: np.ndarray) -> list[float]:
+    """The twelve figures of COCO, from arrays of predictions."""
+    truth = read(truth_file)
+    evaluation = evaluator(truth, truth.loadRes(table), 'bbox')
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return [round(float(value), 6) for value in evaluation.stats[:12]]
+
+
+def as_table(samples: list[Sample]) -> np.ndarray:
+    """Rows (image, x, y, w, h, score, class)."""
+    rows = []
+    for sample in samples:
+        found = sample['pred_instances']
+        xyxy = found['bboxes'].numpy().astype(np.float64)
+        image = np.full((len(xyxy), 1), sample['img_id'])
+        tail = [found['scores'].numpy()[:, None], found['labels'].numpy()[:, None]]
+        rows.append(np.hstack([image, xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2], *tail]))
+    return np.concatenate(rows)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Evaluators and metrics print tables."""
+    logging.disable(logging.WARNING)
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+    logging.disable(logging.NOTSET)
+
+
+def compare(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> dict:
+    """Times of both, how many times faster ours is, and whether all figures are equal."""
+    results, times = {}, {}
+    for who, call in (('ours', ours), ('pycocotools', theirs)):
+        with silence():
+            results[who] = call()
+            times[who] = measure(call, repeats, warmup=0)
+    ratio = times['pycocotools']['median_ms'] / times['ours']['median_ms']
+    return {**times, 'times_faster': round(ratio, 2), 'equal': results['ours'] == results['pycocotools']}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--images', type=int, default=5000)
+    parser.add_argument('--boxes', type=int, default=100, help='predicted on a picture')
+    parser.add_argument('--repeats', type=int, default=5)
+    options = parser.parse_args()
+    truth, samples = draw(options.images, options.boxes)
+    table = as_table(samples)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'truth.json'
+        path.write_text(json.dumps(truth), encoding='utf-8')
+        metrics = (lambda kind=kind: by_metric(kind, str(path), samples) for kind in (CocoMetric, PycocotoolsMetric))
+        evaluators = (
+            lambda pair=pair: by_evaluator(*pair, str(path), table)
+            for pair in ((faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster), (COCO, COCOeval))
+        )
+        figures = {
+            'metric': compare(*metrics, options.repeats),
+            'evaluator': compare(*evaluators, options.repeats),
+        }
+    report(
+        'evaluation',
+        {'images': options.images, 'boxes': options.boxes, 'objects': len(truth['annotations']), **figures},
+    )
+    return 0 if all(line['equal'] and line['times_faster'] >= BOUND for line in figures.values()) else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())
