@@ -6,8 +6,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from torch.utils.data import Dataset
@@ -16,6 +14,7 @@ from mmyolo_ext.registry import DATASETS
 
 from .annotation_arrays import AnnotationArrays
 from .picture_cache import PictureCache
+from .transforms.annotations import as_boxes
 from .transforms.arguments import check_range, check_size_hw
 from .transforms.functional import shrink_image, shrunk_hw
 
@@ -141,7 +140,6 @@ class CachedDataset(Dataset):
     def _results(self, index: int, image: np.ndarray) -> dict:
         info, annotations = self._arrays.info(index), self._arrays.annotations(index)
         (height, width), (old_height, old_width) = image.shape[:2], _sides_hw(info)
-        boxes = torch.from_numpy(annotations.boxes_xyxy.copy())
         return {
             **info,
             'img': image,
@@ -149,7 +147,7 @@ class CachedDataset(Dataset):
             'ori_shape': (old_height, old_width),
             'scale_factor': (width / old_width, height / old_height),
             'keep_ratio': True,
-            'gt_bboxes': HorizontalBoxes(boxes, clone=False),
+            'gt_bboxes': as_boxes(annotations.boxes_xyxy.copy()),
             'gt_bboxes_labels': annotations.labels.copy(),
             'gt_ignore_flags': annotations.ignore.copy(),
         }

@@ -25,10 +25,19 @@ def samples(shapes):
     return made
 
 
-@pytest.mark.parametrize('shapes', [[(32, 64)] * 3, [(20, 30)] * 2, [(32, 64), (64, 32)]])
-def test_the_network_gets_the_same(shapes):
+def as_pictures(batch):
+    """The same samples, their pixels as they lie in a picture."""
+    for sample in batch:
+        sample['inputs'] = sample['inputs'].permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    return batch
+
+
+@pytest.mark.parametrize('pictures', [False, True])
+@pytest.mark.parametrize('shapes', [[(32, 64)] * 3, [(20, 30)] * 2, [(32, 64), (64, 32)], [(1, 1)] * 2, [(1, 7)] * 2])
+def test_the_network_gets_the_same(shapes, pictures):
     preprocessor = DetDataPreprocessor(mean=[0] * 3, std=[255] * 3, bgr_to_rgb=True, pad_size_divisor=32)
-    ours, theirs = (preprocessor(collate(samples(shapes)), True) for collate in (stack_inputs, pseudo_collate))
+    ours = stack_inputs(as_pictures(samples(shapes)) if pictures else samples(shapes))
+    ours, theirs = preprocessor(ours, True), preprocessor(pseudo_collate(samples(shapes)), True)
     assert torch.equal(ours['inputs'], theirs['inputs'])
     for one, other in zip(ours['data_samples'], theirs['data_samples'], strict=True):
         assert one.metainfo == other.metainfo
@@ -40,9 +49,14 @@ def test_equal_sizes_are_stacked_uint8():
     batch = stack_inputs(samples([(8, 6)] * 4))
     assert batch['inputs'].shape == (4, 3, 8, 6) and batch['inputs'].dtype == torch.uint8
     assert isinstance(stack_inputs(samples([(8, 6), (6, 8)]))['inputs'], list)
+    pictures = stack_inputs(as_pictures(samples([(8, 6)] * 4)))
+    assert torch.equal(pictures['inputs'], batch['inputs']) and pictures['inputs'].is_contiguous()
 
 
-def test_a_worker_stacks_into_shared_memory():
-    (batch,) = DataLoader(samples([(8, 6)] * 4), batch_size=4, num_workers=1, collate_fn=stack_inputs)
+@pytest.mark.parametrize('pictures', [False, True])
+def test_a_worker_stacks_into_shared_memory(pictures):
+    made = samples([(8, 6)] * 4)
+    loader = DataLoader(as_pictures(made) if pictures else made, batch_size=4, num_workers=1, collate_fn=stack_inputs)
+    (batch,) = loader
     assert batch['inputs'].is_shared()
     assert torch.equal(batch['inputs'], stack_inputs(samples([(8, 6)] * 4))['inputs'])

@@ -157,8 +157,8 @@ def test_tiles_by_hand():
     np.testing.assert_array_equal(canvas[..., 0], expected)
 
 
-@pytest.mark.parametrize('gain', [(1, 1, 1), (1.015, 0.3, 1.4), (0.985, 1.7, 0.6), (1.5, 1.2, 1.2)])
-def test_colour_tables_against_the_formula(gain):
+@pytest.mark.parametrize('gain', [(1, 1, 1), (1.015, 307 / 1024, 1.375), (0.985, 1.75, 0.625), (1.5, 1.25, 1.25)])
+def test_colour_against_the_formula(gain):
     image = np.random.RandomState(0).randint(0, 256, (64, 64, 3), dtype=np.uint8)
     hue, saturation, value = (
         channel.astype(np.float64) for channel in cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
@@ -166,7 +166,7 @@ def test_colour_tables_against_the_formula(gain):
     hue = np.round(hue * gain[0]) % 180
     saturation, value = (np.minimum(np.round(c * g), 255) for c, g in ((saturation, gain[1]), (value, gain[2])))
     expected = cv2.cvtColor(cv2.merge((hue, saturation, value)).astype(np.uint8), cv2.COLOR_HSV2BGR)
-    np.testing.assert_array_equal(C.recolour(image, C.hsv_tables(gain)), expected)
+    np.testing.assert_array_equal(C.recolour(image, gain), expected)
 
 
 def test_blend_by_the_formula():
@@ -182,3 +182,16 @@ def test_determinant():
     matrix = F.affine_about_centre((50, 50), (50, 50), scale=1.5, degrees=20, shear_xy=(10, 7))
     expected = 1.5**2 * (1 - math.tan(math.radians(10)) * math.tan(math.radians(7)))
     assert np.linalg.det(matrix) == pytest.approx(expected, abs=1e-12)
+
+
+def test_gains_are_exact_in_float32():
+    """Saturation and value are multiplied by OpenCV in float32: every byte times every gain, as in float64."""
+    every_byte = np.zeros((1, 256, 3), np.uint8)
+    every_byte[..., 2] = np.arange(256)  # red of that value; its hue is 0, its saturation 255
+    for gain in range(2 * C.GAIN_STEPS + 1):
+        gain /= C.GAIN_STEPS
+        out = C.recolour(every_byte, (1, 1, gain))
+        np.testing.assert_array_equal(out[0, :, 2], np.minimum(np.rint(np.arange(256) * gain), 255))
+    drawn = C.round_gains(np.random.RandomState(0).uniform(0, 2, 100))
+    assert (drawn * 1024 == np.rint(drawn * 1024)).all()
+    assert C.round_gains(np.array([1.4, 0.6, 1.0])).tolist() == [1433 / 1024, 615 / 1024, 1]  # 1433.6, 614.4

@@ -65,10 +65,20 @@ def read_annotations(results: dict) -> Annotations:
     )
 
 
+def as_boxes(boxes_xyxy: np.ndarray) -> HorizontalBoxes:
+    """Boxes (G, 4) float32 as mmdet holds them, memory shared.
+
+    Past the constructor, whose checks would be a twentieth of the time of a small sample.
+    """
+    boxes = HorizontalBoxes.__new__(HorizontalBoxes)
+    boxes.tensor = torch.from_numpy(np.ascontiguousarray(boxes_xyxy))
+    return boxes
+
+
 def write_annotations(results: dict, annotations: Annotations) -> None:
     """Put boxes, labels and ignore flags into ``results``, in place, under those of their keys that it holds."""
     if 'gt_bboxes' in results:
-        results['gt_bboxes'] = HorizontalBoxes(torch.from_numpy(np.ascontiguousarray(annotations.boxes_xyxy)))
+        results['gt_bboxes'] = as_boxes(annotations.boxes_xyxy)
     if 'gt_bboxes_labels' in results:
         results['gt_bboxes_labels'] = annotations.labels
     if 'gt_ignore_flags' in results:

@@ -7,7 +7,7 @@ from mmyolo_ext.registry import TRANSFORMS
 
 from .annotations import check_image
 from .arguments import check_range
-from .colour import hsv_tables, recolour
+from .colour import recolour, round_gains
 
 
 @TRANSFORMS.register_module()
@@ -30,12 +30,12 @@ class HSVJitter(BaseTransform):
         self._ranges = np.array([hue, saturation, value])
 
     def draw(self, rng: np.random.RandomState) -> np.ndarray:
-        """Factors (3,) of hue, saturation and value."""
-        return 1 + rng.uniform(-1, 1, size=3) * self._ranges
+        """Factors (3,) of hue, saturation and value, multiples of 1/1024."""
+        return round_gains(1 + rng.uniform(-1, 1, size=3) * self._ranges)
 
     def transform(self, results: dict) -> dict:
         image = check_image(results, 'HSVJitter')
-        return {**results, 'img': recolour(image, hsv_tables(self.draw(np.random)))}
+        return {**results, 'img': recolour(image, self.draw(np.random))}
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(hue={self.hue}, saturation={self.saturation}, value={self.value})'

@@ -10,7 +10,7 @@ from mmyolo_ext.registry import TRANSFORMS
 from .annotations import check_image, read_annotations, replace_image
 from .mosaic import Mosaic
 from .random_affine import RandomAffine
-from .tiles import Tile, fitted_hw, place_tiles, tile_annotations, warp_annotations, warp_tiles
+from .tiles import Tile, fitted_hw, place_tiles, warp_tile_annotations, warp_tiles
 
 
 @TRANSFORMS.register_module()
@@ -71,15 +71,14 @@ class MosaicAffine(BaseTransform):
         if len(samples) > 1:
             canvas_hw = (2 * self.size_hw[0], 2 * self.size_hw[1])
             tiles = place_tiles(resized_hw, self.mosaic.draw(np.random), canvas_hw)
-            boxes = tile_annotations(annotations, tiles, scales_wh)
         else:
-            canvas_hw, (boxes,) = resized_hw[0], annotations
+            canvas_hw = resized_hw[0]
             whole = (0, 0, canvas_hw[1], canvas_hw[0])
             tiles = [Tile(whole, whole, (0, 0))]
-            boxes = boxes if scales_wh is None else boxes.moved(boxes.boxes_xyxy * np.tile(scales_wh[0], 2))
         matrix = self.affine.draw(np.random, canvas_hw)
         image = warp_tiles(images, tiles, resized_hw, matrix, self.size_hw, self.mosaic.pad_val)
-        return replace_image(results, image, warp_annotations(boxes, matrix, self.size_hw))
+        boxes = warp_tile_annotations(annotations, tiles, scales_wh, matrix, self.size_hw)
+        return replace_image(results, image, boxes)
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.mosaic!r}, {self.affine!r})'

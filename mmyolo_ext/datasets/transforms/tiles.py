@@ -143,28 +143,11 @@ def _touched_pixels(
     return max(x1, 0), max(y1, 0), min(x2, size_hw[1]), min(y2, size_hw[0])
 
 
-def tile_annotations(
-    annotations: Sequence[Annotations], tiles: Sequence[Tile], scales_wh: np.ndarray | None = None
-) -> Annotations:
-    """The boxes of all pictures on the canvas, clipped to their tiles; those of which over a tenth is seen.
-
-    Args:
-        annotations: (T), in coordinates of the pictures as decoded.
-        tiles: (T).
-        scales_wh: (T, 2) new sides of the pictures by old, None for ones.
-    """
-    counts = [len(part.labels) for part in annotations]
-    together = join(annotations)
-    # (T, 4) -> (G, 4)
-    shifts, targets = np.repeat(
-        np.array([(*tile.shift_xy, *tile.shift_xy, *tile.target) for tile in tiles], np.float64), counts, axis=0
-    ).reshape(-1, 2, 4).transpose(1, 0, 2)  # fmt: skip
-    whole = together.boxes_xyxy + shifts
-    if scales_wh is not None:
-        whole = together.boxes_xyxy * np.repeat(np.tile(scales_wh, 2), counts, axis=0) + shifts
-    seen = np.minimum(np.maximum(whole, targets[:, [0, 1, 0, 1]]), targets[:, [2, 3, 2, 3]])
+def tile_annotations(annotations: Sequence[Annotations], tiles: Sequence[Tile]) -> Annotations:
+    """The boxes of all pictures on the canvas, clipped to their tiles; those of which over a tenth is seen."""
+    whole, seen = _boxes_on_canvas(annotations, tiles)
     # Sides and aspect are judged at the network's scale, by the affine that follows.
-    return together.moved(seen, mostly_seen(whole, seen))
+    return join(annotations).moved(seen, mostly_seen(whole, seen))
 
 
 def warp_annotations(annotations: Annotations, matrix: np.ndarray, size_hw: tuple[int, int]) -> Annotations:
@@ -172,3 +155,37 @@ def warp_annotations(annotations: Annotations, matrix: np.ndarray, size_hw: tupl
     whole = warp_boxes(annotations.boxes_xyxy, matrix)
     seen = clip_boxes(whole, (0, 0, *size_hw[::-1]))
     return annotations.moved(seen, keep_boxes(whole, seen))
+
+
+def warp_tile_annotations(
+    annotations: Sequence[Annotations],
+    tiles: Sequence[Tile],
+    scales_wh: np.ndarray | None,
+    matrix: np.ndarray,
+    size_hw: tuple[int, int],
+) -> Annotations:
+    """:func:`tile_annotations`, then :func:`warp_annotations`.
+
+    Args:
+        annotations: (T), in coordinates of the pictures as decoded.
+        scales_wh: (T, 2) new sides of the pictures by old, None for ones.
+    """
+    whole, seen = _boxes_on_canvas(annotations, tiles, scales_wh)
+    kept = mostly_seen(whole, seen)
+    whole = warp_boxes(seen, matrix)
+    seen = clip_boxes(whole, (0, 0, *size_hw[::-1]))
+    return join(annotations).moved(seen, kept & keep_boxes(whole, seen))
+
+
+def _boxes_on_canvas(
+    annotations: Sequence[Annotations], tiles: Sequence[Tile], scales_wh: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """All boxes on the canvas, whole and clipped to their tiles, (G, 4) float64 each."""
+    counts = [len(part.labels) for part in annotations]
+    boxes = np.concatenate([part.boxes_xyxy for part in annotations])
+    if scales_wh is not None:
+        boxes = boxes * np.repeat(np.tile(scales_wh, 2), counts, axis=0)
+    places = [(*tile.shift_xy * 2, *tile.target[:2] * 2, *tile.target[2:] * 2) for tile in tiles]
+    places = np.repeat(np.array(places, np.float64), counts, axis=0)  # (G, shift 4, low 4, high 4)
+    whole = boxes + places[:, :4]
+    return whole, np.minimum(np.maximum(whole, places[:, 4:8]), places[:, 8:])
