@@ -2,9 +2,10 @@
 
 One process, one thread, batches of 16 as the loader hands them out, in epochs shuffled alike. *ram*: decoded pictures
 kept; *disk*: each decoded from its JPEG every time; *steps*: as *ram*, but by mmdet's data set and in single steps, a
-resize, a mosaic of twice the size, an affine of it. The time of a sample is told in milliseconds and in warps, taken
-just before and just after each repeat; the median of these quotients says more than a quotient of medians on a machine
-that others use::
+resize, a mosaic of twice the size, an affine of it.
+
+The time of a sample is told in milliseconds and in warps, measured just before and just after each repeat; the median
+of these quotients says more than a quotient of medians on a machine that others use::
 
     OMP_NUM_THREADS=1 python benchmarks/pipeline.py [--sizes 640 320] [--cases ram disk steps] [--memory 2000]
 
