@@ -72,7 +72,10 @@ def test_annotations_are_those_of_load_annotations(build, coco_config):
 
 def test_a_sample_can_be_changed_without_harm(build):
     dataset = build()
-    before = content(copy.deepcopy(dataset[5]))
+    first = dataset[5]
+    with pytest.raises(ValueError, match='read-only'):
+        first['img'][0] = 0
+    before = content(copy.deepcopy(first))
     sample = dataset[5]
     sample['gt_bboxes'].flip_((32, 32))
     sample['gt_bboxes_labels'] += 1

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.dataset import pseudo_collate
@@ -10,7 +9,7 @@ from mmengine.structures import InstanceData
 from torch.utils.data import DataLoader
 
 from mmyolo_ext.datasets import stack_inputs
-from mmyolo_ext.registry import FUNCTIONS
+from mmyolo_ext.registry import FUNCTIONS, MODELS
 
 
 def samples(shapes):
@@ -35,7 +34,8 @@ def as_pictures(batch):
 @pytest.mark.parametrize('pictures', [False, True])
 @pytest.mark.parametrize('shapes', [[(32, 64)] * 3, [(20, 30)] * 2, [(32, 64), (64, 32)], [(1, 1)] * 2, [(1, 7)] * 2])
 def test_the_network_gets_the_same(shapes, pictures):
-    preprocessor = DetDataPreprocessor(mean=[0] * 3, std=[255] * 3, bgr_to_rgb=True, pad_size_divisor=32)
+    scale = {'mean': [0] * 3, 'std': [255] * 3, 'bgr_to_rgb': True, 'pad_size_divisor': 32}
+    preprocessor = MODELS.build({'type': 'mmdet.DetDataPreprocessor', **scale})
     ours = stack_inputs(as_pictures(samples(shapes)) if pictures else samples(shapes))
     ours, theirs = preprocessor(ours, True), preprocessor(pseudo_collate(samples(shapes)), True)
     assert torch.equal(ours['inputs'], theirs['inputs'])

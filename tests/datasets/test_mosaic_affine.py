@@ -138,6 +138,17 @@ def test_a_warped_tile_keeps_to_its_place(painter):
     np.testing.assert_array_equal(out, expected)
 
 
+def test_a_pixel_belongs_to_the_tile_that_holds_its_centre():
+    """Two tiles that meet at x = 64.3 and 64.7: the centre of column 64 is 64.5."""
+    images = [np.full((48, 64, 3), level, np.uint8) for level in (0, 255, 0, 255)]
+    resized_hw = [(96, 128)] * 4
+    tiles = T.place_tiles(resized_hw, (128, 96), (192, 256))
+    for shift, first_white in ((0.3, 64), (0.7, 65)):
+        matrix = np.array([[0.5, 0, shift], [0, 0.5, 0], [0, 0, 1]])
+        (row,) = np.unique(T.warp_tiles(images, tiles, resized_hw, matrix, SIZE_HW, 0)[..., 0], axis=0)
+        assert row[:first_white].max() == 0 and row[first_white:].min() == 255
+
+
 @pytest.mark.parametrize('options', [{'degrees': 30}, {'shear': 20}, {'degrees': 45, 'scale_up': 1.7}])
 def test_no_gap_between_turned_tiles(options):
     """Four white pictures leave no grey where they meet."""

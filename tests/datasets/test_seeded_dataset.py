@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.dataset import sampler as mmengine_sampler
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from mmyolo_ext.datasets import SeededDataset
 from mmyolo_ext.datasets.transforms import Mosaic
@@ -123,6 +123,24 @@ def test_an_epoch_reached_straight_or_by_resuming(full):
     np.random.seed(99)
     assert [content(resumed[i]) for i in reversed(range(12))] == straight[3][::-1]
     assert content(resumed[-1]) == straight[3][11]
+
+
+def test_seed_epoch_and_index_all_count():
+    """What a picture that draws one number draws."""
+
+    class Drawing(Dataset):
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, index):
+            return np.random.rand()
+
+    dataset, drawn = SeededDataset(Drawing()), set()
+    for seed in range(3):
+        for epoch in range(4):
+            dataset.set_epoch(epoch, seed)
+            drawn |= {dataset[index] for index in range(5)} | set(dataset.__getitems__(range(5)))
+    assert len(drawn) == 3 * 4 * 5
 
 
 def test_seeds_differ(full):
