@@ -33,7 +33,8 @@ env_cfg = dict(
 )
 randomness = dict(seed=0)
 
-visualizer = dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')
+# MMEngine names it after the run: under one fixed name, the second run of a process would write into the first log.
+visualizer = dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 log_level = 'INFO'
 load_from = None

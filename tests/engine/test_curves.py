@@ -1,8 +1,10 @@
 """The picture of a training, from the scalars of all its runs."""
 
 import json
+from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 from toy_runner import toy_runner
 
 from mmyolo_ext.engine.hooks.curves import draw_curves, loss_names, read_scalars, series
@@ -65,3 +67,14 @@ def test_a_training_ends_with_its_picture(tmp_path):
 def test_every_term_of_a_loss_is_drawn():
     rows = [{'loss': 3.0, 'loss_nwd': 1.0, 'loss_cls': 1.0, 'epoch': 1, 'step': 5}, {'loss_bbox': 1.0, 'lr': 0.1}]
     assert loss_names(rows) == ['loss', 'loss_bbox', 'loss_cls', 'loss_nwd']
+
+
+def test_two_trainings_in_one_process_write_their_own_logs(tmp_path):
+    """Under one fixed name, as in mmdet's default_runtime.py, MMEngine would hand the first one's visualizer out."""
+    configs = Path(__file__).parents[2] / 'configs'
+    visualizer = Config.fromfile(configs / '_base_/default_runtime.py').visualizer
+    for name in ('first', 'second'):
+        runner = toy_runner(tmp_path / name, max_epochs=1, visualizer=dict(visualizer), experiment_name=name)
+        runner.train()
+        (scalars,) = (tmp_path / name).glob('*/vis_data/scalars.json')
+        assert any('loss' in json.loads(line) for line in scalars.read_text().splitlines())

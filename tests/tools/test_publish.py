@@ -3,7 +3,6 @@
 import hashlib
 import json
 import runpy
-import shutil
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -57,9 +56,7 @@ class Trained:
         hook = next(hook for hook in runner.hooks if type(hook).__name__ == 'StepEMAHook')
         self.averaged = deepcopy(hook.ema_model.module.state_dict())
         self.trained = deepcopy(runner.model.state_dict())
-        # elsewhere, for MMEngine's visualizer writes what follows in this process into the same log
-        self.work = folder / 'finished'
-        shutil.copytree(folder / 'work', self.work)
+        self.work = folder / 'work'
         # two epochs find nothing: figures that can be told apart take the place of the zeros
         (log,) = self.work.glob('*/vis_data/scalars.json')
         rows = [json.loads(line) for line in log.read_text().splitlines()]
