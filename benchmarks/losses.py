@@ -26,11 +26,11 @@ SOFTMAX = {'type': 'mmdet.CrossEntropyLoss', 'use_sigmoid': False}
 
 # name -> (which loss of the head, what it is without its gain, gains)
 VARIANTS = {
-    'bce': ('loss_cls', BCE, (0.5, 2.0)),
-    'softmax': ('loss_cls', SOFTMAX, (0.5, 2.0)),
-    'focal': ('loss_cls', {'type': 'mmyolo_ext.FocalLoss', 'loss': BCE}, (0.5, 2.0)),
-    'slide': ('loss_cls', {'type': 'mmyolo_ext.SlideLoss', 'loss': BCE, 'follow': 'quality'}, (0.5, 2.0)),
-    'softmax + slide': ('loss_cls', {'type': 'mmyolo_ext.SlideLoss', 'loss': SOFTMAX}, (0.5, 2.0)),
+    'bce': ('loss_cls', BCE, (0.5, 0.125)),
+    'softmax': ('loss_cls', SOFTMAX, (0.5, 0.125)),
+    'focal': ('loss_cls', {'type': 'mmyolo_ext.FocalLoss', 'loss': BCE}, (0.5, 0.125)),
+    'slide': ('loss_cls', {'type': 'mmyolo_ext.SlideLoss', 'loss': BCE, 'follow': 'quality'}, (0.5, 0.125)),
+    'softmax + slide': ('loss_cls', {'type': 'mmyolo_ext.SlideLoss', 'loss': SOFTMAX}, (0.5, 0.125)),
     'slide on objectness': ('loss_obj', {'type': 'mmyolo_ext.SlideLoss', 'loss': BCE}, (1.0, 0.5)),
     # not among the class losses: on targets of 0 and 1 it is the focal loss
     'quality focal on objectness': ('loss_obj', {'type': 'mmyolo_ext.QualityFocalLoss', 'loss': BCE}, (4.0, 1.0)),
