@@ -1,6 +1,7 @@
 """The picture of a training, from the scalars of all its runs."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -73,8 +74,8 @@ def test_two_trainings_in_one_process_write_their_own_logs(tmp_path):
     """Under one fixed name, as in mmdet's default_runtime.py, MMEngine would hand the first one's visualizer out."""
     configs = Path(__file__).parents[2] / 'configs'
     visualizer = Config.fromfile(configs / '_base_/default_runtime.py').visualizer
+    settings = {'visualizer': visualizer, 'default_hooks': {'logger': {'type': 'LoggerHook', 'interval': 1}}}
     for name in ('first', 'second'):
-        runner = toy_runner(tmp_path / name, max_epochs=1, visualizer=dict(visualizer), experiment_name=name)
-        runner.train()
+        toy_runner(tmp_path / name, max_epochs=1, experiment_name=name, **deepcopy(settings)).train()
         (scalars,) = (tmp_path / name).glob('*/vis_data/scalars.json')
         assert any('loss' in json.loads(line) for line in scalars.read_text().splitlines())
