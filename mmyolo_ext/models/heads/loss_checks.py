@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmyolo_ext.models.heads.class_targets import class_targets
 from mmyolo_ext.models.losses import SumLoss
 from mmyolo_ext.models.losses.class_target import Quality
-from mmyolo_ext.models.losses.host_call import call_loss
+from mmyolo_ext.models.losses.host_call import call_loss, wanted
 from mmyolo_ext.models.losses.repulsion_loss import Crowd
 
 # how mmdet's losses that add channels of their own (for background) name their number
@@ -67,12 +67,23 @@ def check_objectness_loss(loss: nn.Module) -> None:
 
 
 def check_box_losses(loss: SumLoss) -> None:
-    """Raise ValueError unless every term takes boxes (P, 4) and targets of that shape."""
+    """Raise ValueError unless every term takes boxes (P, 4) and targets of that shape, and is least on the target.
+
+    A term that wants the crowd need not be: it keeps boxes off what is no target of theirs.
+    """
     boxes = torch.tensor([[0.0, 0, 2, 2], [1, 1, 3, 4]])
     index = torch.arange(2)
-    offers = {'stride': 8, 'crowd': Crowd(index * 0, index, index * 0, boxes + 0.5)}
+    offers = {'stride': 8, 'crowd': Crowd(index * 0, index, index * 0, boxes)}
+    gives = 'boxes (P, 4) and targets of that shape'
     for term in loss.losses:
-        _try('loss_bbox', term, boxes, boxes + 0.5, 'boxes (P, 4) and targets of that shape', **offers)
+        # too far from 0, where a loss on logits is less the further they are
+        off = _try('loss_bbox', term, boxes + 0.5, boxes, gives, **offers)
+        on = _try('loss_bbox', term, boxes, boxes, gives, **offers)
+        if not off.is_meta and on >= off and not wanted(term, **offers).get('crowd'):
+            raise ValueError(
+                f'loss_bbox={type(term).__name__} is no box loss: boxes on their targets cost {on.item():.3g}, boxes '
+                f'half a pixel off {off.item():.3g}; take IoULoss, NWDLoss, or one of mmdet such as GIoULoss, L1Loss'
+            )
 
 
 def _logits(num_classes: int) -> Tensor:
@@ -80,7 +91,7 @@ def _logits(num_classes: int) -> Tensor:
     return torch.linspace(-3, 3, 2 * num_classes).view(2, num_classes)
 
 
-def _try(name: str, loss: nn.Module, pred: Tensor, target: Tensor, gives: str, **offers: Any) -> None:
+def _try(name: str, loss: nn.Module, pred: Tensor, target: Tensor, gives: str, **offers: Any) -> Tensor:
     offers['quality'] = Quality(torch.tensor([0.0, 0.5]), torch.tensor(0.5))
     try:
         value = call_loss(copy.deepcopy(loss), pred, target, offers, avg_factor=2)
@@ -100,3 +111,4 @@ def _try(name: str, loss: nn.Module, pred: Tensor, target: Tensor, gives: str, *
             f'{name}={type(loss).__name__} cannot be used here: given {gives} it returned {value.item()}; a loss on '
             "probabilities, as mmdet's GaussianFocalLoss is, has no value for logits"
         )
+    return value

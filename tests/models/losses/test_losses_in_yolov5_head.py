@@ -250,6 +250,9 @@ def test_exclusive_scores_sum_to_one_and_give_one_label_a_box() -> None:
         ({'loss_obj': {'type': 'mmdet.GaussianFocalLoss'}}, 'it returned nan; a loss on probabilities'),
         ({'loss_cls': {'type': 'mmdet.GaussianFocalLoss'}}, 'it returned nan; a loss on probabilities'),
         ({'loss_bbox': {'type': 'mmdet.DistributionFocalLoss'}}, 'loss_bbox=DistributionFocalLoss cannot be used'),
+        # log(1 + e^x) - x t falls with x where t is 1 or more, as most coordinates are
+        ({'loss_bbox': BCE}, 'loss_bbox=BCELoss is no box loss: boxes on their targets cost'),
+        ({'loss_bbox': {'type': 'mmdet.CrossEntropyLoss', 'use_sigmoid': True}}, 'CrossEntropyLoss is no box loss'),
         ({'loss_bbox': {'type': 'mmyolo_ext.IoULoss', 'reduction': 'none'}}, r'must return one number, got \(2,\)'),
     ],
 )
