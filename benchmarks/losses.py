@@ -88,6 +88,17 @@ def train(name: str, gain: float, seed: int, work_dir: Path, threads: int) -> tu
 def config_text(name: str, gain: float, seed: int) -> str:
     """The config of a run: small pictures and a small step, so that 40 epochs of 292 pictures suffice to learn."""
     slot, loss, _ = VARIANTS[name]
+    warmup = {'convert_to_iter_based': True, 'warmup_epochs': 3, 'min_warmup_iters': 100}
+    schedule = [
+        {'type': 'mmyolo_ext.WarmupLinearLR', **warmup, 'bias_start': 0.1, 'final_factor': 0.01},
+        {'type': 'mmyolo_ext.WarmupMomentum', **warmup, 'start': 0.8},
+    ]
+    # of the recipe for COCO, as when the study began
+    hooks = {
+        'accumulate': {'nominal_batch_size': 16},
+        'ema': {'momentum': 1e-4, 'gamma': 2000},
+        'checkpoint': {'interval': 10},
+    }
     loss = {'_delete_': True, **with_gain(loss, gain)}
     return '\n'.join(
         [
@@ -97,7 +108,8 @@ def config_text(name: str, gain: float, seed: int) -> str:
             'max_epochs = 40',
             'train_cfg = dict(val_interval=40)',
             "optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=0.002, weight_decay=0.05))",
-            'default_hooks = dict(accumulate=dict(nominal_batch_size=16), checkpoint=dict(interval=10))',
+            f'param_scheduler = {schedule!r}',
+            f'default_hooks = {hooks!r}',
             'train_dataloader = dict(num_workers=1)',
             'val_dataloader = dict(num_workers=1)',
             f'randomness = dict(seed={seed})',

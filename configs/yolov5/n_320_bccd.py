@@ -1,7 +1,7 @@
 _base_ = [
     '../_base_/models/yolov5_p5.py',
     '../_base_/datasets/bccd_320.py',
-    '../_base_/schedules/yolov5_300e.py',
+    '../_base_/schedules/small_100e.py',
     '../_base_/default_runtime.py',
 ]
 
@@ -11,4 +11,5 @@ model = dict(
     bbox_head=dict(num_classes=3, input_size=320),
 )
 
-train_cfg = dict(max_epochs=100, val_interval=10)
+# 292 pictures are 19 steps of 16 an epoch, 1900 in all, the average over the last 200 at most
+default_hooks = dict(accumulate=dict(nominal_batch_size=16), ema=dict(momentum=0.005, gamma=200))
