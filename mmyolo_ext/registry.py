@@ -14,7 +14,7 @@ def _child(name: str, parent: root.Registry, *locations: str) -> root.Registry:
     return root.Registry(name, parent=parent, scope=SCOPE, locations=[f'{SCOPE}.{location}' for location in locations])
 
 
-MODELS = _child('model', root.MODELS, 'models')
+MODELS = _child('model', root.MODELS, 'models', 'engine')
 TASK_UTILS = _child('task util', root.TASK_UTILS, 'models')
 DATASETS = _child('dataset', root.DATASETS, 'datasets')
 TRANSFORMS = _child('transform', root.TRANSFORMS, 'datasets')

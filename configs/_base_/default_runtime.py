@@ -3,6 +3,7 @@ custom_imports = dict(imports=['mmyolo_ext'], allow_failed_imports=False)
 
 # Hooks have names, so a config changes one of their numbers: default_hooks = dict(logger=dict(interval=10))
 default_hooks = dict(
+    runtime_info=dict(type='mmyolo_ext.LazyInfoHook'),
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),

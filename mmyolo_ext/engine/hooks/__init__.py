@@ -3,7 +3,9 @@
 from .accumulate import AccumulateHook
 from .channels_last import ChannelsLastHook
 from .close_mosaic import CloseMosaicHook
+from .compile import CompileHook
 from .curves import CurvesHook
+from .lazy_info import LazyInfoHook
 from .load_report import LoadReportHook
 from .loss_share import LossShareHook
 from .preflight import PreflightHook
@@ -14,7 +16,9 @@ __all__ = [
     'AccumulateHook',
     'ChannelsLastHook',
     'CloseMosaicHook',
+    'CompileHook',
     'CurvesHook',
+    'LazyInfoHook',
     'LoadReportHook',
     'LossShareHook',
     'PreflightHook',

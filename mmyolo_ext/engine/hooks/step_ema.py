@@ -18,13 +18,13 @@ class StepEMAHook(EMAHook):
     end of an epoch they are made equal by their mean, so that every rank validates, and rank 0 saves, the same model.
 
     Args:
-        ema_type: As mmdet's ``ExpMomentumEMA``, with ``momentum`` = 1 - 0.9999 and ``gamma`` = 2000.
+        ema_type: mmdet's ``ExpMomentumEMA``, all tensors at once, with ``momentum`` = 1 - 0.9999, ``gamma`` = 2000.
         **kwargs: As MMEngine's ``EMAHook``.
     """
 
     def __init__(
         self,
-        ema_type: str = 'mmdet.ExpMomentumEMA',
+        ema_type: str = 'mmyolo_ext.ForeachEMA',
         momentum: float = 1e-4,
         gamma: int = 2000,
         update_buffers: bool = True,

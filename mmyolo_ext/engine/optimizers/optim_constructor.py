@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIMIZERS
 from torch import nn
 
+from mmyolo_ext.engine.optimizers.fused import build_fused
 from mmyolo_ext.engine.optimizers.group_table import group_table
 from mmyolo_ext.engine.optimizers.layer_rates import LayerRates, Multiples
 from mmyolo_ext.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
@@ -24,7 +24,8 @@ class YOLOOptimConstructor:
     ``no_decay`` that of every other parameter but biases (norm weights, scales, embeddings); ``bias`` that of the
     biases, which :class:`~mmyolo_ext.engine.schedulers.WarmupLinearLR` warms up differently. Parameters that do not
     require a gradient are left out; the others appear exactly once. There is a group for each role at each rate and
-    decay that occurs, the fastest first, which is the one whose rate MMEngine logs.
+    decay that occurs, the fastest first, which is the one whose rate MMEngine logs. The optimizer is PyTorch's fused
+    form where there is one, see :func:`.fused.build_fused`.
 
     Args:
         optim_wrapper_cfg: Config of the wrapper, with the optimizer's under ``optimizer``.
@@ -53,7 +54,7 @@ class YOLOOptimConstructor:
         where = {id(parameter): multiples[name].where for name, parameter in parameters.items()}
         frozen = {name: parameter for name, parameter in parameters.items() if not parameter.requires_grad}
         print_log(group_table(groups, where, frozen), logger='current')
-        optimizer = OPTIMIZERS.build(self.optimizer_cfg, default_args={'params': groups})
+        optimizer = build_fused(self.optimizer_cfg, groups)
         return OPTIM_WRAPPERS.build(
             {'type': 'mmyolo_ext.YOLOOptimWrapper', **self.wrapper_cfg, 'optimizer': optimizer}
         )

@@ -8,6 +8,7 @@ from mmengine.dist import get_world_size
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
+from mmyolo_ext.engine.optimizers.fused import IMPLEMENTATIONS
 from mmyolo_ext.registry import OPTIM_WRAPPERS
 
 AMP_DTYPES = ('float16', 'bfloat16')
@@ -73,7 +74,12 @@ class YOLOOptimWrapper(OptimWrapper):
                 f'config makes {now}: resuming needs the same frozen_parts, frozen_stages and paramwise_cfg. To go on '
                 'with others, start a new training from its weights: load_from, without --resume'
             )
-        super().load_state_dict(state_dict)
+        super().load_state_dict({**state_dict, 'param_groups': self._in_this_form(state_dict['param_groups'])})
+
+    def _in_this_form(self, groups: list[dict]) -> list[dict]:
+        """Groups of a checkpoint, for the form of the optimizer that this machine and version of PyTorch has."""
+        forms = [{key: group[key] for key in IMPLEMENTATIONS if key in group} for group in self.optimizer.param_groups]
+        return [{**group, **form} for group, form in zip(groups, forms, strict=True)]
 
     def _steps_after(self, count: int) -> bool:
         done = count - self._epoch_start

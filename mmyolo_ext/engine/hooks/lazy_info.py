@@ -1,0 +1,71 @@
+"""Fetch the losses from the device when they are logged, not after every step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine.hooks import LoggerHook, RuntimeInfoHook
+from mmengine.runner import Runner
+from torch import Tensor
+
+from mmyolo_ext.registry import HOOKS
+
+
+@HOOKS.register_module()
+class LazyInfoHook(RuntimeInfoHook):
+    """MMEngine's ``RuntimeInfoHook``, with the losses noted in one go where a log line is about to show them.
+
+    MMEngine's asks for the value of every loss after every step, and each time the processor waits until a GPU has
+    done all it was given. Here they are kept on the device until ``LoggerHook`` writes, the epoch ends or a checkpoint
+    is saved; the log holds the same numbers. A hook of yours that reads ``train/loss`` from the message hub in between
+    does not yet find those of the last steps: it gets them in ``outputs``.
+
+    It also bounds the histories: MMEngine copies the whole history of a number whenever one is added, up to a million,
+    and saves it in every checkpoint.
+
+    Args:
+        history: Values that are kept of every number that is logged; at least the longest window of the log.
+    """
+
+    def __init__(self, history: int = 10_000) -> None:
+        if history < 1:
+            raise ValueError(f'history must be at least 1, got {history}')
+        self.history = history
+        self._pending: list[dict[str, Any]] = []
+        self._intervals: list[int] = []
+
+    def before_train(self, runner: Runner) -> None:
+        super().before_train(runner)
+        self._intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: Mapping | None = None
+    ) -> None:
+        self._pending.append({key: _detached(value) for key, value in (outputs or {}).items()})
+        is_logged = any(self.every_n_inner_iters(batch_idx, interval) for interval in self._intervals)
+        if is_logged or self.end_of_epoch(runner.train_dataloader, batch_idx):
+            self._note(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        self._note(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if self._pending:
+            self._note(runner)
+            checkpoint['message_hub'] = runner.message_hub.state_dict()
+
+    def _note(self, runner: Runner) -> None:
+        """Hand over what is pending, in the order of the steps."""
+        tensors = [value for row in self._pending for value in row.values() if isinstance(value, Tensor)]
+        fetched = iter(torch.stack([tensor.reshape(()) for tensor in tensors]).tolist() if tensors else [])
+        for row in self._pending:
+            for key, value in row.items():
+                runner.message_hub.update_scalar(f'train/{key}', next(fetched) if isinstance(value, Tensor) else value)
+        self._pending.clear()
+        for buffer in runner.message_hub.log_scalars.values():
+            buffer.max_length = self.history
+
+
+def _detached(value: object) -> object:
+    """Without its graph; numbers of half precision as float32, so that all can be stacked."""
+    return value.detach().float() if isinstance(value, Tensor) else value
