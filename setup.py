@@ -29,6 +29,7 @@ setup(
         'export': ['onnx', 'onnxruntime'],
         'app': ['gradio'],
         'logs': ['tensorboard'],
-        'test': ['pytest', 'pytest-xdist', 'ruff', 'scikit-learn', 'onnx', 'onnxruntime'],
+        'tune': ['optuna>=4'],
+        'test': ['pytest', 'pytest-xdist', 'ruff', 'scikit-learn', 'onnx', 'onnxruntime', 'optuna>=4'],
     },
 )
