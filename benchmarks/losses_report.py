@@ -12,15 +12,16 @@ COLUMNS = {
     'WBC_precision': 'AP of WBC',
     'Platelets_precision': 'AP of platelets',
 }
-Groups = dict[tuple[str, str], list[dict]]  # (loss, gain) -> the figures of each seed
+REFERENCE = ('bce', '0.5')  # what the others are told against, seed by seed
+Groups = dict[tuple[str, str], dict[str, dict]]  # (loss, gain) -> seed -> figures
 
 
 def write_report(results: dict[str, dict], root: Path) -> None:
     """Replace the table in ``docs/losses.md`` and draw ``docs/images/losses_bccd.png``."""
-    groups: Groups = defaultdict(list)
+    groups: Groups = defaultdict(dict)
     for entry, figures in sorted(results.items()):
-        name, gain, _ = entry.split('/')
-        groups[name, gain].append(figures)
+        name, gain, seed = entry.split('/')
+        groups[name, gain][seed] = figures
     page = root / 'docs/losses.md'
     before, rest = page.read_text().split(BEGIN)
     _, after = rest.split(END)
@@ -29,23 +30,31 @@ def write_report(results: dict[str, dict], root: Path) -> None:
 
 
 def table(groups: Groups) -> str:
-    """Mean and standard deviation over the seeds; the best AP first."""
-    ranked = sorted(groups.items(), key=lambda item: -mean_and_spread(item[1], 'bbox_mAP')[0])
-    lines = [f'| loss | gain | seeds | {" | ".join(COLUMNS.values())} |', f'|---|---|---|{"---|" * len(COLUMNS)}']
-    for (name, gain), runs in ranked:
-        cells = [cell(*mean_and_spread(runs, column)) for column in COLUMNS]
-        lines.append(f'| {name} | {gain} | {len(runs)} | {" | ".join(cells)} |')
+    """Mean and standard deviation over the seeds; the best AP first. Then AP less that of BCE with the same seed."""
+    head = ['loss', 'gain', 'seeds', *COLUMNS.values(), "AP less BCE's, same seed"]
+    lines = [f'| {" | ".join(head)} |', f'|{"---|" * len(head)}']
+    for (name, gain), runs in ranking(groups):
+        cells = [cell(values(runs, column)) for column in COLUMNS]
+        shared = sorted(runs.keys() & groups[REFERENCE].keys())
+        less = [runs[seed]['coco/bbox_mAP'] - groups[REFERENCE][seed]['coco/bbox_mAP'] for seed in shared]
+        last = '' if (name, gain) == REFERENCE else cell(less, '+.3f')
+        lines.append(f'| {" | ".join([name, gain, str(len(runs)), *cells, last])} |')
     return '\n'.join(lines)
 
 
-def mean_and_spread(runs: list[dict], column: str) -> tuple[float, float | None]:
+def ranking(groups: Groups) -> list[tuple[tuple[str, str], dict[str, dict]]]:
+    """By mean AP, the best first."""
+    return sorted(groups.items(), key=lambda item: -statistics.mean(values(item[1], 'bbox_mAP')))
+
+
+def values(runs: dict[str, dict], column: str) -> list[float]:
+    return [run[f'coco/{column}'] for run in runs.values()]
+
+
+def cell(numbers: list[float], form: str = '.3f') -> str:
     """Mean and standard deviation, which one run alone does not have."""
-    values = [run[f'coco/{column}'] for run in runs]
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def cell(mean: float, spread: float | None) -> str:
-    return f'{mean:.3f}' if spread is None else f'{mean:.3f} ± {spread:.3f}'
+    spread = f' ± {statistics.stdev(numbers):.3f}' if len(numbers) > 1 else ''
+    return f'{statistics.mean(numbers):{form}}{spread}'
 
 
 def draw(groups: Groups, target: Path) -> None:
@@ -55,13 +64,13 @@ def draw(groups: Groups, target: Path) -> None:
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    ranked = sorted(groups.items(), key=lambda item: mean_and_spread(item[1], 'bbox_mAP')[0])
+    ranked = ranking(groups)[::-1]
     figure, axes = plt.subplots(1, 2, figsize=(9, 1.2 + 0.28 * len(ranked)), sharey=True, layout='constrained')
     for axis, column in zip(axes, ('bbox_mAP', 'bbox_mAP_50'), strict=True):
         for row, (_, runs) in enumerate(ranked):
-            values = [run[f'coco/{column}'] for run in runs]
-            axis.scatter(values, [row] * len(values), s=22, color='#1b7f79', alpha=0.8, linewidths=0)
-            axis.scatter(statistics.mean(values), row, s=140, color='#22223b', marker='|')
+            dots = values(runs, column)
+            axis.scatter(dots, [row] * len(dots), s=22, color='#1b7f79', alpha=0.8, linewidths=0)
+            axis.scatter(statistics.mean(dots), row, s=140, color='#22223b', marker='|')
         axis.set_xlabel(f'{COLUMNS[column]} on the 72 test pictures')
         axis.grid(axis='x', alpha=0.3)
         axis.spines[['top', 'right']].set_visible(False)
