@@ -1,12 +1,13 @@
 """The detector as one graph: pictures in, boxes and scores of every place out.
 
-Letters: N images, H and W the sides of the input, M places that predict a box, C classes.
+Letters: N images, H and W the sides of the input, M places that predict a box, L of them, C classes.
 
 The graph takes what the network takes: float32 (N, 3, H, W), normalised. Normalisation stays outside, its numbers in
 the metadata, because that is what runtimes and quantisers of the field expect of a YOLO, because a calibration then
 sees the network's own range, and because half precision would lose bits of 0..255 for nothing.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
@@ -49,9 +50,19 @@ class RawGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        images = images.to(self.head.convs_pred[0].weight.dtype)
-        predictions = self.head.decode(*self.head(self.detector.extract_feat(images)))
+        predictions = self.head.decode(*self.head(self._feats(images)))
         return predictions.boxes_xyxy, predictions.objectness[..., None] * predictions.class_scores
+
+    def likely(self, images: Tensor, score_thr: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the same the L places whose objectness is above ``score_thr``; no other is decoded.
+
+        Returns:
+            Which image (L,) each is on, boxes (L, 4) and scores (L, C).
+        """
+        return self.head.decode_likely(self.head.maps_of(self._feats(images)), score_thr)
+
+    def _feats(self, images: Tensor) -> Sequence[Tensor]:
+        return self.detector.extract_feat(images.to(self.head.convs_pred[0].weight.dtype))
 
 
 def build_graph(detector: nn.Module, *, fused: bool = False, half: bool = False) -> RawGraph:

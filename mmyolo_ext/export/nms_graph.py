@@ -1,6 +1,7 @@
 """The graph with suppression of duplicates inside.
 
-Letters: N images, M places that predict a box, C classes, K detections a picture at most, S selections.
+Letters: N images, L places that may hold an object, P of them on the image that has most, C classes, K detections an
+image at most, S selections.
 """
 
 from typing import NamedTuple
@@ -70,46 +71,75 @@ class NMSGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """See the class."""
-        boxes, scores = self.raw(images)
-        scores = best_candidates(scores if self.rule.multi_label else best_class_only(scores), self.rule.nms_pre)
         rule = self.rule
-        # (N, M, C) -> (N, C, M), or (N, 1, M): what a box is does not matter
+        # what follows costs by the number of places, and few are left
+        places = with_score_above(rule.score_thr, *self.raw.likely(images, rule.score_thr))
+        boxes, scores = by_image(*places, images.shape[0])
+        scores = scores if rule.multi_label else best_class_only(scores)
+        scores = best_candidates(scores, rule.score_thr, rule.nms_pre)
+        # (N, P, C) -> (N, C, P), or (N, 1, P): what a box is does not matter
         rivals = scores.amax(dim=2)[:, None] if rule.class_agnostic else scores.transpose(1, 2)
         chosen = SelectBoxes.apply(boxes, rivals, rule.max_per_img, rule.iou_thr, rule.score_thr)
         chosen = with_best_class(chosen, scores) if rule.class_agnostic else chosen
         return arrange(boxes, scores, chosen, rule.max_per_img)
 
 
+def with_score_above(score_thr: float, image: Tensor, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of L places, those of which a class has a score above the threshold."""
+    chosen = torch.nonzero(scores.amax(dim=1) > score_thr).squeeze(1)
+    return image[chosen], boxes[chosen], scores[chosen]
+
+
+def by_image(image: Tensor, boxes: Tensor, scores: Tensor, images: int | Tensor) -> tuple[Tensor, Tensor]:
+    """Places of a batch, in any mixture -> boxes (N, P, 4) and scores (N, P, C), zeros behind those of each image.
+
+    Args:
+        image: (L,) which one a place is on.
+        boxes: (L, 4).
+        scores: (L, C).
+        images: N.
+    """
+    mine = (image[:, None] == torch.arange(images)).long()  # (L, N)
+    most = mine.sum(dim=0).amax().clamp(min=1)  # P
+    rank = mine.cumsum(dim=0).gather(1, image[:, None]).squeeze(1) - 1
+    slot = image * most + rank
+    return tuple(
+        rows.new_zeros(images * most, rows.shape[1]).index_put((slot,), rows).reshape(images, most, -1)
+        for rows in (boxes, scores)
+    )
+
+
 def best_class_only(scores: Tensor) -> Tensor:
-    """Scores (N, M, C) with all but the highest of each place at 0."""
+    """Scores (N, P, C) with all but the highest of each place at 0."""
     classes = torch.arange(scores.shape[-1])
     return torch.where(scores.argmax(dim=-1, keepdim=True) == classes, scores, torch.zeros_like(scores))
 
 
 def with_best_class(chosen: Tensor, scores: Tensor) -> Tensor:
-    """Selections (S, 3) image, class, place with the best class of each place by scores (N, M, C)."""
+    """Selections (S, 3) image, class, place with the best class of each place by scores (N, P, C)."""
     image, _, place = chosen.unbind(dim=1)
     best = scores.argmax(dim=2).reshape(-1)
     return torch.stack([image, best[image * scores.shape[1] + place], place], dim=1)
 
 
-def best_candidates(scores: Tensor, nms_pre: int) -> Tensor:
-    """Scores (N, M, C) with all but a picture's ``nms_pre`` highest at 0; all of them if it is not positive."""
+def best_candidates(scores: Tensor, score_thr: float, nms_pre: int) -> Tensor:
+    """Scores (N, P, C) with all but an image's ``nms_pre`` highest at 0; all of them if it is not positive."""
     if nms_pre < 1:
         return scores
-    flat = scores.flatten(1)
-    # with so many zeros behind, there are always enough to choose from, whatever the size of the picture
-    padded = torch.cat([flat, flat.new_zeros(1, 1).expand(flat.shape[0], nms_pre)], dim=1)
-    least = padded.topk(nms_pre, dim=1).values[:, -1]
-    return torch.where(scores >= least[:, None, None], scores, torch.zeros_like(scores))
+    too_many = (scores > score_thr).flatten(1).long().sum(dim=1) > nms_pre  # (N,)
+    # sorted only where there are too many
+    count = torch.where(too_many.any(), nms_pre, 1)
+    least = scores.flatten(1).topk(count, dim=1).values[:, -1]
+    kept = (scores >= least[:, None, None]) | ~too_many[:, None, None]
+    return torch.where(kept, scores, torch.zeros_like(scores))
 
 
 def arrange(boxes: Tensor, scores: Tensor, chosen: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Selections in the order of the score, ``count`` a picture.
 
     Args:
-        boxes: (N, M, 4).
-        scores: (N, M, C), none below 0.
+        boxes: (N, P, 4).
+        scores: (N, P, C), none below 0.
         chosen: (S, 3) image, class, place.
         count: K.
 
@@ -132,7 +162,7 @@ def arrange(boxes: Tensor, scores: Tensor, chosen: Tensor, count: int) -> tuple[
 
 
 class SelectBoxes(torch.autograd.Function):
-    """The operator ``NonMaxSuppression`` of ONNX: boxes (N, M, 4), scores (N, C, M) -> (S, 3) image, class, place."""
+    """The operator ``NonMaxSuppression`` of ONNX: boxes (N, P, 4), scores (N, C, P) -> (S, 3) image, class, place."""
 
     @staticmethod
     def forward(ctx, boxes: Tensor, scores: Tensor, max_per_class: int, iou_thr: float, score_thr: float) -> Tensor:

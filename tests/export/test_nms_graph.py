@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmyolo_ext.export import runtime
-from mmyolo_ext.export.nms_graph import NMSGraph, NMSRule, best_candidates
+from mmyolo_ext.export.nms_graph import NMSGraph, NMSRule, best_candidates, by_image
 from mmyolo_ext.export.onnx_export import export_onnx
 
 RULE = NMSRule(score_thr=0.1, iou_thr=0.5, max_per_img=4, nms_pre=30000, multi_label=True)
@@ -23,12 +23,14 @@ class Given(nn.Module):
         super().__init__()
         self.scores = scores
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes (N, 4, 4) and scores (N, 4, 2)."""
+    def likely(self, images: Tensor, score_thr: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Which image, boxes and scores of what is shown, two levels one after the other: images come in twice."""
         first = torch.cumsum(images[:, :1, 0, 0] * 0 + 1, dim=0) == 1  # (N, 1)
         last = torch.arange(4) == 3
-        shown = (first | last[None]).float()
-        return BOXES * torch.ones_like(shown)[..., None], self.scores * shown[..., None]
+        shown = first | last[None]  # (N, 4)
+        parts = [torch.nonzero(shown & level) for level in (torch.arange(4) < 2, torch.arange(4) >= 2)]
+        image, place = torch.cat(parts).unbind(dim=1)
+        return image, BOXES[place], self.scores[place]
 
 
 def by_torch(graph: nn.Module, tmp_path, count: int) -> list[np.ndarray]:
@@ -91,10 +93,28 @@ def test_nothing_above_the_threshold(tmp_path):
 
 def test_only_the_best_are_candidates():
     # the best three of the eight scores are 0.9, 0.8 and 0.7, whatever their class
-    kept = best_candidates(SCORES[None], 3)
+    kept = best_candidates(SCORES[None], 0.0, 3)
     np.testing.assert_array_equal(kept[0], SCORES * torch.tensor([[1, 0], [1, 0], [0, 1], [0, 0]]))
-    np.testing.assert_array_equal(best_candidates(SCORES[None], 20), SCORES[None])
-    np.testing.assert_array_equal(best_candidates(SCORES[None], -1), SCORES[None])
+    np.testing.assert_array_equal(best_candidates(SCORES[None], 0.0, 20), SCORES[None])
+    np.testing.assert_array_equal(best_candidates(SCORES[None], 0.0, -1), SCORES[None])
+
+
+def test_places_of_a_batch_are_sorted_into_images():
+    image = torch.tensor([2, 0, 2, 2, 0])
+    boxes, scores = by_image(image, torch.arange(20.0).view(5, 4), torch.arange(5.0)[:, None] + 1, 3)
+    assert scores[..., 0].tolist() == [[2, 5, 0], [0, 0, 0], [1, 3, 4]]
+    assert boxes[..., 0].tolist() == [[4, 16, 0], [0, 0, 0], [0, 8, 12]]
+    boxes, scores = by_image(image[:0], torch.zeros(0, 4), torch.zeros(0, 2), 3)
+    assert boxes.shape == (3, 1, 4) and scores.shape == (3, 1, 2) and not scores.any()
+
+
+@pytest.mark.parametrize('run', [by_torch, by_onnx])
+def test_too_many_candidates(run, tmp_path):
+    # of the first picture 0.9, 0.8 and 0.7 are candidates, of which 0.9 drops 0.8; the second has one above the
+    # threshold, which is not too many
+    count, _, scores, labels = run(NMSGraph(Given(), RULE._replace(nms_pre=3)), tmp_path, 2)
+    assert count.tolist() == [[2], [1]] and labels.tolist() == [[0, 1, -1, -1], [1, -1, -1, -1]]
+    np.testing.assert_allclose(scores[:, :2], [[0.9, 0.7], [0.6, 0]], atol=1e-6)
 
 
 def test_a_graph_needs_a_limit():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor
 
@@ -144,6 +145,50 @@ def test_batch_equals_its_pictures() -> None:
         (alone,) = predict(build_head(), tuple([level[index : index + 1] for level in part] for part in outputs))
         for name in ('bboxes', 'scores', 'labels'):
             torch.testing.assert_close(result[name], alone[name])
+
+
+@pytest.mark.parametrize('num_classes', [1, 3])
+@pytest.mark.parametrize('exclusive', [False, True])
+def test_likely_places_are_decoded_as_all_are(num_classes: int, exclusive: bool) -> None:
+    loss_cls = {'loss_cls': {'type': 'mmdet.CrossEntropyLoss'}} if exclusive else {}
+    head = build_head(num_classes, **loss_cls)
+    generator = torch.Generator().manual_seed(0)
+    feats = [torch.randn(2, 8, SIZE_HW[0] // stride, SIZE_HW[1] // stride, generator=generator) for stride in STRIDES]
+    whole = head.whole_maps([feats[0].contiguous(memory_format=torch.channels_last), *feats[1:]])
+    split = [level.split() for level in whole]
+    boxes, objectness, classes = head.decode(*zip(*split, strict=True))
+    threshold = objectness.median().item()
+    for maps in (whole, split):
+        image, likely_boxes, scores = head.decode_likely(maps, threshold)
+        assert 0 < len(image) < objectness.numel()
+        for index in range(2):
+            above, mine = objectness[index] > threshold, image == index
+            torch.testing.assert_close(likely_boxes[mine], boxes[index, above])
+            wanted = objectness[index, above, None] * classes[index, above]
+            torch.testing.assert_close(scores[mine], wanted)
+    assert [field.shape for field in head.decode_likely(whole, 1.0)] == [(0,), (0, 4), (0, num_classes)]
+
+
+def test_a_forward_or_a_prediction_of_its_own_is_used() -> None:
+    class Silent(YOLOv5Head):
+        def forward(self, feats):
+            cls_scores, bbox_preds, objectnesses = super().forward(feats)
+            return cls_scores, bbox_preds, [level - 30 for level in objectnesses]
+
+    class Counting(YOLOv5Head):
+        def predict_by_feat(self, *args, **kwargs):
+            return ['mine', *super().predict_by_feat(*args, **kwargs)]
+
+    generator = torch.Generator().manual_seed(0)
+    feats = [torch.randn(1, 8, SIZE_HW[0] // stride, SIZE_HW[1] // stride, generator=generator) for stride in STRIDES]
+    sample = DetDataSample(metainfo=META)
+    counts = []
+    for kind in (YOLOv5Head, Silent, Counting):
+        torch.manual_seed(0)
+        counts.append(kind(num_classes=3, in_channels=[8, 8, 8]).eval().predict(feats, [sample]))
+    assert len(counts[0][0]) > 0 and len(counts[1][0]) == 0
+    assert counts[2][0] == 'mine'
+    torch.testing.assert_close(counts[2][1].scores, counts[0][0].scores)
 
 
 def test_half_precision_outputs_are_decoded_in_float32() -> None:

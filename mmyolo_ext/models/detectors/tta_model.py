@@ -11,7 +11,7 @@ from mmengine.model import BaseTTAModel
 from mmengine.structures import InstanceData
 from torch import nn
 
-from mmyolo_ext.models.heads.postprocess import suppress_duplicates
+from mmyolo_ext.models.heads.suppression import suppress_duplicates
 from mmyolo_ext.registry import MODELS
 
 

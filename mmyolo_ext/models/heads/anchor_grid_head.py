@@ -1,18 +1,19 @@
 """What YOLO heads that predict boxes from priors on a grid have in common: all but the training.
 
-Letters: N images, A priors of a level, C classes, L levels, M = the sum of A*H*W over the levels.
+Letters: N images, A priors of a level, C classes, L levels, M = the sum of A*H*W over the levels, K likely places.
 """
 
 from collections.abc import Sequence
 
 import torch
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.structures import SampleList
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmyolo_ext.boxes import cxcywh_to_xyxy
-from mmyolo_ext.models.heads.head_maps import WholeMap
-from mmyolo_ext.models.heads.postprocess import Predictions, detect
+from mmyolo_ext.models.heads.head_maps import SplitMaps, WholeMap
+from mmyolo_ext.models.heads.postprocess import LikelyPlaces, Predictions, detect
 from mmyolo_ext.registry import TASK_UTILS
 
 
@@ -89,7 +90,7 @@ class AnchorGridHead(BaseDenseHead):
     def decode(
         self, cls_scores: Sequence[Tensor], bbox_preds: Sequence[Tensor], objectnesses: Sequence[Tensor]
     ) -> Predictions:
-        """All predictions of a batch in float32, from what ``forward`` gives; for prediction and export alike."""
+        """All predictions of a batch in float32, from what ``forward`` gives."""
         boxes, classes = [], []
         for cls_score, bbox_pred, stride, priors_wh in zip(
             cls_scores, bbox_preds, self.strides, self.priors_wh.unbind(), strict=True
@@ -99,11 +100,59 @@ class AnchorGridHead(BaseDenseHead):
                 raw.float().unflatten(1, (self.num_priors, -1)).permute(0, 1, 3, 4, 2)
                 for raw in (bbox_pred, cls_score)
             )
-            decoded = self.bbox_coder.decode(raw_boxes, cell_grid(raw_boxes), priors_wh[:, None, None] / stride)
-            boxes.append(cxcywh_to_xyxy(decoded * stride).flatten(1, 3))
+            level_boxes = self._boxes_xyxy(raw_boxes, cell_grid(raw_boxes), priors_wh[:, None, None], stride)
+            boxes.append(level_boxes.flatten(1, 3))
             classes.append(self.class_scores(raw_classes).flatten(1, 3))
         objectness = [level.float().sigmoid().flatten(1) for level in objectnesses]
         return Predictions(torch.cat(boxes, 1), torch.cat(objectness, 1), torch.cat(classes, 1))
+
+    def decode_likely(self, maps: Sequence[WholeMap | SplitMaps], score_thr: float) -> LikelyPlaces:
+        """Of all that :meth:`decode` gives, the places whose objectness is above ``score_thr``; no other is decoded.
+
+        No score exceeds its objectness, so no detection is lost. For prediction and export alike.
+        """
+        levels = [
+            self._likely(level, score_thr, stride, priors_wh)
+            for level, stride, priors_wh in zip(maps, self.strides, self.priors_wh.unbind(), strict=True)
+        ]
+        return LikelyPlaces(*(torch.cat(parts) for parts in zip(*levels, strict=True)))
+
+    def _likely(
+        self, level: WholeMap | SplitMaps, score_thr: float, stride: int, priors_wh: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        objectness = level.objectness.float().sigmoid()
+        height, width = objectness.shape[2:]
+        objectness = objectness.flatten()
+        place = torch.nonzero(objectness > score_thr).squeeze(1)
+        raw_boxes, raw_classes = (raw.float() for raw in level.at(place))
+        # places run image, prior, row, column
+        map_index, cell = place // (height * width), place % (height * width)
+        cells_xy = torch.stack([cell % width, cell // width], dim=1).float()
+        boxes_xyxy = self._boxes_xyxy(raw_boxes, cells_xy, priors_wh[map_index % self.num_priors], stride)
+        scores = objectness[place][:, None] * self.class_scores(raw_classes)
+        return map_index // self.num_priors, boxes_xyxy, scores
+
+    def _boxes_xyxy(self, raw_boxes: Tensor, cells_xy: Tensor, priors_wh: Tensor, stride: int) -> Tensor:
+        """(..., 4) px, of priors in px."""
+        return cxcywh_to_xyxy(self.bbox_coder.decode(raw_boxes, cells_xy, priors_wh / stride) * stride)
+
+    def maps_of(self, feats: Sequence[Tensor]) -> list[WholeMap | SplitMaps]:
+        """The maps of each level, in one piece unless a subclass has a ``forward`` of its own."""
+        if type(self).forward is AnchorGridHead.forward:
+            return self.whole_maps(feats)
+        return [SplitMaps(*level) for level in zip(*self(feats), strict=True)]
+
+    @torch.no_grad()
+    def predict(
+        self, x: Sequence[Tensor], batch_data_samples: SampleList, rescale: bool = False
+    ) -> list[InstanceData]:
+        """As mmdet's: detections from the maps of the neck.
+
+        The head's own maps stay in one piece, unless a subclass has a ``forward`` or a ``predict_by_feat`` of its own.
+        """
+        if type(self).predict_by_feat is not AnchorGridHead.predict_by_feat:
+            return super().predict(x, batch_data_samples, rescale)
+        return self._detect(self.maps_of(x), [sample.metainfo for sample in batch_data_samples], rescale=rescale)
 
     @torch.no_grad()
     def predict_by_feat(
@@ -117,13 +166,20 @@ class AnchorGridHead(BaseDenseHead):
         with_nms: bool = True,
     ) -> list[InstanceData]:
         """Detections of each picture, see :func:`.postprocess.detect`; ``cfg`` overrides entries of ``test_cfg``."""
+        maps = [SplitMaps(*level) for level in zip(cls_scores, bbox_preds, objectnesses, strict=True)]
+        return self._detect(maps, batch_img_metas, cfg, rescale, with_nms)
+
+    def _detect(
+        self,
+        maps: Sequence[WholeMap | SplitMaps],
+        batch_img_metas: Sequence[dict],
+        cfg: dict | None = None,
+        rescale: bool = False,
+        with_nms: bool = True,
+    ) -> list[InstanceData]:
         cfg = {**self.test_cfg, **(cfg or {})}
-        multi_label = self.takes_several_labels(cfg)
-        predictions = self.decode(cls_scores, bbox_preds, objectnesses)
-        return [
-            detect(predictions, index, img_meta, cfg, multi_label, rescale, with_nms)
-            for index, img_meta in enumerate(batch_img_metas)
-        ]
+        likely = self.decode_likely(maps, cfg['score_thr'])
+        return detect(likely, batch_img_metas, cfg, self.takes_several_labels(cfg), rescale, with_nms)
 
 
 def cell_grid(per_cell: Tensor) -> Tensor:

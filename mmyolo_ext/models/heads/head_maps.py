@@ -1,9 +1,10 @@
-"""What the losses of a level need of the network's maps: all numbers at the positives, objectness everywhere.
+"""What losses and predictions need of the network's maps: all numbers at some places, objectness everywhere.
 
-The gradient of a map is zero but there, and the maps are large: of 16 pictures of 640 px and 80 classes they hold 34
-million numbers. So a gradient is written once, in the layout of its map: zeros, and on them what is not zero.
+The gradient of a map is zero but at the positives, and the maps are large: of 16 pictures of 640 px and 80 classes
+they hold 34 million numbers. So a gradient is written once, in the layout of its map: zeros, and on them what is not
+zero.
 
-Letters: N images, A priors of the level, C classes, P positives, D numbers a prior predicts.
+Letters: N images, A priors of the level, C classes, P positives, K places, D numbers a prior predicts.
 """
 
 from typing import NamedTuple
@@ -59,6 +60,11 @@ class SplitMaps(NamedTuple):
         )
         return Reading(_told(class_logits, positives), _told(raw_boxes, positives), self.objectness)
 
+    def at(self, place: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw boxes (K, 4) and classes (K, C) at places (K,), counted along the flattened objectness; no gradient."""
+        num_priors = self.shape[1]
+        return _at(self.bbox_pred, num_priors, place), _at(self.cls_score, num_priors, place)
+
 
 class WholeMap(NamedTuple):
     """The same in one piece, as the convolution of the level gives it: (N, A*(5+C), H, W), anchor-major; and A."""
@@ -71,6 +77,11 @@ class WholeMap(NamedTuple):
         """N, A, H, W."""
         return len(self.pred), self.num_priors, *self.pred.shape[-2:]
 
+    @property
+    def objectness(self) -> Tensor:
+        """(N, A, H, W), a view."""
+        return _channel(self.pred, self.num_priors, OBJECTNESS)
+
     def split(self) -> SplitMaps:
         """Boxes and classes are copies."""
         per_prior = self.pred.unflatten(1, (self.num_priors, -1))  # (N, A, 5+C, H, W)
@@ -82,6 +93,23 @@ class WholeMap(NamedTuple):
         rows, objectness = _RowsAndChannel.apply(self.pred, self.num_priors, OBJECTNESS, *positives.place)
         raw_boxes, _, class_logits = _told(rows, positives).tensor_split([OBJECTNESS, OBJECTNESS + 1], dim=1)
         return Reading(class_logits, raw_boxes, objectness)
+
+    def at(self, place: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw boxes (K, 4) and classes (K, C) at places (K,), counted along the flattened objectness; no gradient."""
+        rows = _at(self.pred, self.num_priors, place)
+        return rows[:, :OBJECTNESS], rows[:, OBJECTNESS + 1 :]
+
+
+def _at(pred: Tensor, num_priors: int, place: Tensor) -> Tensor:
+    """Of a map (N, A*D, H, W) the D numbers at K places of (N, A, H, W) flattened: (K, D).
+
+    Taken by their numbers along the flattened map, for an exported graph would turn the whole map around to index it
+    by image, prior, row and column.
+    """
+    cells = pred.shape[2] * pred.shape[3]
+    per_prior = pred.shape[1] // num_priors
+    first = place // cells * (per_prior * cells) + place % cells
+    return pred.take(first[:, None] + torch.arange(per_prior, device=pred.device) * cells)
 
 
 def _told(rows: Tensor, positives: Positives) -> Tensor:

@@ -1,14 +1,17 @@
 """From all that the network says to detections in original pixels.
 
-Letters: N images, M places of the network that predict a box, C classes, K detections.
+Letters: N images, M places of the network that predict a box, C classes, K some of the places, or detections.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from mmcv.ops import batched_nms
 from mmengine.structures import InstanceData
 from torch import Tensor
+
+from mmyolo_ext.models.heads.found import Found, join
+from mmyolo_ext.models.heads.suppression import suppress
 
 
 class Predictions(NamedTuple):
@@ -19,90 +22,91 @@ class Predictions(NamedTuple):
     class_scores: Tensor  # (N, M, C) in [0, 1], not multiplied by objectness
 
 
+class LikelyPlaces(NamedTuple):
+    """The places of a batch that may hold an object; those of one image in the order of :class:`Predictions`."""
+
+    image: Tensor  # (K,) long
+    boxes_xyxy: Tensor  # (K, 4) px of the network input
+    scores: Tensor  # (K, C) in [0, 1], objectness times class
+
+
 def detect(
-    predictions: Predictions, index: int, img_meta: dict, cfg: dict, multi_label: bool, rescale: bool, with_nms: bool
-) -> InstanceData:
-    """Detections of one picture: ``bboxes`` (K, 4) xyxy px, ``scores`` (K,), ``labels`` (K,) long.
+    likely: LikelyPlaces, batch_img_metas: Sequence[dict], cfg: dict, multi_label: bool, rescale: bool, with_nms: bool
+) -> list[InstanceData]:
+    """Detections of each picture: ``bboxes`` (K, 4) xyxy px, ``scores`` (K,), ``labels`` (K,) long.
 
     Args:
-        predictions: of a batch.
-        index: which picture of the batch.
-        img_meta: its data, see :func:`to_original_pixels`.
+        likely: of a batch.
+        batch_img_metas: of each picture, see :func:`to_original_pixels`.
         cfg: ``score_thr``, ``nms_pre``, ``nms``, ``max_per_img``.
         multi_label: whether a box may have several classes.
         rescale: give pixels of the original picture, else of the network input.
         with_nms: suppress duplicates.
     """
-    # no score exceeds its objectness, so this drops nothing and spares most of the work
-    likely = predictions.objectness[index] > cfg['score_thr']
-    scores = predictions.objectness[index, likely, None] * predictions.class_scores[index, likely]
-    boxes_xyxy = predictions.boxes_xyxy[index, likely]
-    found = pick_candidates(boxes_xyxy, scores, cfg['score_thr'], multi_label, cfg['nms_pre'])
+    images = len(batch_img_metas)
+    found = pick_candidates(likely, images, cfg['score_thr'], multi_label, cfg['nms_pre'])
     if with_nms:
-        found = suppress_duplicates(found, cfg['nms'], cfg['max_per_img'])
+        found = suppress(found, images, cfg['nms'], cfg['max_per_img'])
     if rescale:
-        found.bboxes = clip_boxes(to_original_pixels(found.bboxes, img_meta), img_meta['ori_shape'])
+        boxes_xyxy = to_original_pixels(found.boxes_xyxy, found.image, batch_img_metas)
+        sizes_hw = [img_meta['ori_shape'][:2] for img_meta in batch_img_metas]
     else:
-        found.bboxes = clip_boxes(found.bboxes, img_meta['img_shape'])
-    return found
+        boxes_xyxy, sizes_hw = found.boxes_xyxy, [img_meta['img_shape'][:2] for img_meta in batch_img_metas]
+    found = found._replace(boxes_xyxy=clip_boxes(boxes_xyxy, found.image, sizes_hw))
+    return [
+        InstanceData(bboxes=one.boxes_xyxy, scores=one.scores, labels=one.labels) for one in found.by_image(images)
+    ]
 
 
-def pick_candidates(
-    boxes_xyxy: Tensor, scores: Tensor, score_thr: float, multi_label: bool, nms_pre: int
-) -> InstanceData:
+def pick_candidates(likely: LikelyPlaces, images: int, score_thr: float, multi_label: bool, nms_pre: int) -> Found:
     """The scores above the threshold, as detections.
 
     Args:
-        boxes_xyxy: (M, 4).
-        scores: (M, C).
+        likely: places of a batch.
+        images: N.
         score_thr: a score must be greater.
         multi_label: a box gives a detection for every class above the threshold, else for its best class alone.
-        nms_pre: keep only so many of the best; all if not positive.
-
-    Returns:
-        ``bboxes`` (K, 4), ``scores`` (K,), ``labels`` (K,) long.
+        nms_pre: keep only so many of the best of an image, best first; all if not positive.
     """
     if multi_label:
-        box, label = torch.nonzero(scores > score_thr, as_tuple=True)
-        score = scores[box, label]
+        place, label = torch.nonzero(likely.scores > score_thr, as_tuple=True)
+        score = likely.scores[place, label]
     else:
-        best_score, best_label = scores.max(dim=1)
-        box = torch.nonzero(best_score > score_thr).squeeze(1)
-        score, label = best_score[box], best_label[box]
-    candidates = InstanceData(bboxes=boxes_xyxy[box], scores=score, labels=label)
+        best_score, best_label = likely.scores.max(dim=1)
+        place = torch.nonzero(best_score > score_thr).squeeze(1)
+        score, label = best_score[place], best_label[place]
+    found = Found(likely.image[place], likely.boxes_xyxy[place], score, label)
+    if images > 1:  # places run level by level
+        found = found.take(found.image.argsort(stable=True))
     if 0 < nms_pre < len(score):
-        candidates = candidates[score.argsort(descending=True, stable=True)[:nms_pre]]
-    return candidates
+        found = join(best_first(one, nms_pre) for one in found.by_image(images))
+    return found
 
 
-def suppress_duplicates(candidates: InstanceData, nms_cfg: dict, max_per_img: int) -> InstanceData:
-    """Class-wise non-maximum suppression by mmcv, best score first, at most ``max_per_img`` (all if not positive)."""
-    if len(candidates) == 0:
-        return candidates
-    # mmcv parts the classes by an offset that assumes no coordinate below zero; overlaps do not change by a shift
-    boxes_from_zero = candidates.bboxes - candidates.bboxes.min()
-    kept_boxes, keep = batched_nms(boxes_from_zero, candidates.scores, candidates.labels, nms_cfg)
-    kept = candidates[keep]
-    kept.scores = kept_boxes[:, -1]  # soft-NMS changes them
-    return kept[:max_per_img] if max_per_img > 0 else kept
+def best_first(found: Found, most: int) -> Found:
+    """The best ``most`` of an image if there are more, else all as they are."""
+    if len(found.scores) <= most:
+        return found
+    return found.take(found.scores.argsort(descending=True, stable=True)[:most])
 
 
-def to_original_pixels(boxes_xyxy: Tensor, img_meta: dict) -> Tensor:
-    """Boxes of the network input on the picture it came from: padding off, then the scaling undone.
+def to_original_pixels(boxes_xyxy: Tensor, image: Tensor, batch_img_metas: Sequence[dict]) -> Tensor:
+    """Boxes of the network input on the pictures they came from: padding off, then the scaling undone.
 
     Args:
         boxes_xyxy: (K, 4) px of the network input.
-        img_meta: ``scale_factor`` (w, h), and ``pad_param`` (top, bottom, left, right) px if the padding is not on the
-            right and bottom alone.
+        image: (K,) which picture of the batch each lies on.
+        batch_img_metas: ``scale_factor`` (w, h), and ``pad_param`` (top, bottom, left, right) px if the padding is not
+            on the right and bottom alone.
     """
-    if 'pad_param' in img_meta:
-        top, _, left, _ = img_meta['pad_param']
-        boxes_xyxy = boxes_xyxy - boxes_xyxy.new_tensor([left, top, left, top])
-    scale_w, scale_h = img_meta['scale_factor'][:2]
-    return boxes_xyxy / boxes_xyxy.new_tensor([scale_w, scale_h, scale_w, scale_h])
+    if any('pad_param' in img_meta for img_meta in batch_img_metas):
+        pads = [img_meta.get('pad_param', (0, 0, 0, 0)) for img_meta in batch_img_metas]
+        boxes_xyxy = boxes_xyxy - boxes_xyxy.new_tensor([(left, top) * 2 for top, _, left, _ in pads])[image]
+    scales_wh = [tuple(img_meta['scale_factor'][:2]) * 2 for img_meta in batch_img_metas]
+    return boxes_xyxy / boxes_xyxy.new_tensor(scales_wh)[image]
 
 
-def clip_boxes(boxes_xyxy: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Boxes cut off at the borders of a picture."""
-    height, width = size_hw[:2]
-    return torch.minimum(boxes_xyxy.clamp(min=0), boxes_xyxy.new_tensor([width, height, width, height]))
+def clip_boxes(boxes_xyxy: Tensor, image: Tensor, sizes_hw: Sequence[tuple[int, int]]) -> Tensor:
+    """Boxes (K, 4) cut off at the borders of their pictures, given which (K,) and all pictures' sizes."""
+    borders = boxes_xyxy.new_tensor([(width, height) * 2 for height, width in sizes_hw])
+    return torch.minimum(boxes_xyxy.clamp(min=0), borders[image])
