@@ -44,6 +44,7 @@ def main() -> None:
     check_work_dir(cfg.work_dir)
     check_checkpoint(args.checkpoint)
     prepare_processes(cfg, args.launcher)
+    cfg.custom_hooks = [*cfg.get('custom_hooks', []), {'type': 'mmyolo_ext.TestTimeHook'}]
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))

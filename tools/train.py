@@ -24,6 +24,13 @@ def parse_args() -> argparse.Namespace:
         const='auto',
         help='go on from this checkpoint; without a name, from the latest in the work dir, if there is one',
     )
+    parser.add_argument(
+        '--compile',
+        nargs='?',
+        const='inductor',
+        metavar='BACKEND',
+        help='let torch.compile translate backbone and neck; by this backend, inductor if none is named',
+    )
     add_common_options(parser)
     return parser.parse_args()
 
@@ -33,6 +40,8 @@ def main() -> None:
     cfg = load_for_run(args)
     if args.amp:
         turn_on_amp(cfg)
+    if args.compile:
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), {'type': 'mmyolo_ext.CompileHook', 'backend': args.compile}]
     if args.resume:
         cfg.resume, cfg.load_from = resume_or_start(args.resume, cfg.get('load_from'), cfg.work_dir)
     check_work_dir(cfg.work_dir)

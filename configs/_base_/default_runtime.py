@@ -23,6 +23,8 @@ default_hooks = dict(
     channels_last=dict(type='mmyolo_ext.ChannelsLastHook'),
     # while it runs and when it ends
     loss_share=dict(type='mmyolo_ext.LossShareHook'),
+    throughput=dict(type='mmyolo_ext.ThroughputHook'),
+    data_wait=dict(type='mmyolo_ext.DataWaitHook', share=0.2),
     check_loss=dict(type='mmdet.CheckInvalidLossHook', interval=50),
     curves=dict(type='mmyolo_ext.CurvesHook'),
 )

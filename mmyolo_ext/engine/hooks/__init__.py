@@ -5,12 +5,15 @@ from .channels_last import ChannelsLastHook
 from .close_mosaic import CloseMosaicHook
 from .compile import CompileHook
 from .curves import CurvesHook
+from .data_wait import DataWaitHook
 from .lazy_info import LazyInfoHook
 from .load_report import LoadReportHook
 from .loss_share import LossShareHook
 from .preflight import PreflightHook
 from .sample_seed import SampleSeedHook
 from .step_ema import StepEMAHook
+from .test_time import TestTimeHook
+from .throughput import ThroughputHook
 
 __all__ = [
     'AccumulateHook',
@@ -18,10 +21,13 @@ __all__ = [
     'CloseMosaicHook',
     'CompileHook',
     'CurvesHook',
+    'DataWaitHook',
     'LazyInfoHook',
     'LoadReportHook',
     'LossShareHook',
     'PreflightHook',
     'SampleSeedHook',
     'StepEMAHook',
+    'TestTimeHook',
+    'ThroughputHook',
 ]

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from mmengine.hooks import LoggerHook, RuntimeInfoHook
+from mmengine.hooks import RuntimeInfoHook
 from mmengine.runner import Runner
 from torch import Tensor
 
+from mmyolo_ext.engine.hooks.log_lines import is_logged
 from mmyolo_ext.registry import HOOKS
 
 
@@ -32,18 +33,12 @@ class LazyInfoHook(RuntimeInfoHook):
             raise ValueError(f'history must be at least 1, got {history}')
         self.history = history
         self._pending: list[dict[str, Any]] = []
-        self._intervals: list[int] = []
-
-    def before_train(self, runner: Runner) -> None:
-        super().before_train(runner)
-        self._intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: Mapping | None = None
     ) -> None:
         self._pending.append({key: _detached(value) for key, value in (outputs or {}).items()})
-        is_logged = any(self.every_n_inner_iters(batch_idx, interval) for interval in self._intervals)
-        if is_logged or self.end_of_epoch(runner.train_dataloader, batch_idx):
+        if is_logged(runner, batch_idx) or self.end_of_epoch(runner.train_dataloader, batch_idx):
             self._note(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:

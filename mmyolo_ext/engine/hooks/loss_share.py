@@ -3,9 +3,10 @@
 import re
 from collections.abc import Mapping
 
-from mmengine.hooks import Hook, LoggerHook
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmyolo_ext.engine.hooks.log_lines import is_logged
 from mmyolo_ext.registry import HOOKS
 
 
@@ -22,13 +23,10 @@ class LossShareHook(Hook):
     # after RuntimeInfoHook, which notes the losses, before LoggerHook
     priority = 'NORMAL'
 
-    def before_train(self, runner: Runner) -> None:
-        self.intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
-
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: Mapping | None = None
     ) -> None:
-        if not self._is_logged(runner, batch_idx):
+        if not is_logged(runner, batch_idx):
             return
         # not the terms of the history: a model that is loaded may have had others
         terms = [name for name in outputs or () if 'loss' in name and name != 'loss']
@@ -36,11 +34,6 @@ class LossShareHook(Hook):
         means = {name: float(hub.get_scalar(f'train/{name}').mean(window)) for name in terms}
         for name, share in shares(means).items():
             hub.update_scalar(f'train/{share_name(name)}', share)
-
-    def _is_logged(self, runner: Runner, batch_idx: int) -> bool:
-        if any(self.every_n_inner_iters(batch_idx, interval) for interval in self.intervals):
-            return True
-        return bool(self.intervals) and self.end_of_epoch(runner.train_dataloader, batch_idx)
 
 
 def shares(terms: Mapping[str, float]) -> dict[str, float]:
