@@ -33,7 +33,8 @@ def places_of(cfg: dict, key: str, may_be_new: bool = False) -> list[Place]:
         ValueError: ``key`` is not well formed.
     """
     first, *below = key.split(GAP)
-    if not all(part and all(part.split('.')) for part in [*below, first or 'any']):
+    parts = below if below and not first else [first, *below]
+    if not all(name for part in parts for name in part.split('.')):
         raise ValueError(f'{key!r} is no key: names are joined by one dot, and three stand for whatever lies between')
     trunk = _walk(cfg, first.split('.'), may_be_new and not below, key) if first else ()
     trails = [trunk]

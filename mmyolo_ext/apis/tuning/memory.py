@@ -160,7 +160,8 @@ def _run(trial: 'optuna.trial.FrozenTrial', number: int, space: dict[str, Parame
     attributes, curve = trial.user_attrs, dict(trial.intermediate_values)
     reason = attributes.get(REASON, '')
     names = {'COMPLETE': 'done', 'PRUNED': 'failed' if reason else 'pruned', 'RUNNING': 'running'}
-    score = trial.value
+    # to Optuna, the score of a trial that was pruned is its last
+    score = trial.value if trial.state.name == 'COMPLETE' else None
     if score is None and not reason and curve:
         score = (max if greater else min)(curve.values())
     values = {key: decode(parameter, trial.params[key]) for key, parameter in space.items()}

@@ -146,9 +146,11 @@ def _saved_by(cfg: Config) -> str | None:
 
 
 def _check_metric(cfg: Config, metric: str) -> None:
-    missing = [key for key in ('val_dataloader', 'val_cfg', 'val_evaluator') if not cfg.get(key)]
+    missing = [key for key in ('train_cfg', 'val_dataloader', 'val_evaluator') if not cfg.get(key)]
     if missing:
-        raise ValueError(f'the config validates nothing, for it has no {", ".join(missing)}: no score would come')
+        raise ValueError(f'the config has no {", ".join(missing)}: a search needs one that trains and validates')
+    if not {'max_epochs', 'max_iters'} & cfg.train_cfg.keys():
+        raise ValueError(f'train_cfg must say max_epochs or max_iters, got {dict(cfg.train_cfg)}')
     known = []
     for node in walk(cfg._cfg_dict.get('val_evaluator')):
         if kind(node) != 'CocoMetric':

@@ -39,7 +39,7 @@ def ended(runs: list[Run], number: int, plan: Plan, effort: Effort) -> str:
     run = next(run for run in runs if run.number == number)
     told = f'trial {number}' + (' (the config as it stands)' if number == 0 else '')
     if run.state == 'failed':
-        told += f': failed: {run.reason}'
+        told += f': failed: {run.reason.rstrip(".")}'
     elif run.state == 'pruned':
         told += f': pruned at {max(run.curve)} of {plan.length} with {run.score:.4f}'
     else:
