@@ -115,6 +115,23 @@ class CachedDataset(Dataset):
         return self.dataset.get_data_info(index)
 
     def __getitem__(self, index: int) -> dict:
+        index, image = self._picture(index)
+        info, (height, width) = self._arrays.info(index), image.shape[:2]
+        old_height, old_width = _sides_hw(info)
+        return {
+            **info,
+            'ori_shape': (old_height, old_width),
+            'scale_factor': (width / old_width, height / old_height),
+            'keep_ratio': True,
+            **self._shown(index, image),
+        }
+
+    def picture_and_boxes(self, index: int) -> dict:
+        """A sample without what its annotation says beside the boxes: all that mixing asks of a partner."""
+        return self._shown(*self._picture(index))
+
+    def _picture(self, index: int) -> tuple[int, np.ndarray]:
+        """The picture of ``index``, or of the sample that takes its place; and whose it is."""
         length = len(self)
         if not -length <= index < length:
             raise IndexError(f'index {index} is out of a data set of {length} samples')
@@ -126,7 +143,17 @@ class CachedDataset(Dataset):
             image = self._shrunk(loaded)
             self._cache.put(index, image)
             image.flags.writeable = False
-        return self._results(index, image)
+        return index, image
+
+    def _shown(self, index: int, image: np.ndarray) -> dict:
+        annotations = self._arrays.annotations(index)
+        return {
+            'img': image,
+            'img_shape': image.shape[:2],
+            'gt_bboxes': as_boxes(annotations.boxes_xyxy.copy()),
+            'gt_bboxes_labels': annotations.labels.copy(),
+            'gt_ignore_flags': annotations.ignore.copy(),
+        }
 
     def _shrunk(self, loaded: dict) -> np.ndarray:
         found_hw, noted_hw = loaded['img'].shape[:2], _sides_hw(loaded)
@@ -136,21 +163,6 @@ class CachedDataset(Dataset):
                 'the annotation'
             )
         return shrink_image(loaded['img'], self.size_hw)
-
-    def _results(self, index: int, image: np.ndarray) -> dict:
-        info, annotations = self._arrays.info(index), self._arrays.annotations(index)
-        (height, width), (old_height, old_width) = image.shape[:2], _sides_hw(info)
-        return {
-            **info,
-            'img': image,
-            'img_shape': (height, width),
-            'ori_shape': (old_height, old_width),
-            'scale_factor': (width / old_width, height / old_height),
-            'keep_ratio': True,
-            'gt_bboxes': as_boxes(annotations.boxes_xyxy.copy()),
-            'gt_bboxes_labels': annotations.labels.copy(),
-            'gt_ignore_flags': annotations.ignore.copy(),
-        }
 
 
 def _sides_hw(info: dict) -> tuple[int, int]:

@@ -18,25 +18,29 @@ class MixDataset(MultiImageMixDataset):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self._leaves_alone = [type(step).__module__.startswith('mmyolo_ext.') for step in self.pipeline]
+        ours = [type(step).__module__.startswith('mmyolo_ext.') for step in self.pipeline]
+        mixes = [hasattr(step, 'get_indexes') for step in self.pipeline]
+        self._steps = list(zip(self.pipeline, self.pipeline_types, ours, mixes, strict=True))
 
     def __getitem__(self, index: int) -> dict:
         results = self.dataset[index]
-        steps = zip(self.pipeline, self.pipeline_types, self._leaves_alone, strict=True)
-        for transform, kind, leaves_alone in steps:
+        for transform, kind, ours, mixes in self._steps:
             if self._skip_type_keys is not None and kind in self._skip_type_keys:
                 continue
-            if hasattr(transform, 'get_indexes'):
-                results = {**results, 'mix_results': self._partners(transform)}
-            results = self._apply(transform, results, leaves_alone)
+            if mixes:
+                results = {**results, 'mix_results': self._partners(transform, ours)}
+            results = self._apply(transform, results, ours)
             results.pop('mix_results', None)
         return results
 
-    def _partners(self, transform: Callable) -> list[dict]:
+    def _partners(self, transform: Callable, ours: bool) -> list[dict]:
+        # Transforms of ours ask nothing of a partner but its picture and boxes, which some data sets give sooner.
+        get = getattr(self.dataset, 'picture_and_boxes', None) if ours else None
+        get = get or self.dataset.__getitem__
         for _ in range(self.max_refetch):
             indices = transform.get_indexes(self.dataset)
             indices = indices if isinstance(indices, Sequence) else [indices]
-            partners = [self.dataset[index] for index in indices]
+            partners = [get(index) for index in indices]
             if None not in partners:
                 return partners
         raise RuntimeError(f'{type(transform).__name__} got no usable pictures in {self.max_refetch} attempts')

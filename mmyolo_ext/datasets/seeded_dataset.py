@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from mmyolo_ext.registry import DATASETS
 
+from .batch_memory import one_batch
 from .seeding import kept_generators, seed_generators
 
 EPOCH, SEED, CLOSED = range(3)  # places in the memory that the workers share
@@ -81,7 +82,7 @@ class SeededDataset(Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[dict]:
         """The samples of a batch, as PyTorch's loader asks for them."""
-        with kept_generators():
+        with kept_generators(), one_batch(len(indices)):
             return [self._sample(index) for index in indices]
 
     def _sample(self, index: int) -> dict:

@@ -130,9 +130,7 @@ def test_a_later_run_reads_the_file(build, tmp_path):
     assert len(list(tmp_path.glob('*.pictures'))) == 1
     later.dataset = None
     plain = build(max_gb=0)
-    assert [content(later._results(i, later._cache.get(i))) for i in range(12)] == [
-        content(plain[i]) for i in range(12)
-    ]
+    assert [content(later[i]) for i in range(12)] == [content(plain[i]) for i in range(12)]
     build(16, folder=str(tmp_path))
     assert len(list(tmp_path.glob('*.pictures'))) == 2  # another size is another file
 

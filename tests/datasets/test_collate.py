@@ -9,6 +9,7 @@ from mmengine.structures import InstanceData
 from torch.utils.data import DataLoader
 
 from mmyolo_ext.datasets import stack_inputs
+from mmyolo_ext.datasets.batch_memory import empty_batch, one_batch, take_place
 from mmyolo_ext.registry import FUNCTIONS, MODELS
 
 
@@ -51,6 +52,56 @@ def test_equal_sizes_are_stacked_uint8():
     assert isinstance(stack_inputs(samples([(8, 6), (6, 8)]))['inputs'], list)
     pictures = stack_inputs(as_pictures(samples([(8, 6)] * 4)))
     assert torch.equal(pictures['inputs'], batch['inputs']) and pictures['inputs'].is_contiguous()
+
+
+def packed(shapes):
+    """Samples whose pictures were written into one batch, with the pixels they should have."""
+    made = samples(shapes)
+    with one_batch(len(shapes)):
+        for sample in made:
+            place = take_place(sample['inputs'].shape)
+            sample['inputs'] = place.copy_(sample['inputs'])
+    return made
+
+
+def test_a_batch_in_its_memory_is_not_copied():
+    made = packed([(8, 6)] * 4)
+    batch = stack_inputs(made)
+    assert torch.equal(batch['inputs'], stack_inputs(samples([(8, 6)] * 4))['inputs'])
+    assert batch['inputs'].data_ptr() == made[0]['inputs'].data_ptr() and batch['inputs'].is_contiguous()
+
+
+@pytest.mark.parametrize('order', [[1, 0, 2, 3], [0, 1, 2], [1, 2, 3], [0, 0, 2, 3], [3]])
+def test_places_out_of_order_are_stacked(order):
+    made = packed([(8, 6)] * 4)
+    expected = torch.stack([samples([(8, 6)] * 4)[k]['inputs'] for k in order])
+    assert torch.equal(stack_inputs([made[k] for k in order])['inputs'], expected)
+
+
+def test_another_shape_has_memory_of_its_own():
+    made = packed([(8, 6), (6, 8), (8, 6)])
+    assert isinstance(stack_inputs(made)['inputs'], list)
+    expected = samples([(8, 6), (6, 8), (8, 6)])
+    assert all(torch.equal(a['inputs'], b['inputs']) for a, b in zip(made, expected, strict=True))
+    assert torch.equal(stack_inputs(made[::2])['inputs'], torch.stack([expected[k]['inputs'] for k in (0, 2)]))
+
+
+@pytest.mark.parametrize('keep', [lambda t: t, lambda t: t[1, :, 2:], lambda t: t[0].numpy(), lambda t: iter(t)])
+def test_memory_that_is_looked_at_is_not_used_again(keep):
+    first = empty_batch((3, 3, 8, 6)).fill_(7)
+    held, address = keep(first), first.data_ptr()
+    del first
+    others = [empty_batch((3, 3, 8, 6)).fill_(9) for _ in range(3)]
+    assert address not in {other.data_ptr() for other in others}
+    assert (torch.as_tensor(held if not hasattr(held, '__next__') else next(held)) == 7).all()
+
+
+def test_memory_that_is_given_up_is_used_again():
+    first = empty_batch((2, 3, 8, 6))
+    address = first.data_ptr()
+    del first
+    assert empty_batch((2, 3, 8, 6)).data_ptr() == address
+    assert empty_batch((2, 3, 6, 8)).shape == (2, 3, 6, 8)
 
 
 @pytest.mark.parametrize('pictures', [False, True])

@@ -130,13 +130,15 @@ def test_warped_boxes_against_a_loop_over_corners():
     ],
 )
 def test_box_filter(whole, seen, kept):
-    assert F.keep_boxes(np.array([whole], np.float64), np.array([seen], np.float64)).tolist() == [kept]
+    sides = [F.box_sides(np.array([box], np.float32)) for box in (whole, seen)]
+    assert F.keep_boxes(*sides).tolist() == [kept]
 
 
 def test_box_filter_of_nothing():
-    assert F.keep_boxes(np.zeros((0, 4)), np.zeros((0, 4))).shape == (0,)
+    assert F.box_sides(np.zeros((0, 4))).shape == (2, 0)
+    assert F.keep_boxes(np.zeros((2, 0)), np.zeros((2, 0))).shape == (0,)
     # A box of no area is not seen, even whole.
-    assert not F.mostly_seen(np.array([[3.0, 3, 3, 9]]), np.array([[3.0, 3, 3, 9]])).any()
+    assert not F.mostly_seen(np.array([[0.0], [6]]), np.array([[0.0], [6]])).any()
 
 
 def test_tiles_by_hand():
@@ -157,16 +159,27 @@ def test_tiles_by_hand():
     np.testing.assert_array_equal(canvas[..., 0], expected)
 
 
-@pytest.mark.parametrize('gain', [(1, 1, 1), (1.015, 307 / 1024, 1.375), (0.985, 1.75, 0.625), (1.5, 1.25, 1.25)])
+@pytest.mark.parametrize(
+    'gain', [(1, 1, 1), (1039 / 1024, 307 / 1024, 1.375), (1009 / 1024, 1.75, 0.625), (1.5, 1.25, 1.25), (2, 1, 1)]
+)
 def test_colour_against_the_formula(gain):
     image = np.random.RandomState(0).randint(0, 256, (64, 64, 3), dtype=np.uint8)
     hue, saturation, value = (
         channel.astype(np.float64) for channel in cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
     )
-    hue = np.round(hue * gain[0]) % 180
+    hue = np.round(hue * gain[0])
+    hue = hue % 180 if hue.max() > 255 else hue  # OpenCV reads 181 as 1
     saturation, value = (np.minimum(np.round(c * g), 255) for c, g in ((saturation, gain[1]), (value, gain[2])))
     expected = cv2.cvtColor(cv2.merge((hue, saturation, value)).astype(np.uint8), cv2.COLOR_HSV2BGR)
     np.testing.assert_array_equal(C.recolour(image, gain), expected)
+
+
+def test_hues_go_round():
+    """181 is the colour of 1, up to the rounding of OpenCV: what products of hues rely on."""
+    colours = np.stack(np.meshgrid(np.arange(76), np.arange(0, 256, 5), np.arange(0, 256, 5)), -1).astype(np.uint8)
+    first = cv2.cvtColor(colours.reshape(76, -1, 3), cv2.COLOR_HSV2BGR).astype(int)
+    again = cv2.cvtColor((colours + np.array([180, 0, 0], np.uint8)).reshape(76, -1, 3), cv2.COLOR_HSV2BGR)
+    assert np.abs(first - again).max() <= 1
 
 
 def test_blend_by_the_formula():

@@ -114,7 +114,8 @@ def affine_about_centre(
 
 def is_straight(matrix: np.ndarray) -> bool:
     """Whether a matrix only scales and shifts: no turn, no shear, no mirror."""
-    return bool(matrix[0, 1] == 0 == matrix[1, 0] and matrix[0, 0] > 0 < matrix[1, 1])
+    (xx, xy, _), (yx, yy, _), _ = matrix.tolist()
+    return xy == 0 == yx and xx > 0 < yy
 
 
 def snap_window(matrix: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
@@ -189,7 +190,8 @@ def resize_new(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
 def warp_boxes(boxes_xyxy: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Upright boxes (G, 4) float64 around the four warped corners of each box; not clipped."""
     if is_straight(matrix):
-        return boxes_xyxy * matrix[[0, 1, 0, 1], [0, 1, 0, 1]] + matrix[[0, 1, 0, 1], 2]
+        (scale_x, _, x), (_, scale_y, y), _ = matrix.tolist()
+        return boxes_xyxy * np.array((scale_x, scale_y) * 2) + np.array((x, y) * 2)
     corners = boxes_xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2).astype(np.float64)  # (G, corner, xy)
     corners = corners @ matrix[:2, :2].T + matrix[:2, 2]
     return np.concatenate((corners.min(axis=1), corners.max(axis=1)), axis=1)
@@ -197,22 +199,24 @@ def warp_boxes(boxes_xyxy: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 def flip_boxes(boxes_xyxy: np.ndarray, width: int) -> np.ndarray:
     """Boxes (G, 4) of a picture of ``width`` px, mirrored left and right with it."""
-    return np.stack((width - boxes_xyxy[:, 2], boxes_xyxy[:, 1], width - boxes_xyxy[:, 0], boxes_xyxy[:, 3]), axis=1)
+    flipped = boxes_xyxy.copy()
+    flipped[:, 0::2] = width - boxes_xyxy[:, 2::-2]
+    return flipped
 
 
 def clip_boxes(boxes_xyxy: np.ndarray, frame: tuple[float, float, float, float]) -> np.ndarray:
     """Clip boxes (G, 4) to a frame (x1, y1, x2, y2); a box outside becomes one of no area on its edge."""
-    low, high = np.array(frame[:2] * 2), np.array(frame[2:] * 2)
-    return np.minimum(np.maximum(boxes_xyxy, low), high)
+    clipped = np.maximum(boxes_xyxy, np.array(frame[:2] * 2, np.float64))
+    return np.minimum(clipped, np.array(frame[2:] * 2, np.float64), out=clipped)
 
 
-def mostly_seen(whole_xyxy: np.ndarray, seen_xyxy: np.ndarray, min_seen: float = 0.1) -> np.ndarray:
-    """Of which boxes (G, 4) clipping has left over ``min_seen`` of the area, and any area at all: (G,) bool."""
-    return _area(seen_xyxy) > min_seen * _area(whole_xyxy)
+def mostly_seen(whole_wh: np.ndarray, seen_wh: np.ndarray, min_seen: float = 0.1) -> np.ndarray:
+    """Of which boxes, given by their sides (2, G), clipping has left over ``min_seen`` of the area, and any at all."""
+    return seen_wh[0] * seen_wh[1] > min_seen * whole_wh[0] * whole_wh[1]
 
 
 def keep_boxes(
-    whole_xyxy: np.ndarray, seen_xyxy: np.ndarray, min_side: float = 2.0, max_aspect: float = 100.0
+    whole_wh: np.ndarray, seen_wh: np.ndarray, min_side: float = 2.0, max_aspect: float = 100.0
 ) -> np.ndarray:
     """Which boxes are still worth showing to the network: (G,) bool.
 
@@ -220,14 +224,13 @@ def keep_boxes(
     is under ``max_aspect`` times the shorter.
 
     Args:
-        whole_xyxy: (G, 4), the boxes before clipping, at the scale of ``seen_xyxy``.
-        seen_xyxy: (G, 4), the same boxes clipped.
+        whole_wh: (2, G), widths and heights of the boxes before clipping, at the scale of ``seen_wh``.
+        seen_wh: (2, G), those of the same boxes clipped.
     """
-    width, height = (seen_xyxy[:, 2:].astype(np.float64) - seen_xyxy[:, :2]).T
-    short, long = np.minimum(width, height), np.maximum(width, height)
-    return (short > min_side) & mostly_seen(whole_xyxy, seen_xyxy) & (long < max_aspect * short)
+    short, long = np.minimum(*seen_wh), np.maximum(*seen_wh)
+    return (short > min_side) & mostly_seen(whole_wh, seen_wh) & (long < max_aspect * short)
 
 
-def _area(boxes_xyxy: np.ndarray) -> np.ndarray:
-    width, height = (boxes_xyxy[:, 2:].astype(np.float64) - boxes_xyxy[:, :2]).T
-    return width * height
+def box_sides(boxes_xyxy: np.ndarray) -> np.ndarray:
+    """Widths and heights: (G, 4) -> (2, G) float64."""
+    return (boxes_xyxy[:, 2:].astype(np.float64) - boxes_xyxy[:, :2]).T

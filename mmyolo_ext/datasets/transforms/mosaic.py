@@ -48,17 +48,14 @@ class Mosaic(BaseTransform):
         return self.draw_partners(np.random, len(dataset))
 
     def draw_partners(self, rng: np.random.RandomState, num_images: int) -> list[int]:
-        if rng.uniform() >= self.prob:
-            return []
-        return rng.randint(num_images, size=PARTNERS).tolist()
+        chance, *places = rng.random_sample(1 + PARTNERS).tolist()
+        return [int(place * num_images) for place in places] if chance < self.prob else []
 
     def draw(self, rng: np.random.RandomState) -> tuple[int, int]:
         """The centre (x, y), whole pixels of the canvas."""
-        height, width = self.size_hw
-        return (
-            int(rng.randint((width + 1) // 2, 3 * width // 2 + 1)),
-            int(rng.randint((height + 1) // 2, 3 * height // 2 + 1)),
-        )
+        places = zip(rng.random_sample(2).tolist(), self.size_hw[::-1], strict=True)
+        x, y = ((side + 1) // 2 + int(place * (3 * side // 2 + 1 - (side + 1) // 2)) for place, side in places)
+        return x, y
 
     def transform(self, results: dict) -> dict:
         if 'mix_results' not in results:

@@ -65,9 +65,10 @@ class MosaicAffine(BaseTransform):
         images = [check_image(sample, 'MosaicAffine') for sample in samples]
         annotations = [read_annotations(sample) for sample in samples]
         resized_hw = [fitted_hw(image.shape[:2], self.size_hw) for image in images]
-        scales_wh = None
-        if any(image.shape[:2] != hw for image, hw in zip(images, resized_hw, strict=True)):
-            scales_wh = np.array(resized_hw)[:, ::-1] / [image.shape[1::-1] for image in images]  # (T, 2)
+        scales_wh = [
+            (width / image.shape[1], height / image.shape[0])
+            for (height, width), image in zip(resized_hw, images, strict=True)
+        ]
         if len(samples) > 1:
             canvas_hw = (2 * self.size_hw[0], 2 * self.size_hw[1])
             tiles = place_tiles(resized_hw, self.mosaic.draw(np.random), canvas_hw)

@@ -52,13 +52,14 @@ class RandomAffine(BaseTransform):
 
     def draw(self, rng: np.random.RandomState, input_hw: tuple[int, int]) -> np.ndarray:
         """The matrix (3, 3) from the picture to the output, edge coordinates."""
+        scale, degrees, shear_x, shear_y, shift_x, shift_y = rng.uniform(-1, 1, size=6).tolist()
         matrix = affine_about_centre(
             input_hw,
             self.size_hw,
-            scale=rng.uniform(1 - self.scale, 1 + self.scale),
-            degrees=rng.uniform(-self.degrees, self.degrees),
-            shear_xy=tuple(rng.uniform(-self.shear, self.shear, size=2)),
-            shift_xy=tuple(rng.uniform(-self.translate, self.translate, size=2)),
+            scale=1 + scale * self.scale,
+            degrees=degrees * self.degrees,
+            shear_xy=(shear_x * self.shear, shear_y * self.shear),
+            shift_xy=(shift_x * self.translate, shift_y * self.translate),
         )
         return snap_window(matrix, self.size_hw)
 
