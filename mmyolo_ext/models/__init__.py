@@ -2,6 +2,7 @@
 
 from . import backbones as backbones
 from . import darknet as darknet
+from . import data_preprocessor as data_preprocessor
 from . import detectors as detectors
 from . import heads as heads
 from . import losses as losses

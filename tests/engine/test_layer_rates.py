@@ -131,6 +131,7 @@ def test_levels_of_backbones_by_the_names_of_their_stages(names, levels):
         ({'type': 'SwinTransformer', 'embed_dims': 12, 'depths': (1, 1, 1, 1), 'num_heads': (1, 1, 1, 1)}, 5),
         ({'type': 'CSPDarknet', 'widen_factor': 0.125, 'deepen_factor': 0.33}, 5),
         ({'type': 'mmyolo_ext.ShuffleNetV2', 'widen_factor': 0.5}, 4),  # a stem and three
+        ({'type': 'mmyolo_ext.MobileNetV3', 'arch': 'small'}, 5),  # a stem and four
         ({'type': 'mmyolo_ext.YOLOv5CSPDarknet', 'arch': 'P6', 'widen_factor': 0.125, 'deepen_factor': 0.33}, 6),
     ],
     ids=lambda value: value['type'] if isinstance(value, dict) else '',
@@ -140,6 +141,25 @@ def test_levels_of_real_backbones_rise_from_stem_to_last_stage(backbone, count):
     model = nn.ModuleDict({'backbone': MODELS.build(backbone)})
     levels = list(stage_levels(name for name, _ in model.named_parameters()).values())
     assert levels == sorted(levels) and set(levels) == set(range(count))
+
+
+@pytest.mark.parametrize('kind', ['ShuffleNetV2', 'MobileNetV3'])
+def test_light_backbones_learn_by_level_and_not_where_they_are_frozen(kind):
+    backbone = MODELS.build({'type': f'mmyolo_ext.{kind}', 'widen_factor': 0.5, 'frozen_stages': 1})
+    model = nn.ModuleDict({'backbone': backbone.train(), 'neck': nn.Linear(2, 2)})
+    wrapper = YOLOOptimConstructor({'optimizer': {'type': 'SGD', 'lr': 1.0}}, {'layer_decay': 0.5})(model)
+    rates = rates_of(model, wrapper.optimizer.param_groups)
+    levels = len(backbone.layers)
+    # neck 1, the last stage 1/2, the one before it 1/4, ...; stem and first stage (0 and 1) have no rate
+    expected = {f'backbone.layers.{i}.': 0.5 ** (levels - i) for i in range(2, levels)} | {'neck.': 1.0}
+    found = {}
+    for name, rate in rates.items():
+        found.setdefault(next(start for start in expected if name.startswith(start)), set()).add(rate)
+    assert found == {start: {rate} for start, rate in expected.items()}
+    stopped = ('backbone.layers.0.', 'backbone.layers.1.')
+    frozen = [name for name, _ in model.named_parameters() if name.startswith(stopped)]
+    assert frozen and not rates.keys() & set(frozen)
+    assert not backbone.layers[1].training and backbone.layers[2].training
 
 
 def run_toy(folder, paramwise: dict, start=None):

@@ -1,12 +1,16 @@
 """Rates and momentum at steps worked out by hand."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 from toy_runner import ToyModel
 
 from mmyolo_ext.engine.optimizers import YOLOOptimConstructor
 
+SCHEDULES = Path(__file__).parents[2] / 'configs' / '_base_' / 'schedules'
 EPOCH_LENGTH, MAX_EPOCHS = 40, 10  # T = 400 iterations
 
 
@@ -40,6 +44,43 @@ def test_rates_of_each_group():
     assert wrapper.optimizer.param_groups[0]['lr'] == rates[399]['decay']  # t = T is not scheduled any more
 
 
+def test_rates_of_the_cosine():
+    wrapper, scheduler = build('WarmupCosineLR')
+    rates = run(wrapper, scheduler, 400, 'lr')
+    assert rates[0] == {'decay': 0.0, 'no_decay': 0.0, 'bias': 0.1}
+    # t = 100 of 400, in the warm-up of 120: goal 0.01 (0.01 + 0.99 (1 + cos 45 deg) / 2) = 0.00855017857;
+    # weights 5/6 of it, biases 0.1 + (0.00855017857 - 0.1) 5/6
+    assert rates[100] == pytest.approx({'decay': 0.00712514881, 'no_decay': 0.00712514881, 'bias': 0.02379181548})
+    # half way, cos 90 deg = 0: 0.01 (0.01 + 0.495); at 300, cos 135 deg = -0.70710678: 0.01 (0.01 + 0.14498)
+    assert rates[200] == pytest.approx(dict.fromkeys(('decay', 'no_decay', 'bias'), 0.00505), rel=1e-12)
+    assert rates[300]['decay'] == pytest.approx(0.01 * (0.01 + 0.99 * 0.14644660940672624), rel=1e-12)
+    # one step before the end: 1 + cos(pi - pi/400) = 3.0842e-5
+    assert rates[399]['bias'] == pytest.approx(0.01 * (0.01 + 0.495 * 3.0842356e-5), rel=1e-8)
+
+
+def test_the_cosine_is_that_of_mmengine():
+    ours, our_scheduler = build('WarmupCosineLR', warmup_epochs=0, min_warmup_iters=0, final_factor=0.05)
+    theirs, _ = build('WarmupLinearLR', warmup_epochs=0, min_warmup_iters=0)  # for the wrapper
+    cfg = {'type': 'CosineAnnealingLR', 'T_max': 400, 'eta_min_ratio': 0.05, 'by_epoch': False, 'end': 400}
+    their_scheduler = PARAM_SCHEDULERS.build(cfg, default_args={'optimizer': theirs})
+    rates = [run(ours, our_scheduler, 400, 'lr'), run(theirs, their_scheduler, 400, 'lr')]
+    assert [row['bias'] for row in rates[0]] == pytest.approx([row['bias'] for row in rates[1]], rel=1e-9)
+
+
+def test_the_cosine_takes_the_place_of_the_line_by_one_key():
+    """Of the command line, or of a config: ``param_scheduler.0.type``."""
+    for schedule in sorted(SCHEDULES.glob('*.py')):
+        cfg = Config.fromfile(schedule)
+        cfg.merge_from_dict({'param_scheduler.0.type': 'mmyolo_ext.WarmupCosineLR', 'param_scheduler.0.end': 10})
+        wrapper = YOLOOptimConstructor({'optimizer': {'type': 'SGD', 'lr': 0.02}})(ToyModel())
+        built = PARAM_SCHEDULERS.build(
+            cfg.param_scheduler[0], default_args={'optimizer': wrapper, 'epoch_length': EPOCH_LENGTH}
+        )
+        run(wrapper, built, 200, 'lr')
+        final = cfg.param_scheduler[0]['final_factor']
+        assert wrapper.optimizer.param_groups[0]['lr'] == pytest.approx(0.02 * (final + (1 - final) / 2))
+
+
 def test_momentum_of_each_group():
     wrapper, scheduler = build('WarmupMomentum')
     momenta = run(wrapper, scheduler, 130, 'momentum')
@@ -67,11 +108,12 @@ def test_no_warm_up_starts_at_the_base_rate():
     assert {group['lr'] for group in wrapper.optimizer.param_groups} == {0.01}
 
 
+@pytest.mark.parametrize('kind', ['WarmupLinearLR', 'WarmupCosineLR'])
 @pytest.mark.parametrize('done', [0, 50, 119, 120, 250])
-def test_resumed_values_are_the_same_to_the_bit(done):
-    wrapper, scheduler = build('WarmupLinearLR')
+def test_resumed_values_are_the_same_to_the_bit(done, kind):
+    wrapper, scheduler = build(kind)
     run(wrapper, scheduler, done, 'lr')
-    resumed, other = build('WarmupLinearLR')
+    resumed, other = build(kind)
     resumed.load_state_dict(wrapper.state_dict())
     other.load_state_dict(scheduler.state_dict())
     assert run(resumed, other, 100, 'lr') == run(wrapper, scheduler, 100, 'lr')

@@ -1,5 +1,5 @@
 """Rates and momentum over a training, in closed form."""
 
-from .warmup import WarmupLinearLR, WarmupMomentum
+from .warmup import WarmupCosineLR, WarmupLinearLR, WarmupMomentum
 
-__all__ = ['WarmupLinearLR', 'WarmupMomentum']
+__all__ = ['WarmupCosineLR', 'WarmupLinearLR', 'WarmupMomentum']

@@ -3,6 +3,8 @@
 t is the number of iterations done, T their number in the whole training, W the iterations of warm-up.
 """
 
+import math
+
 from mmengine.optim.scheduler.momentum_scheduler import MomentumSchedulerMixin
 from mmengine.optim.scheduler.param_scheduler import INF, OptimizerType, _ParamScheduler
 
@@ -84,22 +86,8 @@ class _WarmupScheduler(_ParamScheduler):
         return start + (goal - start) * (self.last_step / self.warmup_iters)
 
 
-@PARAM_SCHEDULERS.register_module()
-class WarmupLinearLR(_WarmupScheduler):
-    """Linear decay with a linear warm-up into it.
-
-    After warm-up, rate(t) = base * (1 - (1 - final_factor) * t / T). During warm-up the rate goes in a straight line
-    from ``start_factor * base`` (groups of role ``bias``: from the absolute rate ``bias_start``, times the group's
-    ``lr_mult``) to where the decay is at t. The decay is taken per iteration, not in steps of an epoch.
-
-    Args:
-        optimizer: Optimizer or wrapper; groups without a key ``role`` count as weights.
-        warmup_iters: W. In a config give ``warmup_epochs`` and ``min_warmup_iters`` with
-            ``convert_to_iter_based=True`` instead; W is the larger of the two.
-        start_factor: First rate of weights, as a part of the base rate.
-        bias_start: First rate of biases.
-        final_factor: Rate at t = T, as a part of the base rate.
-    """
+class _WarmupLR(_WarmupScheduler):
+    """A decay of the rate, and a straight line into it."""
 
     def __init__(
         self,
@@ -115,9 +103,12 @@ class WarmupLinearLR(_WarmupScheduler):
         self.final_factor = final_factor
         super().__init__(optimizer, 'lr', *args, **kwargs)
 
+    def _decay(self, done: float) -> float:
+        """Part of the base rate when ``done`` (0 to 1) of the training is done; from 1 to ``final_factor``."""
+        raise NotImplementedError
+
     def _get_value(self) -> list[float]:
-        done = self.last_step / (self.end - self.begin)
-        decay = 1 - (1 - self.final_factor) * done
+        decay = self._decay(self.last_step / (self.end - self.begin))
         return [
             self._warm(self._start(group, base), base * decay)
             for group, base in zip(self.optimizer.param_groups, self.base_values, strict=True)
@@ -127,6 +118,42 @@ class WarmupLinearLR(_WarmupScheduler):
         if group.get('role') == 'bias':
             return self.bias_start * group.get('lr_mult', 1.0)
         return self.start_factor * base
+
+
+@PARAM_SCHEDULERS.register_module()
+class WarmupLinearLR(_WarmupLR):
+    """Linear decay with a linear warm-up into it.
+
+    After warm-up, rate(t) = base * (1 - (1 - final_factor) * t / T). During warm-up the rate goes in a straight line
+    from ``start_factor * base`` (groups of role ``bias``: from the absolute rate ``bias_start``, times the group's
+    ``lr_mult``) to where the decay is at t. The decay is taken per iteration, not in steps of an epoch.
+
+    Args:
+        optimizer: Optimizer or wrapper; groups without a key ``role`` count as weights.
+        warmup_iters: W. In a config give ``warmup_epochs`` and ``min_warmup_iters`` with
+            ``convert_to_iter_based=True`` instead; W is the larger of the two.
+        start_factor: First rate of weights, as a part of the base rate.
+        bias_start: First rate of biases.
+        final_factor: Rate at t = T, as a part of the base rate.
+    """
+
+    def _decay(self, done: float) -> float:
+        return 1 - (1 - self.final_factor) * done
+
+
+@PARAM_SCHEDULERS.register_module()
+class WarmupCosineLR(_WarmupLR):
+    """:class:`WarmupLinearLR` with half a cosine for its decay, which stays high for longer and ends more gently.
+
+    After warm-up, rate(t) = base * (final_factor + (1 - final_factor) * (1 + cos(pi t / T)) / 2), as MMEngine's
+    ``CosineAnnealingLR`` over the whole training (Loshchilov and Hutter, arXiv 1608.03983, eq. 5, without restarts).
+
+    Args:
+        **kwargs: As :class:`WarmupLinearLR`, so that in a config the one stands in the place of the other.
+    """
+
+    def _decay(self, done: float) -> float:
+        return self.final_factor + (1 - self.final_factor) * (1 + math.cos(math.pi * done)) / 2
 
 
 @PARAM_SCHEDULERS.register_module()

@@ -1,0 +1,62 @@
+"""From a batch of bytes to the input of the network, in one pass over the pixels.
+
+Letters: N images.
+"""
+
+import torch
+from mmdet.models.data_preprocessors import DetDataPreprocessor
+from mmdet.models.utils import samplelist_boxtype2tensor
+from torch import Tensor
+
+from mmyolo_ext.registry import MODELS
+
+
+@MODELS.register_module()
+class DataPreprocessor(DetDataPreprocessor):
+    """mmdet's ``DetDataPreprocessor``, the same to the last bit, for batches that the loader has stacked.
+
+    mmdet's reorders the channels, makes floats, subtracts, divides and copies once more in order to pad by nothing:
+    five tensors of the size of the input. Here a batch of bytes, (N, 3, H, W), whose sides the divisor divides, is
+    divided while it is made float. A list of pictures, and masks, go mmdet's way.
+
+    Args:
+        **kwargs: As mmdet's.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        # asked once, for a GPU would be waited for
+        self._subtracts = self._enable_normalize and bool(self.mean.any())
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        if not self._in_one_piece(data.get('inputs')):
+            return super().forward(data, training)
+        data = self.cast_data(data)
+        inputs, samples = self._scaled(data['inputs']), data.get('data_samples')
+        shape_hw = tuple(inputs.shape[-2:])
+        for sample in samples or ():
+            sample.set_metainfo({'batch_input_shape': shape_hw, 'pad_shape': shape_hw})
+        if samples is not None and self.boxtype2tensor:
+            samplelist_boxtype2tensor(samples)
+        for augment in (training and self.batch_augments) or ():
+            inputs, samples = augment(inputs, samples)
+        return {'inputs': inputs, 'data_samples': samples}
+
+    def _in_one_piece(self, inputs: object) -> bool:
+        """Whether the batch needs neither padding nor stacking."""
+        return (
+            isinstance(inputs, Tensor)
+            and inputs.dtype == torch.uint8
+            and inputs.dim() == 4
+            and inputs.shape[1] == 3
+            and not any(side % self.pad_size_divisor for side in inputs.shape[-2:])
+            and not (self.pad_mask or self.pad_seg)
+        )
+
+    def _scaled(self, pictures: Tensor) -> Tensor:
+        """(N, 3, H, W) bytes -> float32, normalised, in the order of channels that the network wants."""
+        if self._channel_conversion:
+            pictures = pictures.flip(1)
+        if not self._enable_normalize:
+            return pictures.float()
+        return pictures.sub(self.mean).div_(self.std) if self._subtracts else pictures.div(self.std)
