@@ -103,10 +103,12 @@ def _old_size_hw(cfg: Config, loader: str) -> tuple[int, int] | None:
 
 def _scale_views(views: list, size_hw: tuple, old_hw: tuple | None, stride: int) -> None:
     for node in walk(views) if old_hw else ():
-        key = WIDTH_HEIGHT.get(kind(node))
-        if kind(node) in ('Resize', 'Pad') and _holds_pixels(node.get(key)):
-            wh = zip(node[key], size_hw[::-1], old_hw[::-1], strict=True)
-            node[key] = tuple(max(round(side * new / old / stride), 1) * stride for side, new, old in wh)
+        name = kind(node)
+        key = 'size_hw' if name == 'Letterbox' else WIDTH_HEIGHT.get(name)
+        if name in ('Letterbox', 'Resize', 'Pad') and _holds_pixels(node.get(key)):
+            order = 1 if name == 'Letterbox' else -1
+            sides = zip(node[key], size_hw[::order], old_hw[::order], strict=True)
+            node[key] = tuple(max(round(side * new / old / stride), 1) * stride for side, new, old in sides)
 
 
 def _largest_stride(cfg: Config) -> int:

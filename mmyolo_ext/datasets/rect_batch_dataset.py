@@ -1,6 +1,5 @@
 """Validation in rectangles: pictures of like shape share a batch and its padding."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ from torch.utils.data import Dataset
 from mmyolo_ext.registry import DATASETS
 
 from .transforms.arguments import check_range, check_size_hw
+from .transforms.functional import rectangle
 
 
 @DATASETS.register_module()
@@ -106,15 +106,3 @@ class RectBatchDataset(Dataset):
         if results is None:
             raise ValueError(f'the test pipeline gave nothing for {info["img_path"]}: no picture may be left out here')
         return results
-
-
-def rectangle(
-    sides_hw: np.ndarray, size_hw: tuple[int, int], stride: int, extra: float, allow_upscale: bool = True
-) -> tuple[int, int]:
-    """The least (height, width), in whole strides, for pictures (N, 2) each fitted into ``size_hw``."""
-    ratios = (np.array(size_hw) / sides_hw).min(axis=1, keepdims=True)  # (N, 1)
-    if not allow_upscale:
-        ratios = ratios.clip(max=1)
-    # The small number is for sides that come out a rounding error above a whole stride.
-    strides = (sides_hw * ratios).max(axis=0) / stride + extra
-    return tuple(math.ceil(s - 1e-6) * stride for s in strides)

@@ -47,7 +47,7 @@ def test_input_size_reaches_transforms_head_and_views(cfg):
         assert steps(cfg, kind) and {tuple(t[key]) for t in steps(cfg, kind)} == {(64, 64)}
     assert cfg.model.bbox_head.input_size == 64
     # views of 512, 640, 768 px, times 64 / 640, rounded to whole strides of 32: 51, 64 and 77 px
-    assert [view['scale'] for view in cfg.tta_pipeline[1].transforms[0]] == [(64, 64)] * 3
+    assert [view['size_hw'] for view in cfg.tta_pipeline[1].transforms[1]] == [(64, 64)] * 3
 
 
 def test_a_rectangle_is_height_by_width():
@@ -55,7 +55,8 @@ def test_a_rectangle_is_height_by_width():
     assert steps(cfg, 'MosaicAffine')[0]['size'] == steps(cfg, 'Letterbox')[0]['size_hw'] == (320, 640)
     assert steps(cfg, 'CachedDataset')[0]['size'] == (320, 640)
     assert cfg.model.bbox_head.input_size == (320, 640)
-    assert [view['scale'] for view in cfg.tta_pipeline[1].transforms[0]] == [(512, 256), (640, 320), (768, 384)]
+    views = [view['size_hw'] for view in cfg.tta_pipeline[1].transforms[1]]
+    assert views == [(256, 512), (320, 640), (384, 768)]
 
 
 def test_max_epochs_reaches_loop_and_hooks(cfg):

@@ -113,7 +113,14 @@ def test_sizes_classes_and_files_agree_within_a_config(path):
     assert affine['scale'] == scale and ('MixUp' in steps) == strong
 
 
-def test_flipping_views_come_before_padding():
+def test_views_are_padded_as_validation_pads_and_flipped_before():
     for path in CONFIGS:
-        kinds = [[step.type for step in group] for group in load_config(path).tta_pipeline[-1].transforms]
-        assert kinds[1] == ['RandomFlip', 'RandomFlip'] and not any('Pad' in k or 'Letterbox' in k for k in kinds[0])
+        cfg = load_config(path)
+        (letterbox,) = [step for step in next(leaf_datasets(cfg.val_dataloader.dataset)).pipeline if 'size_hw' in step]
+        *flips, letterboxes, _ = cfg.tta_pipeline[-1].transforms
+        trains_with_flips = 'Flip' in str(cfg.train_dataloader.dataset)
+        assert [step.type for group in flips for step in group] == ['RandomFlip'] * (2 * trains_with_flips)
+        assert letterbox.size_hw in [view.size_hw for view in letterboxes] and len(letterboxes) == 3
+        for view in letterboxes:
+            assert view.get('centred') == letterbox.get('centred')
+            assert view.stride == cfg.val_dataloader.dataset.stride

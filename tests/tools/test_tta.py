@@ -3,20 +3,29 @@
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import pseudo_collate
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
 from mmengine.structures import InstanceData
 from tiny_coco import COLOURS, make_tiny_coco, write_user_config
 
 from mmyolo_ext.apis import load_config
 from mmyolo_ext.apis.shortcuts import leaf_datasets
+from mmyolo_ext.datasets.transforms.functional import rectangle
+from mmyolo_ext.models.detectors.tta_model import as_seen_on_the_picture
+from mmyolo_ext.models.heads.postprocess import to_original_pixels
 
 GREY = 114 / 255
 RULE = {'nms': {'type': 'nms', 'iou_threshold': 0.65}, 'max_per_img': 300}
 
 
+def boxes_on_picture(boxes_xyxy: torch.Tensor, metainfo: dict) -> torch.Tensor:
+    """What our heads make of boxes of the network's input."""
+    return to_original_pixels(boxes_xyxy, torch.zeros(len(boxes_xyxy)).long(), [metainfo])
+
+
 class RedFinder(torch.nn.Module):
-    """Finds the red square in what the network would see, and maps it back by ``scale_factor`` as heads do."""
+    """Finds the red square in what the network would see, and maps it back as our heads do."""
 
     def __init__(self, data_preprocessor: dict) -> None:
         super().__init__()
@@ -30,7 +39,7 @@ class RedFinder(torch.nn.Module):
             self.seen.append(picture)
             rows, columns = torch.nonzero((picture - red).abs().amax(0) < 0.15, as_tuple=True)
             edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-            box = torch.tensor([edges], dtype=torch.float32) / torch.tensor(sample.scale_factor * 2)
+            box = boxes_on_picture(torch.tensor([edges], dtype=torch.float32), sample.metainfo)
             sample.pred_instances = InstanceData(bboxes=box, scores=torch.ones(1), labels=torch.zeros(1).long())
         return data['data_samples']
 
@@ -52,8 +61,8 @@ def test_every_view_gives_the_box_of_the_picture(views):
     finder = RedFinder(cfg.model.data_preprocessor)
     model = MODELS.build({**cfg.tta_model, 'tta_cfg': RULE, 'module': finder})
     samples = [dataset[index] for index in range(len(dataset))]
-    # three scales, each as it is and flipped
-    assert all([view.flip for view in sample['data_samples']] == [False, True] * 3 for sample in samples)
+    # as it is and flipped, each at three scales
+    assert all([view.flip for view in sample['data_samples']] == [False] * 3 + [True] * 3 for sample in samples)
     merged = model.test_step(pseudo_collate(samples))
     truth = {info['img_id']: info for info in map(dataset.get_data_info, range(len(dataset)))}
     for sample in merged:
@@ -64,13 +73,52 @@ def test_every_view_gives_the_box_of_the_picture(views):
         np.testing.assert_allclose(found.bboxes[0].numpy(), box, atol=1.5)
 
 
-def test_views_are_padded_in_grey_at_the_right_and_below(views):
+def test_views_are_padded_in_grey_on_all_sides(views):
     cfg, dataset = views
     finder = RedFinder(cfg.model.data_preprocessor)
     model = MODELS.build({**cfg.tta_model, 'tta_cfg': RULE, 'module': finder})
     tall = next(i for i in range(len(dataset)) if dataset.get_data_info(i)['width'] == 40)
     model.test_step(pseudo_collate([dataset[tall]]))
+    # 64 x 40 px (height, width) in 128, 160, 192: 128 x 80, 160 x 100 and 192 x 120. In strides of 32, and half a
+    # stride more: 4.5 -> 5 and 3; 5.5 -> 6 and 3.6 -> 4; 6.5 -> 7 and 4.25 -> 5.
+    sides = [(160, 96), (192, 128), (224, 160)] * 2
+    assert [picture.shape[1:] for picture in finder.seen] == sides
     for picture in finder.seen:
-        assert all(side % 32 == 0 for side in picture.shape[1:])
-        assert (picture[:, :, -1] - GREY).abs().max() < 1e-6  # 64 x 40 px: bare on the right, flipped or not
-        assert (picture[:, :, 0] - GREY).abs().max() > 0.01
+        for rim in (picture[:, 0], picture[:, -1], picture[:, :, 0], picture[:, :, -1]):
+            assert (rim - GREY).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize('shape_hw', [(48, 64), (61, 47), (33, 101), (7, 64)])
+def test_a_box_comes_back_from_every_view_exactly(views, shape_hw):
+    """Odd sides and paddings: a box carried forward by the letterbox comes back through padding, scale and flip."""
+    cfg, _ = views
+    (height, width), box = shape_hw, torch.tensor([[3.0, 2, 21, 6]])
+    picture = np.random.RandomState(0).randint(0, 256, (*shape_hw, 3), dtype=np.uint8)
+    sample = {'img': picture, 'img_shape': shape_hw, 'ori_shape': shape_hw, 'gt_bboxes': HorizontalBoxes(box.clone())}
+    seen = TRANSFORMS.build(cfg.tta_pipeline[-1])(sample)
+    odd = 0
+    for view, network_input in zip(seen['data_samples'], seen['inputs'], strict=True):
+        top, bottom, left, right = view.pad_param
+        odd += left != right or top != bottom
+        new_h, new_w = network_input.shape[1] - top - bottom, network_input.shape[2] - left - right
+        assert view.scale_factor == (new_w / width, new_h / height) and abs(left - right) <= 1 >= abs(top - bottom)
+        view.pred_instances = InstanceData(
+            bboxes=boxes_on_picture(view.gt_instances.bboxes.tensor, view.metainfo),
+            scores=torch.ones(1), labels=torch.zeros(1).long(),
+        )  # fmt: skip
+        torch.testing.assert_close(as_seen_on_the_picture(view).bboxes, box, atol=1e-4, rtol=0)
+    assert odd or shape_hw == (48, 64)
+
+
+def test_one_view_of_the_input_size_is_that_of_validation(views):
+    """The pixels as well: a single view of a batch of one shape shows the network what validation shows it."""
+    cfg, dataset = views
+    (leaf,) = leaf_datasets(load_config(cfg.filename, {'input_size': 160}).val_dataloader.dataset)
+    plain = Compose(leaf.pipeline)
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        shape = rectangle(np.array([[info['height'], info['width']]]), (160, 160), 32, 0.5)
+        expected = plain({**info, 'batch_shape_hw': shape})
+        view = dataset[index]
+        assert torch.equal(view['inputs'][1], expected['inputs'])
+        assert view['data_samples'][1].pad_param == expected['data_samples'].pad_param

@@ -97,15 +97,18 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='mmyolo_ext.CocoMetric', ann_file=_root + _val_ann)
 test_evaluator = val_evaluator
 
-# Views for --tta: 3 scales, each as it is and flipped. The flip comes before any padding (which the preprocessor adds
-# at the right and the bottom), or boxes would come back shifted by it.
+# Views for --tta: as it is and flipped, each at 3 scales, padded as in validation. The flip comes before the padding,
+# so that boxes go back by the padding, the scale, and the flip of the whole picture.
 tta_pipeline = [
     dict(type='mmyolo_ext.LoadImage'),
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='Resize', scale=(_side, _side), keep_ratio=True) for _side in (512, 640, 768)],
             [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [
+                dict(type='mmyolo_ext.Letterbox', size_hw=(_side, _side), centred=True, stride=_stride)
+                for _side in (512, 640, 768)
+            ],
             [dict(type='PackDetInputs', meta_keys=_meta_keys)],
         ],
     ),

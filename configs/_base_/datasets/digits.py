@@ -73,15 +73,13 @@ test_dataloader = dict(
 val_evaluator = dict(type='mmyolo_ext.CocoMetric', ann_file=_root + _val_ann)
 test_evaluator = dict(type='mmyolo_ext.CocoMetric', ann_file=_root + _test_ann)
 
-# Views for --tta: 3 scales, each as it is and flipped. The flip comes before any padding (which the preprocessor adds
-# at the right and the bottom), or boxes would come back shifted by it.
+# Views for --tta: 3 scales, padded as in validation; no flip here either.
 tta_pipeline = [
     dict(type='mmyolo_ext.LoadImage'),
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='Resize', scale=(_side, _side), keep_ratio=True) for _side in (96, 128, 160)],
-            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [dict(type='mmyolo_ext.Letterbox', size_hw=(_side, _side), stride=_stride) for _side in (96, 128, 160)],
             [dict(type='PackDetInputs', meta_keys=_meta_keys)],
         ],
     ),

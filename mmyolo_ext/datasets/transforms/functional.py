@@ -57,6 +57,18 @@ def plan_letterbox(
     )
 
 
+def rectangle(
+    sides_hw: np.ndarray, size_hw: tuple[int, int], stride: int, extra: float, allow_upscale: bool = True
+) -> tuple[int, int]:
+    """The least (height, width), in whole strides, for pictures (N, 2) each fitted into ``size_hw``."""
+    ratios = (np.array(size_hw) / sides_hw).min(axis=1, keepdims=True)  # (N, 1)
+    if not allow_upscale:
+        ratios = ratios.clip(max=1)
+    # The small number is for sides that come out a rounding error above a whole stride.
+    strides = (sides_hw * ratios).max(axis=0) / stride + extra
+    return tuple(math.ceil(s - 1e-6) * stride for s in strides)
+
+
 def letterbox_image(
     image: np.ndarray, plan: LetterboxPlan, pad_val: int, interpolation: str = 'bilinear'
 ) -> np.ndarray:
