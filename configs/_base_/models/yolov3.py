@@ -3,7 +3,7 @@ _norm = dict(type='BN', momentum=0.03, eps=1e-5)
 model = dict(
     type='mmyolo_ext.YOLODetector',
     data_preprocessor=dict(
-        type='mmdet.DetDataPreprocessor',
+        type='mmyolo_ext.DataPreprocessor',
         mean=[0, 0, 0],
         std=[255, 255, 255],
         bgr_to_rgb=True,

@@ -10,7 +10,7 @@ imagenet = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], pad
 model = dict(
     type='mmyolo_ext.YOLODetector',
     data_preprocessor=dict(
-        type='mmdet.DetDataPreprocessor',
+        type='mmyolo_ext.DataPreprocessor',
         mean=[0, 0, 0],
         std=[255, 255, 255],
         bgr_to_rgb=True,

@@ -1,7 +1,7 @@
 model = dict(
     type='mmyolo_ext.YOLODetector',
     data_preprocessor=dict(
-        type='mmdet.DetDataPreprocessor',
+        type='mmyolo_ext.DataPreprocessor',
         mean=[0, 0, 0],
         std=[255, 255, 255],
         bgr_to_rgb=True,
