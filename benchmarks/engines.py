@@ -1,14 +1,16 @@
-"""One detector in every form that it can run in on a CPU, for ``inference.py``.
+"""One detector in every form that it can run in, for ``inference.py``.
 
 Letters: N images, M places that predict a box, C classes.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
@@ -60,31 +62,46 @@ def pictures(count: int, size: int) -> np.ndarray:
     return (0.7 * coarse + 0.3 * rng.random((count, 3, size, size))).astype(np.float32)
 
 
-def engines(detector: torch.nn.Module, images: np.ndarray, wanted: list[str], folder: Path) -> Iterator[tuple]:
-    """(name, :class:`Engine`) of each form that is wanted, made when it is asked for."""
+def engines(
+    detector: torch.nn.Module, images: np.ndarray, wanted: list[str], folder: Path, device: str
+) -> Iterator[tuple]:
+    """(name, :class:`Engine`) of each form that is wanted, made when asked for; those of PyTorch on ``device``."""
     for name in wanted:
-        yield name, ENGINES[name](detector, images, folder)
+        if name in EAGER:
+            yield name, eager(detector, images, device, **EAGER[name])
+        else:
+            yield name, FILES[name](detector, images, folder)
 
 
-def eager(detector: torch.nn.Module, images: np.ndarray, fused: bool, channels_last: bool) -> Engine:
-    """PyTorch as it is, as ``tools/predict.py`` runs it."""
-    graph = build_graph(detector, fused=fused)
-    batch = torch.from_numpy(images)
+def eager(
+    detector: torch.nn.Module,
+    images: np.ndarray,
+    device: str,
+    fused: bool = False,
+    channels_last: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Engine:
+    """PyTorch as it is, as ``tools/predict.py`` runs it; by autocast in another dtype."""
+    graph = build_graph(detector, fused=fused).to(device)
+    batch = torch.from_numpy(images).to(device)
     if channels_last:
         graph, batch = (part.to(memory_format=torch.channels_last) for part in (graph, batch))
+    precision = partial(torch.autocast, device, dtype, enabled=dtype is not None)
     size_hw = images.shape[2:]
     metas = [{'ori_shape': size_hw, 'img_shape': size_hw, 'scale_factor': (1.0, 1.0)}] * len(images)
-    with torch.inference_mode():
-        cfg = {'score_thr': threshold(graph(batch)[1].numpy())}
+    with torch.inference_mode(), precision():
+        graph.head.test_cfg = {**graph.head.test_cfg, 'score_thr': threshold(graph(batch)[1].cpu().numpy())}
+    samples = [DetDataSample(metainfo=meta) for meta in metas]
 
     @torch.inference_mode()
     def network() -> tuple[Tensor, Tensor]:
-        return graph(batch)
+        with precision():
+            return graph(batch)
 
     @torch.inference_mode()
     def detections() -> list:
-        maps = graph.head(graph.detector.extract_feat(batch))
-        return graph.head.predict_by_feat(*maps, metas, cfg=cfg, rescale=True)
+        with precision():
+            return graph.head.predict(graph.detector.extract_feat(batch), samples, rescale=True)
 
     return Engine(network, detections)
 
@@ -150,14 +167,19 @@ def threshold(scores: np.ndarray) -> float:
     return float(np.partition(scores.ravel(), -CANDIDATES * len(scores) - 1)[-CANDIDATES * len(scores) - 1])
 
 
-ENGINES: dict[str, Callable[[torch.nn.Module, np.ndarray, Path], Engine]] = {
-    'PyTorch': lambda detector, images, _: eager(detector, images, fused=False, channels_last=False),
-    'PyTorch, fused': lambda detector, images, _: eager(detector, images, fused=True, channels_last=False),
-    'PyTorch, fused, channels-last': lambda detector, images, _: eager(
-        detector, images, fused=True, channels_last=True
-    ),
+EAGER: dict[str, dict[str, Any]] = {
+    'PyTorch': {},
+    'PyTorch, fused': {'fused': True},
+    'PyTorch, fused, channels-last': {'fused': True, 'channels_last': True},
+    'PyTorch, fused, channels-last, bfloat16': {'fused': True, 'channels_last': True, 'dtype': torch.bfloat16},
+    'PyTorch, fused, channels-last, float16': {'fused': True, 'channels_last': True, 'dtype': torch.float16},
+}
+FILES: dict[str, Callable[[torch.nn.Module, np.ndarray, Path], Engine]] = {
     'TorchScript': torchscript,
     'ONNX Runtime': lambda detector, images, folder: exported(detector, images, folder, int8=False),
     'ONNX Runtime, `--nms`': in_graph,
     'ONNX Runtime, int8': lambda detector, images, folder: exported(detector, images, folder, int8=True),
 }
+FORMS = (*EAGER, *FILES)
+# no CPU at hand computes faster in float16; what is in a file runs on the CPU here
+FORMS_ON = {'cpu': [name for name in FORMS if name.split(', ')[-1] != 'float16'], 'cuda': list(EAGER)}

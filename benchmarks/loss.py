@@ -3,7 +3,7 @@
 By default 16 pictures of 640 x 640 px, 80 classes and 120 boxes in all; the 1x1 convolutions are left out. The time is
 told in milliseconds and in matrix products (float32, 1024 x 1024, two threads) of the same minute::
 
-    OMP_NUM_THREADS=2 THP_MEM_ALLOC_ENABLE=1 python benchmarks/loss.py [--device cuda] [--repeats 15]
+    OMP_NUM_THREADS=2 THP_MEM_ALLOC_ENABLE=1 python benchmarks/loss.py [--device cuda] [--images 1 16] [--repeats 15]
 
 Most of it is the gradient's memory, 137 MB that Linux hands out anew each step, page by page; with
 ``THP_MEM_ALLOC_ENABLE=1`` PyTorch asks for large pages, which takes a quarter of the time. The line says which it was.
@@ -31,9 +31,11 @@ CASES = {
     'yolov5 channels-last': ('YOLOv5Head', torch.float32, True),
     'yolov5 bfloat16': ('YOLOv5Head', torch.bfloat16, False),
     'yolov5 bfloat16 channels-last': ('YOLOv5Head', torch.bfloat16, True),
+    'yolov5 float16 channels-last': ('YOLOv5Head', torch.float16, True),
     'yolov3': ('YOLOv3Head', torch.float32, False),
     'yolov3 channels-last': ('YOLOv3Head', torch.float32, True),
 }
+BOXES_A_PICTURE = 7.5
 
 
 def without_convolutions(kind: str, num_classes: int) -> nn.Module:
@@ -96,25 +98,29 @@ def in_matmuls(call: Callable[[], Any], repeats: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--device', default='cpu')
-    parser.add_argument('--images', type=int, default=16)
+    parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto')
+    parser.add_argument('--images', type=int, nargs='+', default=[16], help='pictures of a batch, 7.5 boxes on each')
     parser.add_argument('--size', type=int, default=640, help='side of the pictures, px')
     parser.add_argument('--classes', type=int, default=80)
-    parser.add_argument('--boxes', type=int, default=120, help='of the whole batch')
     parser.add_argument('--repeats', type=int, default=15)
     parser.add_argument('--only', default='', help='the cases alone whose name has this text')
     options = parser.parse_args()
+    if options.device == 'auto':
+        options.device = 'cuda' if torch.cuda.is_available() else 'cpu'
     figures = {}
-    samples = truth(options.images, options.size, options.classes, options.boxes, options.device)
-    for name, (kind, dtype, channels_last) in CASES.items():
-        if options.only in name:
+    for images in options.images:
+        boxes = round(images * BOXES_A_PICTURE)
+        samples = truth(images, options.size, options.classes, boxes, options.device)
+        for name, (kind, dtype, channels_last) in CASES.items():
+            if options.only not in name or (dtype == torch.float16 and options.device == 'cpu'):
+                continue
             head = without_convolutions(kind, options.classes).to(options.device)
-            maps = raw_maps(head, options.images, options.size, dtype, channels_last)
-            count = positives(head, maps, samples)
-            figures[name] = {**in_matmuls(step(head, maps, samples), options.repeats), 'places_taught': count}
-    batch = {name: getattr(options, name) for name in ('device', 'images', 'size', 'classes', 'boxes')}
+            maps = raw_maps(head, images, options.size, dtype, channels_last)
+            case = {'images': images, 'boxes': boxes, 'places_taught': positives(head, maps, samples)}
+            figures[f'{name}, batch {images}'] = {**case, **in_matmuls(step(head, maps, samples), options.repeats)}
+    about = {name: getattr(options, name) for name in ('device', 'size', 'classes')}
     huge_pages = os.environ.get('THP_MEM_ALLOC_ENABLE') == '1'
-    report('loss', {**batch, 'huge_pages': huge_pages, 'cases': figures})
+    report('loss', {**about, 'huge_pages': huge_pages, 'cases': figures})
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -82,11 +82,15 @@ def measure(call: Callable[[], Any], repeats: int = 7, warmup: int = 1, runs: in
     """
     if repeats < LEAST_REPEATS or runs < 1:
         raise ValueError(f'repeats must be {LEAST_REPEATS} or more and runs 1 or more, got {repeats} and {runs}')
-    times = [_time(call, runs) for _ in range(warmup + repeats)][warmup:]
+    return summary([_time(call, runs) for _ in range(warmup + repeats)][warmup:], runs)
+
+
+def summary(times: Sequence[float], runs: int = 1) -> dict[str, float]:
+    """Of milliseconds, one a repeat: median, least, most, and their spread, (most - least) / median."""
     median = statistics.median(times)
     figures = {'median_ms': median, 'min_ms': min(times), 'max_ms': max(times)}
     figures = {name: round(value, 4) for name, value in figures.items()}
-    return {**figures, 'spread': round((max(times) - min(times)) / median, 3), 'repeats': repeats, 'runs': runs}
+    return {**figures, 'spread': round((max(times) - min(times)) / median, 3), 'repeats': len(times), 'runs': runs}
 
 
 def report(name: str, figures: Any, calibration: dict[str, float] | None = None) -> None:
