@@ -36,8 +36,8 @@ space = {
 }
 """
 # The score rises towards 0.8 - 0.1 |log10(lr / 0.1)|: 0.7 for lr 0.01. Above lr 0.5 it crashes, above 0.3 the loss is
-# NaN. Below 0.001 it hangs after epoch 3, so that only being pruned ends it. At a scale of 0.125 it hangs after epoch
-# 2 unless there is a checkpoint to go on from.
+# NaN. At 0.0001 it hangs after epoch 3, so that only being pruned ends it; at a scale of 0.125 it hangs after epoch 2
+# unless there is a checkpoint to go on from.
 TRAIN = """
 import json, math, runpy, sys, time
 from pathlib import Path
@@ -63,7 +63,7 @@ for epoch in range(done + 1, epochs + 1):
         loss = math.nan if lr > 0.3 else 1.0
         file.write(json.dumps({'loss': loss, 'lr': lr, 'epoch': epoch, 'step': epoch}) + '\\n')
         file.write(json.dumps({'coco/bbox_mAP': score, 'data_time': 0.1, 'step': epoch}) + '\\n')
-    if lr < 0.001 and epoch == 3 or scale == 0.125 and epoch == 2:
+    if lr == 0.0001 and epoch == 3 or scale == 0.125 and epoch == 2:
         time.sleep(100)
 """
 LR, SCALE, MODE = 'optim_wrapper.optimizer.lr', 'train_dataloader...Affine.scale', 'model.head.mode'

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import optuna
 
 LOOK = 1.0  # seconds between two looks at the trainings
-RANDOM_SHARE, MOST_RANDOM = 4, 10  # a fourth of the trials, ten at most, are drawn before the sampler starts to model
+AT_RANDOM = 5  # trials before the sampler models what it has seen, the config as it stands included
 SEED_STEP = 100_003  # a prime, so that seeds of neighbouring searches do not meet
 
 
@@ -107,7 +107,7 @@ class Search:
 
     def _start(self, number: int) -> None:
         # by its number, so that a search that was interrupted tries what it would have tried
-        self.study.sampler = make_sampler(self.plan.seed * SEED_STEP + number, self.effort.trials)
+        self.study.sampler = make_sampler(self.plan.seed * SEED_STEP + number)
         trial = self.study.ask(self._distributions)
         number = trial.user_attrs.get(memory.RUN, number)
         trial.set_user_attr(memory.RUN, number)
@@ -186,10 +186,9 @@ class Search:
         )
 
 
-def make_sampler(seed: int, trials: int) -> 'optuna.samplers.BaseSampler':
+def make_sampler(seed: int) -> 'optuna.samplers.BaseSampler':
     """Tree-structured Parzen estimators (Bergstra et al., 2011), after some draws at random."""
-    startup = max(min(trials // RANDOM_SHARE, MOST_RANDOM), 1)
-    return memory.need_optuna().samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
+    return memory.need_optuna().samplers.TPESampler(seed=seed, n_startup_trials=AT_RANDOM, constant_liar=True)
 
 
 def make_pruner(name: str, plan: Plan) -> 'optuna.pruners.BasePruner':

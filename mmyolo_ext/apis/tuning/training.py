@@ -115,10 +115,10 @@ def read_scores(folder: Path, metric: str) -> Scores:
 
 
 def _rows(file: Path) -> Iterator[dict]:
-    """Of whole lines; the last one may be being written."""
-    for line in file.read_text().splitlines(keepends=True):
+    """Of its lines, but not of one that is being written, whose dict has no end yet."""
+    for line in file.read_text().splitlines():
         try:
-            row = json.loads(line) if line.endswith('\n') else None
+            row = json.loads(line)
         except json.JSONDecodeError:
             continue
         if isinstance(row, dict):
