@@ -114,6 +114,12 @@ class CachedDataset(Dataset):
     def get_data_info(self, index: int) -> dict:
         return self.dataset.get_data_info(index)
 
+    def get_cat_ids(self, index: int) -> list[int]:
+        """The labels of the boxes of a picture, as mmengine's ``ClassBalancedDataset`` asks for them."""
+        self.full_init()
+        annotations = self._arrays.annotations(index)
+        return annotations.labels[~annotations.ignore].tolist()
+
     def __getitem__(self, index: int) -> dict:
         index, image = self._picture(index)
         info, (height, width) = self._arrays.info(index), image.shape[:2]
@@ -147,12 +153,14 @@ class CachedDataset(Dataset):
 
     def _shown(self, index: int, image: np.ndarray) -> dict:
         annotations = self._arrays.annotations(index)
+        soft_labels = {} if annotations.soft_labels is None else {'gt_soft_labels': annotations.soft_labels.copy()}
         return {
             'img': image,
             'img_shape': image.shape[:2],
             'gt_bboxes': as_boxes(annotations.boxes_xyxy.copy()),
             'gt_bboxes_labels': annotations.labels.copy(),
             'gt_ignore_flags': annotations.ignore.copy(),
+            **soft_labels,
         }
 
     def _shrunk(self, loaded: dict) -> np.ndarray:

@@ -9,7 +9,8 @@ from mmengine.logging import print_log
 
 from mmyolo_ext.registry import DATASETS
 
-from .coco_json import CheckedBox, check_box, check_entries, label_categories, read_coco
+from .annotation_arrays import soft_rows
+from .coco_json import CheckedBox, check_box, check_entries, check_soft_label, label_categories, read_coco
 
 
 @DATASETS.register_module()
@@ -21,16 +22,23 @@ class CheckedCocoDataset(CocoDataset):
     pictures without a box are kept unless ``filter_cfg=dict(filter_empty_gt=True)``; ``data_list`` entries lose their
     ``instances`` at the end of the pipeline, which ``MultiImageMixDataset`` would copy at each of its steps.
 
+    An annotation may have a ``soft_label``, a list of a share for each of ``metainfo['classes']``: it goes through the
+    pipeline as ``gt_soft_labels`` (boxes, classes); beside it, boxes without one count with their category.
+
     After loading, ``report`` holds ``pictures``, ``background`` (pictures without a box), ``boxes``, ``crowds`` (those
     of the boxes that are to be ignored), ``clipped``, and ``dropped``: how many boxes by reason.
 
+    Args:
+        exclusive_soft_labels: Whether the shares of a box must sum to 1; False for classes that contain each other.
+
     Raises:
         ValueError: On a missing or broken annotation file, missing fields, repeated ids, classes that the file does
-            not have, or, in training, when no box is left.
+            not have, a soft label that is none, or, in training, when no box is left.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args, exclusive_soft_labels: bool = True, **kwargs) -> None:
         self.report: dict = {}
+        self.exclusive_soft_labels = exclusive_soft_labels
         super().__init__(*args, **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -55,7 +63,14 @@ class CheckedCocoDataset(CocoDataset):
         return kept
 
     def prepare_data(self, idx: int) -> dict | None:
-        results = super().prepare_data(idx)
+        info = self.get_data_info(idx)
+        instances = info.get('instances') or []
+        soft_labels = soft_rows(
+            [instance.get('soft_label') for instance in instances], [one['bbox_label'] for one in instances]
+        )
+        if soft_labels is not None:
+            info['gt_soft_labels'] = soft_labels
+        results = self.pipeline(info)
         if isinstance(results, dict):
             results.pop('instances', None)
         return results
@@ -90,6 +105,10 @@ class CheckedCocoDataset(CocoDataset):
                 'bbox_label': self.cat2label[annotation['category_id']],
                 'ignore_flag': crowd,
             }
+            if annotation.get('soft_label') is not None:
+                instance['soft_label'] = check_soft_label(
+                    annotation, len(self.metainfo['classes']), self.exclusive_soft_labels, self.ann_file
+                )
             if annotation.get('segmentation'):
                 instance['mask'] = annotation['segmentation']
             instances[annotation['image_id']].append(instance)

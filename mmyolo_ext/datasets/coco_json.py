@@ -13,6 +13,7 @@ from typing import NamedTuple
 from mmengine import fileio
 
 SHOWN = 5  # examples named in an error
+SUM_TOLERANCE = 2e-3  # of soft labels, as the heads have it: what three decimals in a file leave
 
 
 class CheckedBox(NamedTuple):
@@ -117,6 +118,24 @@ def check_box(bbox_xywh: Sequence[float], width: float, height: float) -> Checke
     if seen_w < 1 or seen_h < 1:
         return CheckedBox(None, 'under one pixel')
     return CheckedBox(seen, clipped=seen != (x1, y1, x1 + w, y1 + h))
+
+
+def check_soft_label(annotation: dict, num_classes: int, exclusive: bool, path: str) -> list[float]:
+    """The ``soft_label`` of an annotation: a share for each class.
+
+    Raises:
+        ValueError: Unless they are as many numbers in [0, 1] as there are classes, and for exclusive classes sum to 1.
+    """
+    shares = annotation['soft_label']
+    if not isinstance(shares, list) or len(shares) != num_classes or not all(map(_is_number, shares)):
+        rule = f'a list of {num_classes} numbers, one for each of metainfo classes'
+    elif not all(0 <= share <= 1 for share in shares):
+        rule = 'shares in [0, 1]'
+    elif exclusive and abs(sum(shares) - 1) > SUM_TOLERANCE:
+        rule = 'shares that sum to 1; if a box may be of several classes, set exclusive_soft_labels=False'
+    else:
+        return shares
+    raise ValueError(f'{path}: soft_label of annotation {annotation["id"]} must be {rule}; got {_brief(shares)}')
 
 
 def _is_number(value: object) -> bool:

@@ -1,6 +1,7 @@
 """The pipeline of the pictures: each transform draws its parameters, then applies functions of
 :mod:`.functional`, :mod:`.tiles` and :mod:`.colour`."""
 
+from .box_copy_paste import BoxCopyPaste
 from .flip import HorizontalFlip
 from .hsv import HSVJitter
 from .letterbox import Letterbox
@@ -12,6 +13,7 @@ from .pack import PackInputs
 from .random_affine import RandomAffine
 
 __all__ = [
+    'BoxCopyPaste',
     'HSVJitter',
     'HorizontalFlip',
     'Letterbox',
