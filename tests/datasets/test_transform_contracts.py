@@ -8,6 +8,7 @@ import torch
 from mmdet.structures.bbox import HorizontalBoxes
 
 from mmyolo_ext.datasets.transforms import (
+    BoxCopyPaste,
     HorizontalFlip,
     HSVJitter,
     Letterbox,
@@ -19,7 +20,7 @@ from mmyolo_ext.datasets.transforms import (
 
 SIZE_HW = (96, 128)
 ALL = [Letterbox(SIZE_HW), Mosaic(SIZE_HW), RandomAffine(SIZE_HW), MixUp(1.0), MosaicAffine(SIZE_HW),
-       MosaicAffine(SIZE_HW, degrees=20), HorizontalFlip(1.0), HSVJitter()]  # fmt: skip
+       MosaicAffine(SIZE_HW, degrees=20), HorizontalFlip(1.0), BoxCopyPaste(1.0), HSVJitter()]  # fmt: skip
 
 
 def run(painter, transform, samples):
