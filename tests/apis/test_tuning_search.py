@@ -14,7 +14,7 @@ from tuning_case import LR, MODE, SCALE, SPACE, plan_of, queue, search_of, write
 
 from mmyolo_ext.apis import load_config
 from mmyolo_ext.apis.tuning import memory
-from mmyolo_ext.apis.tuning.importance import by_rank, importance_of
+from mmyolo_ext.apis.tuning.importance import by_rank, correlations, importance_of
 from mmyolo_ext.apis.tuning.memory import Run, best_of, check_identity, locked
 from mmyolo_ext.apis.tuning.plan import Effort
 from mmyolo_ext.apis.tuning.plots import draw_all
@@ -121,7 +121,7 @@ def test_one_line_on_each_run(finished):
     assert [duration(seconds) for seconds in (7, 150, 12000)] == ['7 s', '2 min', '3 h 20 min']
 
 
-def test_the_pictures(finished, tmp_path):
+def test_the_pictures(finished, tmp_path, monkeypatch):
     search, runs = finished[1:]
     assert importance_of(runs, search.plan.space, True) is None  # of five trials
     more = [
@@ -132,10 +132,23 @@ def test_the_pictures(finished, tmp_path):
     assert importance.title.endswith('from 25 trials') and sum(importance.shares.values()) == pytest.approx(1)
     assert max(importance.shares, key=importance.shares.get) == LR and importance.shares[LR] > 0.5
     files = draw_all([*runs, *more], search.plan, importance, tmp_path)
+    monkeypatch.setattr('mmyolo_ext.apis.tuning.importance.find_spec', lambda name: None)  # as without scikit-learn
+    other = importance_of([*runs, *more], search.plan.space, True)
+    assert 'correlations' in other.meaning and max(other.shares, key=other.shares.get) == LR
     assert [file.name for file in files] == ['history.png', 'slices.png', 'importance.png']
     assert all(file.read_bytes().startswith(b'\x89PNG') for file in files)
     assert draw_all(runs[4:6], search.plan, None, tmp_path) == []  # no score
     assert len(draw_all(runs[:1], search.plan, None, tmp_path)) == 2
+
+
+def test_correlations_by_hand(finished):
+    space = finished[1].plan.space
+    settings = [(0.01, 0.5, 'ciou'), (0.02, 0.5, 'ciou'), (0.04, 0.5, 'siou'), (0.03, 0.5, 'siou')]
+    ranked = [Run(0, 'done', 0.5, dict(zip((LR, SCALE, MODE), one, strict=True)), {}, 1.0, '') for one in settings]
+    # Spearman: 1 - 6 * (0 + 0 + 1 + 1) / (4 * 15) = 0.8; one value: 0; ranks 0 1 | 2 3 of mean 1.5: between the groups
+    # 2 * 1 + 2 * 1 = 4 of 1.5^2 + 0.5^2 + 0.5^2 + 1.5^2 = 5, eta = sqrt(0.8)
+    total = 0.8 + 0.8**0.5
+    assert correlations(ranked, space) == pytest.approx({LR: 0.8 / total, SCALE: 0.0, MODE: 0.8**0.5 / total})
 
 
 def test_pruned_trials_rank_below_by_how_long_they_lasted():

@@ -1,6 +1,7 @@
 """A space read and fitted to a config, and values written as a config on top of it."""
 
 import copy
+import re
 
 import pytest
 from mmengine.config import ConfigDict
@@ -248,6 +249,17 @@ def test_the_default_space_fits_our_configs(config, tmp_path):
     values = {key: (parameter, parameter.another()) for key, parameter in space.items()}
     (tmp_path / 'best.py').write_text(delta_text(path, tmp_path, values))
     check_effect(tmp_path / 'best.py', values, {'max_epochs': 3})
+
+
+def test_the_space_of_the_docs(tmp_path):
+    page = (REPO / 'docs' / 'tuning.md').read_text()
+    (tmp_path / 'space.py').write_text(re.search(r'```python\n(space = .*?)```', page, re.DOTALL)[1])
+    path = REPO / 'configs' / 'yolov5' / 'n_320_bccd.py'
+    space, left_out = fit_space(read_space(tmp_path / 'space.py'), load_config(path)._cfg_dict)
+    assert len(space) == 6 and left_out == ['train_dataloader...MixUp.prob']
+    values = {key: (parameter, parameter.another()) for key, parameter in space.items()}
+    (tmp_path / 'best.py').write_text(delta_text(path, tmp_path, values))
+    check_effect(tmp_path / 'best.py', values, None)
 
 
 def test_short_names():
