@@ -238,9 +238,7 @@ def test_a_config_that_cannot_be_trained_ends_the_search(case):
 
 def test_a_metric_that_is_not_reported(case):
     plan = plan_of(case, case / 'work', metric='coco/bbox_mAP_50')
-    with pytest.raises(
-        ValueError, match="no 'coco/bbox_mAP_50' that is a number: --metric must be one of coco/bbox_mAP;"
-    ):
+    with pytest.raises(ValueError, match="no 'coco/bbox_mAP_50': --metric must be one of coco/bbox_mAP;"):
         search_of(case, case / 'work', 2, plan).go()
     with pytest.raises(
         ValueError, match="reports no 'coco/box': --metric must be one of coco/bbox_mAP, coco/bbox_mAP_50"
@@ -249,6 +247,16 @@ def test_a_metric_that_is_not_reported(case):
     (case / 'config.py').write_text((case / 'config.py').read_text() + 'val_evaluator = None\n')
     with pytest.raises(ValueError, match='the config has no val_evaluator'):
         plan_of(case, case / 'work')
+
+
+def test_a_score_that_is_no_number_fails_its_trial_alone(case):
+    search = search_of(case, case / 'work', trials=2)
+    queue(search, {}, {SCALE: 0.0625})
+    assert search.go()
+    assert [(run.state, run.reason) for run in search.runs()] == [
+        ('done', ''),
+        ('failed', 'validation gave no number'),
+    ]
 
 
 def test_another_search_in_the_same_folder_is_refused(case):

@@ -37,7 +37,7 @@ space = {
 """
 # The score rises towards 0.8 - 0.1 |log10(lr / 0.1)|: 0.7 for lr 0.01. Above lr 0.5 it crashes, above 0.3 the loss is
 # NaN. At 0.0001 it hangs after epoch 3, so that only being pruned ends it; at a scale of 0.125 it hangs after epoch 2
-# unless there is a checkpoint to go on from.
+# unless there is a checkpoint to go on from, and at 0.0625 the score is NaN.
 TRAIN = """
 import json, math, runpy, sys, time
 from pathlib import Path
@@ -58,7 +58,7 @@ for epoch in range(done + 1, epochs + 1):
     (folder / f'epoch_{epoch - 1}.pth').unlink(missing_ok=True)
     (folder / f'best_coco_bbox_mAP_epoch_{epoch}.pth').write_text('')
     (folder / 'last_checkpoint').write_text('')
-    score = (0.8 - 0.1 * abs(math.log10(lr / 0.1))) * epoch / epochs
+    score = math.nan if scale == 0.0625 else (0.8 - 0.1 * abs(math.log10(lr / 0.1))) * epoch / epochs
     with scalars.open('a') as file:
         loss = math.nan if lr > 0.3 else 1.0
         file.write(json.dumps({'loss': loss, 'lr': lr, 'epoch': epoch, 'step': epoch}) + '\\n')

@@ -128,15 +128,15 @@ class Search:
         """Report what is new, and end the run if it has ended or should."""
         status = active.training.poll()  # before the scores are read, so that none is missed
         scores = read_scores(active.training.folder, self.plan.metric)
-        if scores.others and not scores.by_step:
+        if scores.others and self.plan.metric not in scores.others:
             self._refuse_metric(scores)
-        for step in scores.by_step.keys() - active.seen:
+        for step in sorted(scores.by_step.keys() - active.seen):
             active.trial.report(scores.by_step[step], step)
             active.seen.add(step)
         if scores.diverged:
             self._end(active, scores, failed=scores.diverged)
         elif status is not None:
-            failed = active.training.reason() if status else '' if scores.by_step else 'it never validated'
+            failed = active.training.reason() if status else '' if scores.by_step else 'validation gave no number'
             self._end(active, scores, failed=failed)
         elif self._is_hopeless(active, scores):
             self._end(active, scores, pruned=True)
@@ -181,8 +181,8 @@ class Search:
 
     def _refuse_metric(self, scores: Scores) -> None:
         raise ValueError(
-            f'validation reports no {self.plan.metric!r} that is a number: --metric must be one of '
-            f'{", ".join(scores.others)}; take another --work-dir, for this one is of a search by that metric'
+            f'validation reports no {self.plan.metric!r}: --metric must be one of {", ".join(scores.others)}; take '
+            'another --work-dir, for this one is of a search by that metric'
         )
 
 
