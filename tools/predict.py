@@ -26,6 +26,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out-dir', default='predictions', help='folder to write (default: predictions)')
     parser.add_argument('--score-thr', type=float, default=0.25, help='least score of a box (default: 0.25)')
     parser.add_argument('--device', help='cpu, cuda:0, ...; default: a GPU if there is one')
+    parser.add_argument('--half', action='store_true', help='compute in float16, on a CPU in bfloat16')
+    parser.add_argument('--fuse', action='store_true', help='fold batch norms into convolutions')
     parser.add_argument('--no-draw', action='store_true', help='write the JSON only')
     return parser.parse_args()
 
@@ -34,7 +36,7 @@ def main() -> None:
     args = parse_args()
     files = find_pictures(args.pictures)
     check_work_dir(args.out_dir)
-    detector = Detector(load_config(args.config), args.checkpoint, args.device)
+    detector = Detector(load_config(args.config), args.checkpoint, args.device, half=args.half, fuse=args.fuse)
     records, broken = [], 0
     for number, (file, name) in enumerate(zip(files, output_names(files), strict=True), 1):
         try:

@@ -22,6 +22,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--show-dir', help='draw predictions into this folder, under WORK_DIR/TIME')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds a picture is shown')
     parser.add_argument('--tta', action='store_true', help='merge the predictions on several views of a picture')
+    parser.add_argument('--half', action='store_true', help='compute in float16, on a CPU in bfloat16')
+    parser.add_argument('--fuse', action='store_true', help='fold batch norms into convolutions')
     add_common_options(parser)
     args = parser.parse_args()
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
@@ -44,7 +46,10 @@ def main() -> None:
     check_work_dir(cfg.work_dir)
     check_checkpoint(args.checkpoint)
     prepare_processes(cfg, args.launcher)
-    cfg.custom_hooks = [*cfg.get('custom_hooks', []), {'type': 'mmyolo_ext.TestTimeHook'}]
+    if args.half:
+        cfg.test_cfg.fp16 = True
+    hooks = ['FuseHook', 'TestTimeHook'] if args.fuse else ['TestTimeHook']
+    cfg.custom_hooks = [*cfg.get('custom_hooks', []), *({'type': f'mmyolo_ext.{name}'} for name in hooks)]
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))

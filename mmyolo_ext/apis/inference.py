@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +21,11 @@ from mmyolo_ext.apis.config import load_config
 from mmyolo_ext.apis.files import check_checkpoint
 from mmyolo_ext.apis.shortcuts import leaf_datasets
 from mmyolo_ext.compat.fit_checkpoint import fit
+from mmyolo_ext.export.fuse import fuse as fuse_batch_norms
 from mmyolo_ext.registry import MODELS
 from mmyolo_ext.weights import install_reader
+
+WARM_UP_RUNS = 3
 
 
 class Detections(NamedTuple):
@@ -42,6 +46,8 @@ class Detector:
         config: Path, or a config read by ``load_config``.
         checkpoint: File written by training.
         device: ``'cpu'``, ``'cuda:0'``; None takes a GPU if there is one.
+        half: Compute in float16 by autocast, on a CPU in bfloat16.
+        fuse: Fold batch norms into the convolutions before them; boxes stay, up to rounding.
 
     Raises:
         ValueError: If the config or the checkpoint is missing or broken, or if they do not fit each other.
@@ -52,12 +58,24 @@ class Detector:
         ...     print([detector.classes[label] for label in found.labels])
     """
 
-    def __init__(self, config: str | Path | Config, checkpoint: str | Path, device: str | None = None) -> None:
+    def __init__(
+        self,
+        config: str | Path | Config,
+        checkpoint: str | Path,
+        device: str | None = None,
+        *,
+        half: bool = False,
+        fuse: bool = False,
+    ) -> None:
         cfg = deepcopy(config) if isinstance(config, Config) else load_config(config)
         init_default_scope(cfg.get('default_scope', 'mmdet'))
         dataset = next(leaf_datasets(cfg.test_dataloader.dataset))
         self.model, saved_meta = _build(cfg.model, str(checkpoint))
         self.model.to(device or ('cuda:0' if torch.cuda.is_available() else 'cpu')).eval()
+        if fuse:
+            fuse_batch_norms(self.model)
+        kind = next(self.model.parameters()).device.type
+        self._precision = partial(torch.autocast, kind, enabled=half)
         self.classes = _class_names(saved_meta, dataset)
         steps = [step for step in dataset.pipeline if 'LoadAnnotations' not in str(step['type'])]
         self._from_file = Compose(steps)
@@ -79,10 +97,21 @@ class Detector:
         for start in range(0, len(pictures), batch_size):
             samples = [self._prepare(picture) for picture in pictures[start : start + batch_size]]
             batch = {key: [sample[key] for sample in samples] for key in samples[0]}
-            with torch.no_grad():
+            with torch.no_grad(), self._precision():
                 results = self.model.test_step(batch)
             for result in results:
                 yield _to_numpy(result.pred_instances, score_thr)
+
+    def warm_up(self, batch_size: int = 1, image_hw: tuple[int, int] = (480, 640)) -> None:
+        """Run blank pictures of this size through: the first runs on a GPU choose algorithms and take memory.
+
+        Args:
+            batch_size: That of the calls to come.
+            image_hw: Height and width of the pictures to come, px; each size is another to the device.
+        """
+        blank = np.zeros((*image_hw, 3), np.uint8)
+        for _ in range(WARM_UP_RUNS):
+            list(self([blank] * batch_size, batch_size=batch_size))
 
     def _prepare(self, picture: str | Path | np.ndarray) -> dict:
         if isinstance(picture, np.ndarray):

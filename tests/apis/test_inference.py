@@ -52,6 +52,21 @@ def test_files_arrays_and_batches_give_the_same(detector, setup):
                 np.testing.assert_allclose(getattr(one, field), getattr(other, field), rtol=1e-4, atol=1e-3)
 
 
+def test_fused_and_in_half_precision(detector, setup):
+    pictures = sorted(setup[2].glob('*.png'))
+    fused = Detector(setup[0], setup[1], 'cpu', fuse=True)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fused.model.modules())
+    half = Detector(setup[0], setup[1], 'cpu', half=True)
+    half.warm_up(batch_size=2, image_hw=(48, 64))
+    for ours, one, other in zip(*(kind(pictures, score_thr=0.2) for kind in (detector, fused, half)), strict=True):
+        for field in ('boxes_xyxy', 'scores', 'labels'):
+            np.testing.assert_allclose(getattr(one, field), getattr(ours, field), rtol=1e-4, atol=1e-3)
+        # bfloat16 keeps 8 bits: scores of about 1/2 to some hundredths; something was rounded
+        assert abs(other.scores.max() - ours.scores.max()) < 0.05
+        assert other.scores.dtype == other.boxes_xyxy.dtype == np.float32
+        assert len(other.scores) != len(ours.scores) or (other.scores != ours.scores).any()
+
+
 def test_classes_come_from_the_checkpoint(detector):
     assert detector.classes == ('r', 'b')
 

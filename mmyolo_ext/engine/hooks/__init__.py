@@ -6,6 +6,7 @@ from .close_mosaic import CloseMosaicHook
 from .compile import CompileHook
 from .curves import CurvesHook
 from .data_wait import DataWaitHook
+from .fuse import FuseHook
 from .lazy_info import LazyInfoHook
 from .load_report import LoadReportHook
 from .loss_share import LossShareHook
@@ -22,6 +23,7 @@ __all__ = [
     'CompileHook',
     'CurvesHook',
     'DataWaitHook',
+    'FuseHook',
     'LazyInfoHook',
     'LoadReportHook',
     'LossShareHook',
