@@ -52,7 +52,7 @@ class CompileHook(Hook):
             check_compiler(next(model.parameters()).device.type)
         names = self.compile(model)
         runner.logger.info(
-            f'torch.compile ({self.backend}) translates {names}: the first steps take a minute or more.'
+            f'torch.compile ({self.backend}) translates {names}: the first steps take long.'
         )
 
     def before_val(self, runner: Runner) -> None:
