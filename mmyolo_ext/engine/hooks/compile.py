@@ -51,9 +51,7 @@ class CompileHook(Hook):
         if self.backend == 'inductor':
             check_compiler(next(model.parameters()).device.type)
         names = self.compile(model)
-        runner.logger.info(
-            f'torch.compile ({self.backend}) translates {names}: the first steps take long.'
-        )
+        runner.logger.info(f'torch.compile ({self.backend}) translates {names}: the first steps take long.')
 
     def before_val(self, runner: Runner) -> None:
         _set_stance('force_eager')
