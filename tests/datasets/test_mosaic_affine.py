@@ -8,6 +8,7 @@ import pytest
 
 from mmyolo_ext.datasets.transforms import MosaicAffine
 from mmyolo_ext.datasets.transforms import tiles as T
+from mmyolo_ext.datasets.transforms.annotations import Annotations
 from mmyolo_ext.datasets.transforms.functional import affine_about_centre
 from mmyolo_ext.datasets.transforms.mosaic import Mosaic
 from mmyolo_ext.datasets.transforms.random_affine import RandomAffine
@@ -147,6 +148,20 @@ def test_a_pixel_belongs_to_the_tile_that_holds_its_centre():
         matrix = np.array([[0.5, 0, shift], [0, 0.5, 0], [0, 0, 1]])
         (row,) = np.unique(T.warp_tiles(images, tiles, resized_hw, matrix, SIZE_HW, 0)[..., 0], axis=0)
         assert row[:first_white].max() == 0 and row[first_white:].min() == 255
+
+
+@pytest.mark.parametrize('turn', [0, 1e-9])
+def test_what_the_canvas_cuts_off_is_dropped(turn):
+    """The point at (64, 48) shows the first picture from its column 64 and row 48 on; the canvas comes out halved."""
+    boxes = np.array([[0, 0, 70, 60], [40, 30, 110, 90]], np.float32)
+    own = Annotations(boxes, np.array([3, 4]), np.array([False, True]))
+    none = own.moved(boxes, slice(0))
+    tiles = T.place_tiles([(96, 128)] * 4, (64, 48), (192, 256))
+    matrix = np.array([[0.5, turn, 0], [0, 0.5, 0], [0, 0, 1]])
+    seen = T.warp_tile_annotations([own, none, none, none], tiles, [(1, 1)] * 4, matrix, SIZE_HW)
+    # Of the first 6 x 12 = 72 of 4,200 are seen, 3 x 6 px; of the second 46 x 42 = 1,932 of 4,200.
+    assert seen.labels.tolist() == [4] and seen.ignore.tolist() == [True]
+    np.testing.assert_allclose(seen.boxes_xyxy, [[0, 0, 23, 21]], atol=1e-5)
 
 
 @pytest.mark.parametrize('options', [{'degrees': 30}, {'shear': 20}, {'degrees': 45, 'scale_up': 1.7}])
