@@ -114,7 +114,8 @@ def introduce(plan: Plan, effort: Effort, folder: Path) -> None:
 
 def conclude(search: Search, plan: Plan, folder: Path) -> None:
     """Print the table, write the files, draw."""
-    runs = search.runs()
+    # no training runs any more
+    runs = [run._replace(state='to go on') if run.state == 'running' else run for run in search.runs()]
     if not runs:
         return
     print(table(runs, plan))
