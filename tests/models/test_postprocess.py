@@ -91,8 +91,8 @@ def one_by_one(found: Found, images: int, agnostic: bool, most: int) -> Found:
 def test_a_batch_is_suppressed_as_its_images(
     agnostic: bool, most: int, together: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # so that calls hold two images, one that is too large for any, and one left over
-    monkeypatch.setattr(suppression, 'TOGETHER', 90)
+    # so that the first four images are suppressed in one call, the last in another
+    monkeypatch.setattr(suppression, 'TOGETHER', 220)
     for seed in range(3):
         found = crowd(5, seed)
         kept = suppress(found, 5, {**NMS, 'class_agnostic': agnostic}, most, together)
