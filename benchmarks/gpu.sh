@@ -89,7 +89,7 @@ on_the_cpu_in_small() {
     cp docs/benchmarks_gpu.md "$doc"
     choose_data 32
     run_benchmark step 1 '' --device cpu --sizes 64 --batches 2 --steps 1 --precisions float32 --layouts channels-last
-    run_benchmark loss 1 '' --device cpu --size 64 --images 1 2 --repeats 5
+    run_benchmark loss 1 '' --device cpu --size 64 --images 2 --repeats 5 --only bfloat16
     run_benchmark epoch 1 "$note" --device cpu --data "$data" --only epoch
     run_benchmark inference 1 '' --device cpu --models YOLOv5n --forms PyTorch 'PyTorch, fused' --sizes 64 \
         --repeats 5 --repeat-ms 1
