@@ -54,7 +54,9 @@ def test_loss_beside_the_reference() -> None:
     assert '| mmyolo_ext, yolov5, batch 16 | 60.0 (50.0-80.0) | 4.44 | 50% |' in text
     # 113 / 12 and 205 / 12
     assert '| Ultralytics YOLOv5, batch 16 * | 113 | 9.4 |' in text and '| MMYOLO, batch 16 * | 205 | 17.1 |' in text
-    assert 'MMYOLO' not in rows.loss({'device': 'cuda', 'size': 640, 'classes': 80, 'cases': {'a': case}})
+    for device, size in (('cuda', 640), ('cpu', 320)):
+        other = rows.loss({'device': device, 'size': size, 'classes': 80, 'cases': {'a': case}})
+        assert 'MMYOLO' not in other and 'another machine' not in other
 
 
 def test_steps_and_epochs() -> None:
