@@ -69,13 +69,15 @@ def first_step(options: argparse.Namespace, folder: Path) -> tuple[float, float]
     Raises:
         RuntimeError: it ended before its first step, with what it said.
     """
-    settings = {
-        'data_root': options.data,
-        **workers(options),
-        'custom_imports.imports': '[mmyolo_ext,first_step]',
-        'custom_hooks': '[dict(type=FirstStepHook)]',
-    }
-    command = [sys.executable, ROOT / 'tools' / 'train.py', CONFIG, '--work-dir', folder / 'run', '--cfg-options']
+    settings = {'data_root': options.data, **workers(options)}
+    config = folder / 'config.py'
+    lines = (
+        f'_base_ = {str(CONFIG)!r}',
+        "custom_imports = dict(imports=['mmyolo_ext', 'first_step'])",
+        "custom_hooks = [dict(type='FirstStepHook')]",
+    )
+    config.write_text('\n'.join(lines), encoding='utf-8')
+    command = [sys.executable, ROOT / 'tools' / 'train.py', config, '--work-dir', folder / 'run', '--cfg-options']
     note = folder / 'times'
     paths = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get('PYTHONPATH')]))
     environment = {**os.environ, 'PYTHONPATH': paths, FILE: str(note)}

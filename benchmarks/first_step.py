@@ -19,7 +19,7 @@ class FirstStepHook(Hook):
     def before_train_iter(self, runner, *args, **kwargs) -> None:
         self.batch_at = time.time()
 
-    def after_train_iter(self, runner, *args, **kwargs) -> None:
-        float(runner.message_hub.get_scalar('train/loss').current())  # waits for the device
+    def after_train_iter(self, runner, batch_idx: int, data_batch: object = None, outputs: dict | None = None) -> None:
+        float(outputs['loss'])  # waits for the device
         Path(os.environ[FILE]).write_text(f'{self.batch_at} {time.time()}', encoding='utf-8')
         raise KeyboardInterrupt
