@@ -21,7 +21,7 @@ from typing import Any
 
 from first_step import FILE
 from machine import report
-from training import LEAST_REPEATS, alternate, choose_device
+from training import LEAST_REPEATS, alternate, choose_device, spread_ms
 
 from mmyolo_ext.apis import load_config
 
@@ -47,19 +47,12 @@ def first_steps(options: argparse.Namespace) -> dict[str, float]:
     for _ in range(options.repeats + 1):  # the first one reads the files that the others find in memory
         with tempfile.TemporaryDirectory() as folder:
             batch, step = first_step(options, Path(folder))
-        batches.append(batch * 1e3)
-        steps.append(step * 1e3)
-    cold, steps = steps[0], steps[1:]
-    median = statistics.median(steps)
+        batches.append(batch)
+        steps.append(step)
     return {
-        'median_ms': round(median, 1),
-        'min_ms': round(min(steps), 1),
-        'max_ms': round(max(steps), 1),
-        'spread': round((max(steps) - min(steps)) / median, 3),
-        'repeats': len(steps),
-        'runs': 1,
-        'first_of_all_ms': round(cold, 1),
-        'batch_ready_ms': round(statistics.median(batches[1:]), 1),
+        **spread_ms(steps[1:], 1),
+        'first_of_all_ms': round(steps[0] * 1e3, 1),
+        'batch_ready_ms': round(statistics.median(batches[1:]) * 1e3, 1),
     }
 
 

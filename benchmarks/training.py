@@ -198,8 +198,8 @@ def _compare(epochs: list[float], bares: list[float], matmuls: list[float], step
     ratios = [epoch / bare for epoch, bare in zip(epochs, around, strict=True)]
     ratio = statistics.median(ratios)
     return {
-        **_spread_ms(epochs, steps),
-        'bare': _spread_ms(bares, steps),
+        **spread_ms(epochs, steps),
+        'bare': spread_ms(bares, steps),
         'ratio': {'median': round(ratio, 4), 'min': round(min(ratios), 4), 'max': round(max(ratios), 4)},
         'images_per_second': round(images / statistics.median(epochs), 2),
         'matmul_ms': round(statistics.median(matmuls), 3),
@@ -208,7 +208,8 @@ def _compare(epochs: list[float], bares: list[float], matmuls: list[float], step
     }
 
 
-def _spread_ms(seconds: list[float], steps: int) -> dict[str, float]:
+def spread_ms(seconds: list[float], steps: int) -> dict[str, float]:
+    """Milliseconds of one of ``steps`` steps, as :func:`machine.measure` tells them; seconds of each repeat."""
     times = [value * 1e3 / steps for value in seconds]
     median = statistics.median(times)
     return {
