@@ -100,7 +100,7 @@ def preprocessor_of(graph: Graph) -> dict:
     """Config of the preprocessor for pictures as Darknet sees them: RGB from 0 to 1."""
     channels = graph.picture.channels
     return {
-        'type': 'mmdet.DetDataPreprocessor',
+        'type': 'mmyolo_ext.DataPreprocessor',
         'mean': [0] * channels,
         'std': [255] * channels,
         'bgr_to_rgb': channels == 3,
