@@ -251,6 +251,19 @@ def test_the_default_space_fits_our_configs(config, tmp_path):
     check_effect(tmp_path / 'best.py', values, {'max_epochs': 3})
 
 
+def test_the_space_of_the_digits_fits_their_config(tmp_path):
+    path = REPO / 'configs' / 'quickstart' / 'yolov5n_digits.py'
+    space, left_out = fit_space(read_space(DEFAULT.with_name('digits.py')), load_config(path)._cfg_dict)
+    # 0.003 / 5 and * 5; 0.05 / 10 and * 10; 8 / 8 and * 8; 0.4 / 4 and * 4; by the numbers the last two
+    ranges = [(0.0006, 0.015), (0.005, 0.5), (1, 64), (0.1, 1.6), (0, 0.5), (0, 0.3)]
+    assert [(one.low, one.high) for one in space.values()] == [pytest.approx(ends) for ends in ranges]
+    assert [one.log for one in space.values()] == [True] * 4 + [False] * 2 and left_out == []
+    assert [one.present for one in space.values()] == [0.003, 0.05, 8.0, 0.4, 0.1, 0.1]
+    values = {key: (parameter, parameter.another()) for key, parameter in space.items()}
+    (tmp_path / 'best.py').write_text(delta_text(path, tmp_path, values))
+    check_effect(tmp_path / 'best.py', values, {'max_epochs': 4, 'train_cfg.val_interval': 1})
+
+
 def test_the_space_of_the_docs(tmp_path):
     page = (REPO / 'docs' / 'tuning.md').read_text()
     (tmp_path / 'space.py').write_text(re.search(r'```python\n(space = .*?)```', page, re.DOTALL)[1])
