@@ -1,5 +1,7 @@
 """A user's five lines reach every place they matter; a wrong letter is named."""
 
+import copy
+
 import pytest
 from mmengine.config import Config
 from tiny_coco import REPO, write_user_config
@@ -180,3 +182,13 @@ def test_shortcuts_serve_mmdet_configs_too(tmp_path):
     cfg = load_config(path)
     assert cfg.model.bbox_head.num_classes == 2
     assert cfg.train_cfg.max_epochs == cfg.param_scheduler[1].end == 6
+
+
+def test_a_config_is_formatted_once_for_the_same_settings(cfg, monkeypatch):
+    text, formatted = Config(cfg.to_dict()).pretty_text, copy.deepcopy(cfg)
+    assert formatted.pretty_text == text
+    monkeypatch.setattr(Config, 'pretty_text', 'formatted anew')
+    again = copy.deepcopy(formatted)  # as a Runner does
+    assert again.pretty_text == text
+    again.model.bbox_head.num_classes += 1
+    assert again.pretty_text == 'formatted anew' and formatted.pretty_text == text
