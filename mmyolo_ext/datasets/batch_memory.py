@@ -4,18 +4,16 @@ A sample is written where its batch will read it while its pixels are still in t
 finished samples would fetch them all once more. Letters: N samples, C, H, W.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-KEPT = 2  # arrays: the one at work and the next
-UNUSED = 3  # references: of the list, the loop and the question itself
+from .reused_memory import reused
+from .shared_blocks import take_block
 
 
 class BatchMemory:
@@ -67,26 +65,6 @@ def whole_batch(pictures: Sequence[Tensor]) -> Tensor | None:
 
 
 def empty_batch(shape: Sequence[int]) -> Tensor:
-    """An uint8 tensor, not set to anything; a loader's worker gets memory that goes to the main process without a
-    copy, as in PyTorch's own ``default_collate``."""
-    if get_worker_info() is None:
-        return torch.from_numpy(_free_array(tuple(shape)))
-    storage = torch.UntypedStorage._new_shared(torch.Size(shape).numel())
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
-
-
-_arrays: list[np.ndarray] = []
-
-
-def _free_array(shape: tuple[int, ...]) -> np.ndarray:
-    """An array that no tensor looks at any more, or a new one.
-
-    The system clears memory before it hands it out, which takes longer than to write the pictures. A tensor and its
-    views, whoever holds them, count as one reference to their array.
-    """
-    for array in _arrays:
-        if array.shape == shape and sys.getrefcount(array) == UNUSED:
-            return array
-    _arrays.append(np.empty(shape, np.uint8))
-    del _arrays[:-KEPT]
-    return _arrays[-1]
+    """A uint8 tensor, not set to anything; a loader's worker gets memory that goes to the main process without a
+    copy."""
+    return reused(shape) if get_worker_info() is None else take_block(shape)

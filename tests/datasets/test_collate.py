@@ -9,7 +9,7 @@ from mmengine.structures import InstanceData
 from torch.utils.data import DataLoader
 
 from mmyolo_ext.datasets import stack_inputs
-from mmyolo_ext.datasets.batch_memory import empty_batch, one_batch, take_place
+from mmyolo_ext.datasets.batch_memory import one_batch, take_place
 from mmyolo_ext.registry import FUNCTIONS, MODELS
 
 
@@ -86,28 +86,28 @@ def test_another_shape_has_memory_of_its_own():
     assert torch.equal(stack_inputs(made[::2])['inputs'], torch.stack([expected[k]['inputs'] for k in (0, 2)]))
 
 
-@pytest.mark.parametrize('keep', [lambda t: t, lambda t: t[1, :, 2:], lambda t: t[0].numpy(), lambda t: iter(t)])
-def test_memory_that_is_looked_at_is_not_used_again(keep):
-    first = empty_batch((3, 3, 8, 6)).fill_(7)
-    held, address = keep(first), first.data_ptr()
-    del first
-    others = [empty_batch((3, 3, 8, 6)).fill_(9) for _ in range(3)]
-    assert address not in {other.data_ptr() for other in others}
-    assert (torch.as_tensor(held if not hasattr(held, '__next__') else next(held)) == 7).all()
-
-
-def test_memory_that_is_given_up_is_used_again():
-    first = empty_batch((2, 3, 8, 6))
-    address = first.data_ptr()
-    del first
-    assert empty_batch((2, 3, 8, 6)).data_ptr() == address
-    assert empty_batch((2, 3, 6, 8)).shape == (2, 3, 6, 8)
-
-
 @pytest.mark.parametrize('pictures', [False, True])
-def test_a_worker_stacks_into_shared_memory(pictures):
-    made = samples([(8, 6)] * 4)
-    loader = DataLoader(as_pictures(made) if pictures else made, batch_size=4, num_workers=1, collate_fn=stack_inputs)
-    (batch,) = loader
-    assert batch['inputs'].is_shared()
-    assert torch.equal(batch['inputs'], stack_inputs(samples([(8, 6)] * 4))['inputs'])
+@pytest.mark.parametrize('shapes', [[(8, 6)] * 4, [(8, 6), (6, 8)]])
+def test_a_worker_sends_what_it_stacked(shapes, pictures):
+    made = samples(shapes)
+    made = as_pictures(made) if pictures else made
+    (sent,) = DataLoader(made, batch_size=len(made), num_workers=1, collate_fn=stack_inputs)
+    expected = stack_inputs(samples(shapes))
+    assert type(sent) is dict and sent.keys() == expected.keys()
+    for one, other in zip(sent['inputs'], expected['inputs'], strict=True):
+        assert torch.equal(one, other)
+    for one, other in zip(sent['data_samples'], expected['data_samples'], strict=True):
+        assert one.metainfo == other.metainfo and type(one.gt_instances.bboxes) is HorizontalBoxes
+        assert torch.equal(one.gt_instances.bboxes.tensor, other.gt_instances.bboxes.tensor)
+        assert torch.equal(one.gt_instances.labels, other.gt_instances.labels)
+        assert one.ignored_instances.bboxes.tensor.shape == (0, 4)
+        one.gt_instances.labels += 1  # it can be written to
+
+
+def test_large_tensors_and_those_with_gradients_cross_too():
+    more = {'mask': torch.rand(300, 300), 'weight': torch.ones(2, requires_grad=True), 'half': torch.ones(2).half()}
+    made = [{**sample, **more} for sample in samples([(8, 6)] * 2)]
+    (sent,) = DataLoader(made, batch_size=2, num_workers=1, collate_fn=stack_inputs)
+    for key, value in more.items():
+        assert all(torch.equal(one, value) and one.dtype == value.dtype for one in sent[key])
+    assert sent['mask'][0].is_shared() and not sent['half'][0].is_shared()

@@ -1,0 +1,141 @@
+"""From a worker to the main process in blocks that are used again, and never while somebody looks at them."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mmyolo_ext.datasets import shared_blocks, stack_inputs
+from mmyolo_ext.datasets.batch_memory import one_batch, take_place
+from mmyolo_ext.datasets.shared_blocks import HEAD, KEPT, TAKEN, as_message, received, take_block
+
+SHAPE = (3, 8, 6)
+
+
+class Numbers(Dataset):
+    """Picture k is all k."""
+
+    def __len__(self):
+        return 128
+
+    def __getitems__(self, indices):
+        with one_batch(len(indices)):
+            return [{'inputs': take_place(SHAPE).fill_(k), 'number': torch.tensor([k])} for k in indices]
+
+
+def loader(**options):
+    return DataLoader(Numbers(), batch_size=4, num_workers=2, collate_fn=stack_inputs, **options)
+
+
+def expected(place):
+    numbers = torch.arange(4 * place, 4 * place + 4, dtype=torch.uint8)
+    return numbers[:, None, None, None].expand(4, *SHAPE)
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    """No blocks of this process yet."""
+    monkeypatch.setattr(shared_blocks, '_own', [])
+    monkeypatch.setattr(shared_blocks, '_received', {})
+    return shared_blocks
+
+
+def test_batches_that_are_kept_stay_as_they_are():
+    batches = list(loader())  # 32, more than two workers have blocks
+    assert len(batches) == 32 > 2 * KEPT
+    for place, batch in enumerate(batches):
+        assert type(batch) is dict and list(batch) == ['inputs', 'number']
+        assert torch.equal(batch['inputs'], expected(place))
+        assert torch.equal(torch.cat(batch['number']), torch.arange(4 * place, 4 * place + 4))
+
+
+def test_batches_that_are_not_kept_use_few_blocks(blocks):
+    persistent = loader(persistent_workers=True)
+    files = []
+    for _ in range(3):
+        for place, batch in enumerate(persistent):
+            assert torch.equal(batch['inputs'], expected(place))
+            files.append(len(os.listdir('/proc/self/fd')))
+    assert len(blocks._received) <= 2 * KEPT
+    assert max(files[64:]) <= max(files[:32]), 'no file is left open'
+
+
+def test_views_keep_a_block(blocks):
+    views = [batch['inputs'][1, 0].numpy() for batch in loader()]
+    assert [view[0, 0] for view in views] == list(range(1, 128, 4))
+
+
+def test_blocks_of_workers_that_ended_are_forgotten(blocks):
+    for _ in range(3):  # new workers each time
+        list(loader())
+    assert len({process for process, _ in blocks._received}) <= 2
+
+
+def test_a_block_is_free_when_the_batch_is_gone_on_both_sides(blocks):
+    made = take_block((2, *SHAPE)).fill_(5)
+    (block,) = blocks._own
+    message = as_message(made)
+    assert not block.is_free and message.block is block.tensor
+    del made
+    assert not block.is_free, 'it is on its way'
+    arrived = received(message)
+    assert (arrived == 5).all() and arrived.shape == (2, *SHAPE)
+    assert arrived.data_ptr() == block.tensor.data_ptr() + HEAD
+    part = arrived[1:]
+    del arrived
+    assert not block.is_free
+    del part
+    assert block.is_free
+    again = take_block((1, *SHAPE))
+    assert len(blocks._own) == 1 and as_message(again).block is None, 'the main process has it'
+
+
+def test_a_batch_that_is_never_sent_frees_its_block(blocks):
+    made = take_block((2, *SHAPE))
+    del made
+    assert blocks._own[0].is_free
+
+
+def test_only_a_whole_block_is_sent_by_its_number(blocks):
+    made = take_block((4, *SHAPE))
+    assert isinstance(as_message(made[1:]), torch.Tensor)
+    assert isinstance(as_message(made.transpose(2, 3)), torch.Tensor)
+    assert isinstance(as_message(torch.zeros(3)), torch.Tensor)
+    assert as_message(made).shape == (4, *SHAPE)
+    assert isinstance(as_message(made), torch.Tensor), 'sent twice, it is not a block the second time'
+
+
+def test_a_larger_batch_has_another_block(blocks):
+    take_block((2, *SHAPE))
+    larger = take_block((4, *SHAPE))
+    assert larger.shape == (4, *SHAPE) and len(blocks._own) == 2
+
+
+def test_where_all_blocks_are_taken_there_is_other_memory(blocks):
+    held = [take_block(SHAPE).fill_(k) for k in range(KEPT + 2)]
+    assert len(blocks._own) == KEPT and all(block.bytes[0] == TAKEN for block in blocks._own)
+    assert [int(one[0, 0, 0]) for one in held] == list(range(KEPT + 2)) and held[-1].is_shared()
+
+
+FORKED = """
+import os
+from mmyolo_ext.datasets import shared_blocks as blocks
+made = blocks.take_block((2, 3, 8, 6))
+arrived = blocks.received(blocks.as_message(made))
+del made
+child = os.fork()
+if child == 0:
+    del arrived
+    os._exit(0)
+os.waitpid(child, 0)
+assert not blocks._own[0].is_free
+del arrived
+assert blocks._own[0].is_free
+"""
+
+
+def test_a_worker_that_is_forked_meanwhile_frees_nothing():
+    subprocess.run([sys.executable, '-c', FORKED], check=True)
