@@ -86,3 +86,17 @@ def test_checkpoints_fit_both() -> None:
     for average in (theirs, ours):
         average.update_parameters(model)
     assert all(torch.equal(value, ours.state_dict()[name]) for name, value in theirs.state_dict().items())
+
+
+def test_a_layer_that_was_exchanged_is_followed_from_the_next_epoch_on() -> None:
+    model = nn.Sequential(nn.Linear(1, 1, bias=False))
+    average = ForeachEMA(model, momentum=0.5, gamma=1)
+    for _ in range(60):  # the weight of an update nears the momentum
+        average.update_parameters(model)
+    before = float(average.module[0].weight)
+    model[0].weight = nn.Parameter(torch.full((1, 1), before + 8))
+    average.update_parameters(model)
+    assert float(average.module[0].weight) == before
+    average.find_tensors()
+    average.update_parameters(model)
+    assert float(average.module[0].weight) == pytest.approx(before + 4)

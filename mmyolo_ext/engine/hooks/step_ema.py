@@ -4,6 +4,7 @@ from mmengine.dist import all_reduce_params, is_distributed
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 
+from mmyolo_ext.engine.ema import ForeachEMA
 from mmyolo_ext.registry import HOOKS
 
 
@@ -31,6 +32,11 @@ class StepEMAHook(EMAHook):
         **kwargs,
     ) -> None:
         super().__init__(ema_type, momentum=momentum, gamma=gamma, update_buffers=update_buffers, **kwargs)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        super().before_train_epoch(runner)
+        if isinstance(self.ema_model, ForeachEMA):
+            self.ema_model.find_tensors()
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         if runner.optim_wrapper.should_update():
