@@ -3,7 +3,7 @@
 
 scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
-export THP_MEM_ALLOC_ENABLE=1 MPLBACKEND=Agg
+export MPLBACKEND=Agg
 skipped=() failed=()
 
 # run_benchmark NAME THREADS NOTE [options of the benchmark]: runs it, keeps its figures and fills the page.

@@ -5,7 +5,7 @@ steps of the same shapes stand before and after it, in the same process; ``ratio
 those around it take, ``parts_ms`` tells where the rest goes, a step. *first step* is told of fresh processes of
 ``tools/train.py``, from their start to the end of their first step::
 
-    OMP_NUM_THREADS=2 THP_MEM_ALLOC_ENABLE=1 python benchmarks/epoch.py [--device cuda] [--amp] [--repeats 5]
+    OMP_NUM_THREADS=2 python benchmarks/epoch.py [--device cuda] [--amp] [--repeats 5]
 """
 
 import argparse

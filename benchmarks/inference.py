@@ -21,6 +21,8 @@ import torch
 from engines import FORMS, FORMS_ON, Engine, build_detector, engines, pictures
 from machine import LEAST_REPEATS, calibrate, measure, report
 
+from mmyolo_ext.apis.memory import keep_freed_memory
+
 MODELS = {
     'YOLOv5n': 'yolov5/n_640_coco.py',
     'ShuffleNetV2 1.0': 'light/shufflenetv2-1.0_640_coco.py',
@@ -83,6 +85,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     options = parse_args()
+    keep_freed_memory()  # as tools/predict.py does
     figures: dict[str, Any] = {}
     with contextlib.redirect_stdout(sys.stderr):  # exporters and quantisers print
         for model in options.models:

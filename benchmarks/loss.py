@@ -3,14 +3,13 @@
 By default 16 pictures of 640 x 640 px, 80 classes and 120 boxes in all; the 1x1 convolutions are left out. The time is
 told in milliseconds and in matrix products (float32, 1024 x 1024, two threads) of the same minute::
 
-    OMP_NUM_THREADS=2 THP_MEM_ALLOC_ENABLE=1 python benchmarks/loss.py [--device cuda] [--images 1 16] [--repeats 15]
+    OMP_NUM_THREADS=2 python benchmarks/loss.py [--device cuda] [--images 1 16] [--repeats 15]
 
-Most of it is the gradient's memory, 137 MB that Linux hands out anew each step, page by page; with
-``THP_MEM_ALLOC_ENABLE=1`` PyTorch asks for large pages, which takes a quarter of the time. The line says which it was.
+Freed memory is kept, as by our tools: else most of it would be the gradient's 137 MB, which Linux would hand out anew
+each step, page by page. The line says whether it could be kept.
 """
 
 import argparse
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 import mmyolo_ext  # noqa: F401
+from mmyolo_ext.apis.memory import keep_freed_memory
 from mmyolo_ext.models.heads import YOLOv3Head, YOLOv5Head
 
 HEADS = {'YOLOv5Head': YOLOv5Head, 'YOLOv3Head': YOLOv3Head}
@@ -107,7 +107,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.device == 'auto':
         options.device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    figures = {}
+    figures, memory_kept = {}, keep_freed_memory()
     for images in options.images:
         boxes = round(images * BOXES_A_PICTURE)
         samples = truth(images, options.size, options.classes, boxes, options.device)
@@ -119,8 +119,7 @@ def main() -> None:
             case = {'images': images, 'boxes': boxes, 'places_taught': positives(head, maps, samples)}
             figures[f'{name}, batch {images}'] = {**case, **in_matmuls(step(head, maps, samples), options.repeats)}
     about = {name: getattr(options, name) for name in ('device', 'size', 'classes')}
-    huge_pages = os.environ.get('THP_MEM_ALLOC_ENABLE') == '1'
-    report('loss', {**about, 'huge_pages': huge_pages, 'cases': figures})
+    report('loss', {**about, 'memory_kept': memory_kept, 'cases': figures})
 
 
 if __name__ == '__main__':

@@ -3,7 +3,7 @@
 The whole step (a batch of uint8 pictures in memory, preprocessing, YOLOv5's losses, backward, optimizer, average of
 the weights, schedules, hooks) against the bare one (forward, backward and optimizer step on tensors), in turn::
 
-    OMP_NUM_THREADS=2 THP_MEM_ALLOC_ENABLE=1 python benchmarks/step.py [--device cuda] [--models n s] [--sizes 320 640]
+    OMP_NUM_THREADS=2 python benchmarks/step.py [--device cuda] [--models n s] [--sizes 320 640]
 
 A case is named by model, side, batch, precision and layout; its time is that of the whole step, ``bare`` that of the
 other, ``ratio`` their quotient in each pair, ``parts_ms`` where the rest goes. ``--compile`` adds cases whose network

@@ -22,6 +22,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
+from mmyolo_ext.apis.memory import keep_freed_memory
 from mmyolo_ext.engine.hooks import CompileHook
 
 LEAST_REPEATS, PROBED = 5, 2
@@ -154,6 +155,7 @@ class AlternatingLoop(EpochBasedTrainLoop):
 
 def alternate(cfg: Config, repeats: int) -> dict[str, Any]:
     """Train by ``cfg`` without validation; the figures of :class:`AlternatingLoop`."""
+    keep_freed_memory()  # as tools/train.py does, for the bare steps too
     cfg.train_cfg = {'type': 'AlternatingLoop', 'repeats': repeats}
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None

@@ -12,6 +12,7 @@ from mmengine.config import Config, DictAction
 
 from mmyolo_ext.apis.config import load_config
 from mmyolo_ext.apis.distributed import leave_processes
+from mmyolo_ext.apis.memory import keep_freed_memory
 from mmyolo_ext.weights import install_reader
 
 DEBUG = 'MMYOLO_EXT_DEBUG'
@@ -36,8 +37,6 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 def load_for_run(args: argparse.Namespace) -> Config:
     """The config of a run, its work dir settled: by ``--work-dir``, else the config's own, else by its name."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    # PyTorch reads it with its first tensor: large ones get large pages, if Linux gives any, and are written faster
-    os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1')
     install_reader()
     cfg = load_config(args.config, args.cfg_options)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
@@ -49,6 +48,7 @@ def run_tool(main: Callable[[], None]) -> None:
 
     The environment variable MMYOLO_EXT_DEBUG=1 shows the traceback instead.
     """
+    keep_freed_memory()
     try:
         main()
     except KeyboardInterrupt:
