@@ -14,6 +14,7 @@ from mmengine.config import DictAction
 from mmyolo_ext.apis.cli import run_tool
 from mmyolo_ext.apis.tuning import memory
 from mmyolo_ext.apis.tuning.importance import importance_of
+from mmyolo_ext.apis.tuning.lock import locked
 from mmyolo_ext.apis.tuning.plan import PRUNERS, Effort, Plan, make_plan
 from mmyolo_ext.apis.tuning.plots import draw_all
 from mmyolo_ext.apis.tuning.report import BEST, table, write_files
@@ -56,8 +57,8 @@ def main() -> None:
     args = parse_args()
     memory.need_optuna()
     folder = args.work_dir or Path('work_dirs') / f'{args.config.stem}_tune'
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: trainings are ended, files written
-    with memory.locked(folder) as lock:
+    end_as_by_ctrl_c()
+    with locked(folder) as lock:
         plan = make_plan(
             args.config, args.space, folder, args.metric, not args.lower_is_better, args.epochs, args.seed,
             args.cfg_options,
@@ -68,6 +69,13 @@ def main() -> None:
         command = training_command(ROOT / 'tools' / 'train.py', args.amp)
         search = Search(plan, effort, folder, command, lock, Reporter(plan, folder))
         run(search, plan, folder)
+
+
+def end_as_by_ctrl_c() -> None:
+    """When told to end, or when the terminal is closed: trainings are ended, files written. Not under nohup."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
 
 
 def run(search: Search, plan: Plan, folder: Path) -> None:

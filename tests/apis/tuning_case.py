@@ -37,7 +37,7 @@ space = {
 """
 # The score rises towards 0.8 - 0.1 |log10(lr / 0.1)|: 0.7 for lr 0.01. Above lr 0.5 it crashes, above 0.3 the loss is
 # NaN. At 0.0001 it hangs after epoch 3, so that only being pruned ends it; at a scale of 0.125 it hangs after epoch 2
-# unless there is a checkpoint to go on from, and at 0.0625 the score is NaN.
+# unless there is a checkpoint to go on from, at 0.375 before the last score, likewise; at 0.0625 the score is NaN.
 TRAIN = """
 import json, math, runpy, sys, time
 from pathlib import Path
@@ -50,19 +50,26 @@ scale = cfg['train_dataloader']['dataset']['dataset']['pipeline'][0]['scale']
 if lr > 0.5:
     print('Traceback (most recent call last):', 'torch.OutOfMemoryError: CUDA out of memory.', sep='\\n')
     sys.exit(1)
-done = max([int(file.stem.split('_')[1]) for file in folder.glob('epoch_*.pth')], default=0)
+last = folder / 'last_checkpoint'
+done = int(Path(last.read_text()).stem.split('_')[1]) if last.exists() else 0
 scalars = folder / f'2000010{len(list(folder.glob("2*")))}_000000' / 'vis_data' / 'scalars.json'
 scalars.parent.mkdir(parents=True)
+rows = ''
 for epoch in range(done + 1, epochs + 1):
-    (folder / f'epoch_{epoch}.pth').write_text('')
-    (folder / f'epoch_{epoch - 1}.pth').unlink(missing_ok=True)
+    (folder / f'epoch_{epoch}.pth').write_bytes(b'\\x80')  # as a pickle starts
+    (folder / f'epoch_{epoch - 2}.pth').unlink(missing_ok=True)
+    last.write_text(str(folder / f'epoch_{epoch}.pth'))
+    if scale == 0.375 and epoch == epochs and not done:
+        time.sleep(100)
     (folder / f'best_coco_bbox_mAP_epoch_{epoch}.pth').write_text('')
-    (folder / 'last_checkpoint').write_text('')
     score = math.nan if scale == 0.0625 else (0.8 - 0.1 * abs(math.log10(lr / 0.1))) * epoch / epochs
-    with scalars.open('a') as file:
-        loss = math.nan if lr > 0.3 else 1.0
-        file.write(json.dumps({'loss': loss, 'lr': lr, 'epoch': epoch, 'step': epoch}) + '\\n')
-        file.write(json.dumps({'coco/bbox_mAP': score, 'data_time': 0.1, 'step': epoch}) + '\\n')
+    loss = math.nan if lr > 0.3 else 1.0
+    rows += json.dumps({'loss': loss, 'lr': lr, 'epoch': epoch, 'step': epoch}) + '\\n'
+    rows += json.dumps({'coco/bbox_mAP': score, 'data_time': 0.1, 'step': epoch}) + '\\n'
+    if lr != 0.0001 or epoch >= 3:  # before, it would be pruned at once
+        with scalars.open('a') as file:
+            file.write(rows)
+        rows = ''
     if lr == 0.0001 and epoch == 3 or scale == 0.125 and epoch == 2:
         time.sleep(100)
 """

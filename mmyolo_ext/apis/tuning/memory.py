@@ -8,20 +8,18 @@ sampler keeps away from such values.
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmyolo_ext.apis.files import check_work_dir
 from mmyolo_ext.apis.tuning.space import Parameter
 from mmyolo_ext.export.packages import need
 
 if TYPE_CHECKING:
     import optuna
 
-JOURNAL, IDENTITY, LOCK = 'study.journal', 'study.json', 'study.lock'
+JOURNAL, IDENTITY = 'study.journal', 'study.json'
 TABLE, RUN_FOLDER = 'trials.csv', 'trial_'
+KEPT = 'config default_hooks.checkpoint.'
 RUN, SECONDS, REASON = 'run', 'seconds', 'failed'  # of a trial's attributes
 STATES = ('done', 'pruned', 'failed', 'running', 'to go on')
 SCALARS = (str, int, float, bool, type(None))  # that Optuna keeps as they are
@@ -60,26 +58,6 @@ def need_optuna() -> 'optuna':
     return package
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """Keep other searches out of ``folder``; the descriptor of the lock, which trainings hold as long as they live.
-
-    Raises:
-        ValueError: another search, or a training that one left behind, is at work there.
-    """
-    import fcntl
-
-    check_work_dir(str(folder))
-    with (folder / LOCK).open('a') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(
-                f'another search, or a training that one left behind, is at work in {folder}: let it end or stop it'
-            ) from error
-        yield file.fileno()
-
-
 def check_identity(folder: Path, identity: dict[str, Any]) -> None:
     """Keep what a search is of, or see that the folder's search is of the same.
 
@@ -90,12 +68,9 @@ def check_identity(folder: Path, identity: dict[str, Any]) -> None:
     """
     file = folder / IDENTITY
     now = json.loads(json.dumps(identity, default=str))
-    before = json.loads(file.read_text()) if file.exists() else now
-    differing = [name for name in {**before, **now} if before.get(name, '-') != now.get(name, '-')]
+    differing = differences(json.loads(file.read_text()), now) if file.exists() else ''
     if differing and ((folder / TABLE).exists() or any(folder.glob(f'{RUN_FOLDER}*/*.pth'))):
-        told = '; '.join(f'{name} was {before.get(name, "-")}, now {now.get(name, "-")}' for name in differing[:3])
-        more = f' and {len(differing) - 3} more' if len(differing) > 3 else ''
-        raise ValueError(f'{folder} holds another search: {told}{more}; take another --work-dir for this one')
+        raise ValueError(f'{folder} holds another search: {differing}; take another --work-dir for this one')
     if differing:
         (folder / JOURNAL).unlink(missing_ok=True)
         for run in folder.glob(f'{RUN_FOLDER}*'):
@@ -105,8 +80,16 @@ def check_identity(folder: Path, identity: dict[str, Any]) -> None:
     os.replace(part, file)
 
 
+def differences(before: dict[str, str], now: dict[str, str]) -> str:
+    """What differs between what searches are of, in words; how many checkpoints are kept is no matter."""
+    names = [name for name in {**before, **now} if before.get(name, '-') != now.get(name, '-')]
+    names = [name for name in names if not name.startswith(KEPT)]
+    told = [f'{name} was {before.get(name, "-")}, now {now.get(name, "-")}' for name in names[:3]]
+    return '; '.join(told) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
+
+
 def open_study(folder: Path, direction: str) -> 'optuna.Study':
-    """The search in ``folder``, a new one if there is none. The folder must be ours by :func:`locked`."""
+    """The search in ``folder``, a new one if there is none. The folder must be ours by :func:`.locked`."""
     optuna = need_optuna()
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 

@@ -9,9 +9,11 @@ from mmengine.config import Config
 from mmyolo_ext.apis.config import load_config
 from mmyolo_ext.apis.config_nodes import kind, walk
 from mmyolo_ext.apis.tuning.delta import check_effect, delta_text
+from mmyolo_ext.apis.tuning.memory import differences
 from mmyolo_ext.apis.tuning.space import Parameter, fit_space, read_space
 
 COCO_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+OF_CONFIG = 'config '
 PRUNERS = ('median', 'hyperband', 'none')
 
 
@@ -102,14 +104,25 @@ def make_plan(
     identity = {
         **{'metric': metric, 'greater is better': greater},
         **{f'space {key}': told for key, told in ranges.items()},
-        **{f'config {key}': told for key, told in flat(cfg.to_dict()).items() if key != 'work_dir'},
+        **_told(cfg),
     }
     unit = 'epoch' if cfg.train_cfg.get('max_epochs') else 'iteration'
     return Plan(config, options, space, left_out, metric, greater, seed, length, unit, validations, identity)
 
 
 def trial_config(plan: Plan, values: dict[str, Any], folder: Path) -> Path:
-    """Write the whole config of a training into ``folder``, and ``values.py``, the delta; the former's path."""
+    """Write the whole config of a training into ``folder``, and ``values.py``, the delta; the former's path.
+
+    Raises:
+        ValueError: the config that is searched has been edited meanwhile; naming what differs.
+    """
+    now = _told(load_config(plan.config, plan.options))
+    changed = differences({key: told for key, told in plan.identity.items() if key.startswith(OF_CONFIG)}, now)
+    if changed:
+        raise ValueError(
+            f'{plan.config} has changed since the search was started: {changed}; put it back to go on, or take '
+            'another --work-dir for the new one'
+        )
     chosen = {key: (plan.space[key], value) for key, value in values.items()}
     delta = folder / 'values.py'
     delta.write_text(delta_text(plan.config, folder, chosen))
@@ -129,6 +142,10 @@ def flat(node: Any, name: str = '') -> dict[str, str]:
         for step, value in items
         for key, text in flat(value, f'{name}.{step}' if name else f'{step}').items()
     }
+
+
+def _told(cfg: Config) -> dict[str, str]:
+    return {OF_CONFIG + key: told for key, told in flat(cfg.to_dict()).items() if key != 'work_dir'}
 
 
 def _lengths(config: Path, options: dict | None, epochs: int | None) -> dict:
@@ -166,10 +183,10 @@ def _check_metric(cfg: Config, metric: str) -> None:
 
 
 def _checkpoint_options(cfg: Config, metric: str, greater: bool) -> dict:
-    """Of each training only the last checkpoint and the best are kept."""
+    """Of each training only the best checkpoint and the last two are kept: one may be cut short by what ends it."""
     if not cfg.get('default_hooks', {}).get('checkpoint'):
         return {}
-    chosen = {'max_keep_ckpts': 1, 'save_best': metric, 'rule': 'greater' if greater else 'less'}
+    chosen = {'max_keep_ckpts': 2, 'save_best': metric, 'rule': 'greater' if greater else 'less'}
     return {f'default_hooks.checkpoint.{key}': value for key, value in chosen.items()}
 
 

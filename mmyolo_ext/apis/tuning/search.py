@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from mmengine.config import Config
 
 from mmyolo_ext.apis.tuning import memory
+from mmyolo_ext.apis.tuning.checkpoints import keep_the_best, make_resumable
 from mmyolo_ext.apis.tuning.plan import Effort, Plan, trial_config
 from mmyolo_ext.apis.tuning.training import Scores, Training, read_scores
 from mmyolo_ext.apis.tuning.words import ended
@@ -115,6 +117,7 @@ class Search:
         folder.mkdir(parents=True, exist_ok=True)
         values = {key: memory.decode(one, trial.params[key]) for key, one in self.plan.space.items()}
         config = trial_config(self.plan, values, folder)
+        make_resumable(folder, Config.fromfile(config), read_scores(folder, self.plan.metric).by_step)
         slot = min({*range(self.effort.jobs)} - {active.slot for active in self._active})
         keep_open = () if self._lock is None else (self._lock,)
         training = Training(self._command, config, folder, environment(slot, self.effort.jobs), keep_open)
@@ -163,21 +166,9 @@ class Search:
         else:
             self.study.tell(trial, (max if self.plan.greater else min)(scores.by_step.values()))
         runs = self.runs()
-        self._keep_the_best(runs)
+        keep_the_best({self.folder_of(run.number): run for run in runs}, memory.best_of(runs, self.plan.greater))
         print(ended(runs, active.number, self.plan, self.effort), flush=True)
         self._after_each(runs)
-
-    def _keep_the_best(self, runs: list[memory.Run]) -> None:
-        """Delete checkpoints: of the best run only its best is kept, of ended ones none."""
-        best = memory.best_of(runs, self.plan.greater)
-        for run in runs:
-            if run.state in ('done', 'pruned', 'failed'):
-                files = list(self.folder_of(run.number).glob('*.pth'))
-                kept = [file for file in files if file.name.startswith('best_')] or files[-1:]
-                for file in files:
-                    if run is not best or file not in kept:
-                        file.unlink()
-                (self.folder_of(run.number) / 'last_checkpoint').unlink(missing_ok=True)
 
     def _refuse_metric(self, scores: Scores) -> None:
         raise ValueError(
