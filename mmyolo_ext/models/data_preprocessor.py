@@ -10,6 +10,7 @@ from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.utils import samplelist_boxtype2tensor
 from torch import Tensor
 
+from mmyolo_ext.models.sample_transfer import samples_to
 from mmyolo_ext.registry import MODELS
 
 
@@ -19,8 +20,8 @@ class DataPreprocessor(DetDataPreprocessor):
 
     mmdet's makes floats, subtracts, divides and copies once more in order to pad by nothing: four new tensors of the
     size of the input. Here a batch of bytes, (N, 3, H, W), whose sides the divisor divides, is made float once and
-    divided in place: 4.7 ms of processor time in place of 24.7, for 16 pictures of 320 px. A list of pictures, and
-    masks, go mmdet's way.
+    divided in place: 4.7 ms of processor time in place of 24.7, for 16 pictures of 320 px. Boxes and labels of all
+    pictures go to the device together. A list of pictures, and masks, go mmdet's way.
 
     Args:
         mean: As mmdet's; so are the others.
@@ -35,8 +36,9 @@ class DataPreprocessor(DetDataPreprocessor):
     def forward(self, data: dict, training: bool = False) -> dict:
         if not self._in_one_piece(data.get('inputs')):
             return super().forward(data, training)
-        data = self.cast_data(data)
-        inputs, samples = self._scaled(data['inputs']), data.get('data_samples')
+        inputs = self._scaled(data['inputs'].to(self.device, non_blocking=self._non_blocking))
+        samples = data.get('data_samples')
+        samples = samples and samples_to(samples, self.device, self._non_blocking)
         shape_hw = tuple(inputs.shape[-2:])
         for sample in samples or ():
             sample.set_metainfo({'batch_input_shape': shape_hw, 'pad_shape': shape_hw})
