@@ -30,7 +30,8 @@ def faults(kept: bool | None) -> int:
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason="glibc's malloc")
 def test_the_pages_of_a_step_serve_the_next():
-    assert faults(kept=True) < 100 < faults(kept=None)
+    # without, all 132 MB of each step; kept, at times one piece that no hole of the heap has room for
+    assert faults(kept=True) < faults(kept=None) / 4
 
 
 def test_another_malloc_is_left_alone(monkeypatch):
