@@ -103,7 +103,7 @@ def write_checkpoint(file: Path, part: float = 1.0) -> None:
     ('loop', 'whole', 'cut_short', 'validated', 'expected'),
     [
         ({'max_epochs': 4}, [2, 3], [], [1, 2, 3], 3),
-        ({'max_epochs': 4}, [2], [3], [1, 2], 2),  # killed while writing
+        ({'max_epochs': 9, 'val_interval': 3}, [4], [5], [3], 4),  # killed while writing
         ({'max_epochs': 4}, [2, 3], [], [1, 2], 2),  # killed before the validation
         ({'max_epochs': 4}, [3, 4], [], [1, 2, 3], 3),  # and before the last one
         ({'max_epochs': 9, 'val_interval': 3}, [4, 5], [], [3], 5),  # there is none

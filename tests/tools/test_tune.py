@@ -1,8 +1,9 @@
-"""``tools/tune.py``: its errors before anything runs, a search of pretended trainings, and a real one."""
+"""``tools/tune.py``: its errors before anything runs, searches of pretended trainings, and a real one."""
 
 import csv
 import runpy
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from tiny_coco import REPO, make_tiny_coco, write_user_config
 
 from mmyolo_ext.apis import load_config
+from mmyolo_ext.apis.tuning.memory import open_study
 
 SPACE = "space = {'optim_wrapper.optimizer.lr': dict(factor=4), 'train_dataloader...HSVJitter.hue': [0.0, 0.015]}\n"
 # one score, in epoch 1, which is the better the farther the rate is from the config's
@@ -25,6 +27,38 @@ scalars.parent.mkdir(parents=True)
 scalars.write_text(json.dumps({'coco/bbox_mAP': 0.5 + abs(lr - 0.01), 'step': 1}) + '\\n')
 """
 
+# Two epochs, of 0.25 and 0.5. After the first one of trial 1, the search gets the signal that is named first.
+INTERRUPT = """
+import json, os, signal, sys, time
+from pathlib import Path
+
+name, config, folder = sys.argv[1], sys.argv[2], Path(sys.argv[sys.argv.index('--work-dir') + 1])
+last = folder / 'last_checkpoint'
+done = int(last.read_text()[-5]) if last.exists() else 0
+for epoch in range(done + 1, 3):
+    (folder / f'epoch_{epoch}.pth').write_bytes(b'\\x80')
+    last.write_text(str(folder / f'epoch_{epoch}.pth'))
+    scalars = folder / f'20000101_00000{done}' / 'vis_data' / 'scalars.json'
+    scalars.parent.mkdir(parents=True, exist_ok=True)
+    with scalars.open('a') as file:
+        file.write(json.dumps({'coco/bbox_mAP': epoch / 4, 'step': epoch}) + '\\n')
+    if folder.name == 'trial_001' and not done:
+        Path(folder / 'process').write_text(str(os.getpid()))
+        os.kill(os.getppid(), getattr(signal, name))
+        time.sleep(100)
+"""
+# the tool in a process of its own, which may be killed
+ALONE = """
+import runpy, sys
+from mmyolo_ext.apis.tuning import search
+
+tool, train, name, *arguments = sys.argv[1:]
+search.training_command = lambda script, amp: [sys.executable, train, name]
+search.LOOK = 0.02
+sys.argv = [tool, *arguments]
+runpy.run_path(tool, run_name='__main__')
+"""
+
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory) -> Path:
@@ -33,6 +67,7 @@ def folder(tmp_path_factory) -> Path:
     write_user_config(folder / 'mine.py', folder / 'data')
     (folder / 'space.py').write_text(SPACE)
     (folder / 'train.py').write_text(TRAIN)
+    (folder / 'interrupt.py').write_text(INTERRUPT)
     return folder
 
 
@@ -59,9 +94,10 @@ def tune(folder, tmp_path, monkeypatch, capfd):
         said = capfd.readouterr()
         return code, said.out, [line for line in said.err.splitlines() if line.startswith('error: ')]
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield run
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_what_is_wrong_is_one_line_before_anything_runs(tune, tmp_path, monkeypatch):
@@ -102,6 +138,52 @@ def test_a_search_and_the_same_command_again(tune, folder, tmp_path, monkeypatch
     assert code == 0 and 'trial 0 (' not in again and again.splitlines()[-4:] == out.splitlines()[-4:]
     code, _, errors = tune('--trials', 3, '--epochs', 2)
     assert code == 2 and 'holds another search: config train_cfg.max_epochs was 1, now 2' in errors[0]
+
+
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGKILL'])
+def test_the_same_command_goes_on_whatever_ended_the_search(tune, folder, tmp_path, monkeypatch, name):
+    train, work = folder / 'interrupt.py', tmp_path / 'work'
+    monkeypatch.setattr('mmyolo_ext.apis.tuning.search.LOOK', 0.02)
+    command = 'mmyolo_ext.apis.tuning.search.training_command'
+    monkeypatch.setattr(command, lambda script, amp: [sys.executable, str(train), name])
+    monkeypatch.setattr('mmyolo_ext.apis.tuning.plots.draw_all', lambda *_: [])  # takes long
+    effort = ('--trials', 3, '--epochs', 2)
+    if name == 'SIGKILL':
+        tool = [REPO / 'tools' / 'tune.py', train, name, folder / 'mine.py', '--space', folder / 'space.py']
+        alone = [sys.executable, '-c', ALONE, *tool, '--work-dir', work, *effort]
+        assert subprocess.run(list(map(str, alone)), check=False, capture_output=True).returncode == -signal.SIGKILL
+    else:
+        code, out, _ = tune(*effort)
+        assert code == 130 and 'to go on' in out
+        assert [row['state'] for row in csv.DictReader((work / 'trials.csv').open())] == ['done', 'to go on']
+    process = int((work / 'trial_001' / 'process').read_text())
+    values = (work / 'trial_001' / 'values.py').read_text()
+    assert is_alive(process) == (name == 'SIGKILL')
+    code, out, errors = tune(*effort)
+    assert code == 0 and errors == [] and not is_alive(process)
+    assert 'interrupted before and taken up again: trial 1' in out and 'trial 0 (' not in out
+    assert (f'left trainings behind: process {process}; ended' in out) == (name == 'SIGKILL')
+    rows = list(csv.DictReader((work / 'trials.csv').open()))
+    assert [(row['state'], row['score'], row['last_epoch']) for row in rows] == [('done', '0.5', '2')] * 3
+    assert (work / 'trial_001' / 'values.py').read_text() == values
+    assert (work / 'trial_001' / '20000101_000001').exists()  # from the checkpoint of epoch 1
+    # to Optuna the start that was broken off is a trial that failed
+    states = [trial.state.name for trial in open_study(work, 'maximize').trials]
+    assert sorted(states) == ['COMPLETE'] * 3 + ['FAIL']
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return Path(f'/proc/{process}/stat').read_text().rsplit(')', 1)[1].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False
+
+
+def test_a_closed_terminal_ends_it_as_ctrl_c_does_but_not_under_nohup(tune):
+    for before, after in ((signal.SIG_DFL, signal.default_int_handler), (signal.SIG_IGN, signal.SIG_IGN)):
+        signal.signal(signal.SIGHUP, before)
+        assert tune('--metric', 'coco/mAP')[0] == 2
+        assert signal.getsignal(signal.SIGHUP) is after
 
 
 @pytest.mark.slow
