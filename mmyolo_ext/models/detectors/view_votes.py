@@ -62,7 +62,7 @@ def group_by_overlap(found: InstanceData, best: InstanceData) -> Tensor:
 def iou_matrix(boxes_xyxy: Tensor, best_xyxy: Tensor) -> Tensor:
     """IoU of each of K boxes with each of G: (K, G). The K have an area, or nothing would have suppressed them.
 
-    A side at a time: 1200 boxes and 600 take less than half of the time of mmdet's, whose planes hold pairs of numbers.
+    A side at a time: 1200 boxes and 600 take less than half the time of mmdet's, whose planes hold pairs of numbers.
     """
     x1, y1, x2, y2 = at_least_float32(boxes_xyxy)[:, None].unbind(-1)
     best_x1, best_y1, best_x2, best_y2 = at_least_float32(best_xyxy).unbind(-1)
