@@ -19,7 +19,7 @@ from mmyolo_ext.apis.tuning.memory import Run, best_of, check_identity
 from mmyolo_ext.apis.tuning.plan import Effort
 from mmyolo_ext.apis.tuning.plots import draw_all
 from mmyolo_ext.apis.tuning.report import csv_text, table, write_files
-from mmyolo_ext.apis.tuning.search import environment
+from mmyolo_ext.apis.tuning.search import environment, make_pruner
 from mmyolo_ext.apis.tuning.training import Training, read_scores
 from mmyolo_ext.apis.tuning.words import duration, ended
 
@@ -106,6 +106,27 @@ def test_what_is_written(finished):
     assert lines[1].split()[:5] == ['2', 'done', '0.7699', '+0.0699', '6'] and lines[-1].endswith('nan in epoch 1')
     # nothing better than the config as it stands: no config
     assert [file.name for file in write_files(runs[:2], search.plan, case)] == ['trials.csv']
+
+
+@pytest.mark.parametrize(
+    ('length', 'validations', 'first'),
+    # a third, rounded up; two validations
+    [(6, 6, 2), (20, 20, 7), (4, 4, 2), (3, 3, 2), (20, 4, 10), (90, 9, 30), (40, 8, 14)],
+)
+def test_nothing_is_pruned_by_its_first_validation(finished, length, validations, first):
+    import optuna
+
+    plan = finished[1].plan._replace(length=length, validations=validations)
+    study = optuna.create_study(direction='maximize', pruner=make_pruner('median', plan))
+    for _ in range(4):
+        trial = study.ask()
+        for step in range(1, length + 1):
+            trial.report(0.5, step)
+        study.tell(trial, 0.5)
+    trial = study.ask()
+    for step in (first - 1, first):
+        trial.report(0.1, step)
+        assert trial.should_prune() == (step >= first)
 
 
 def test_one_line_on_each_run(finished):

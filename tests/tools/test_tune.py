@@ -1,6 +1,7 @@
 """``tools/tune.py``: its errors before anything runs, searches of pretended trainings, and a real one."""
 
 import csv
+import re
 import runpy
 import signal
 import subprocess
@@ -116,6 +117,18 @@ def test_what_is_wrong_is_one_line_before_anything_runs(tune, tmp_path, monkeypa
     code, _, errors = tune()
     assert code == 2 and errors[0].startswith("error: this needs the package optuna: pip install 'optuna>=4'")
     assert not list(tmp_path.glob('work/trial_*'))
+
+
+def test_the_page_names_options_that_there_are(tune):
+    page = (REPO / 'docs' / 'tuning.md').read_text()
+    _, out, _ = tune('--help')
+    there = set(re.findall(r'--[a-z-]+', out))
+    named = set(re.findall(r'--[a-z][a-z-]+', page))
+    assert {'--space', '--trials', '--epochs', '--metric', '--pruner', '--jobs', '--timeout'} <= named <= there
+    # files that the page speaks of, and pruners
+    for name in re.findall(r'`(configs/[\w/]+\.py)`|--space (configs/\S+)|tune\.py (configs/\S+)', page):
+        assert (REPO / ''.join(name)).is_file()
+    assert all(f'`{name}`' in page or f'--pruner {name}`' in page for name in ('median', 'hyperband', 'none'))
 
 
 def test_a_search_and_the_same_command_again(tune, folder, tmp_path, monkeypatch):

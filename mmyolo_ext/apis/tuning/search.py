@@ -1,5 +1,6 @@
 """The search itself: values are asked of Optuna, tried by trainings side by side, and told to it."""
 
+import math
 import os
 import sys
 import time
@@ -185,10 +186,11 @@ def make_sampler(seed: int) -> 'optuna.samplers.BaseSampler':
 def make_pruner(name: str, plan: Plan) -> 'optuna.pruners.BasePruner':
     """What ends trainings that lag behind."""
     pruners = memory.need_optuna().pruners
+    first = max(plan.length // plan.validations, 1)
     if name == 'median':
-        return pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=plan.length // 3)
+        # the first validation of a short training tells little but how fast its warm-up was
+        return pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=max(math.ceil(plan.length / 3), 2 * first))
     if name == 'hyperband':
-        first = max(plan.length // plan.validations, 1)
         return pruners.HyperbandPruner(min_resource=first, max_resource=plan.length, reduction_factor=3)
     return pruners.NopPruner()
 
