@@ -257,6 +257,18 @@ def test_a_config_that_cannot_be_trained_ends_the_search(case):
     assert search.go() and [run.state for run in search.runs()] == ['done']
 
 
+@pytest.mark.parametrize(
+    ('lr', 'reason'), [(0.4, 'the loss is nan in epoch 1'), (0.45, 'the loss is NaN or infinite')]
+)
+def test_a_config_that_diverges_is_searched_for_a_better_rate(case, lr, reason):
+    config = case / 'config.py'
+    config.write_text(config.read_text().replace('lr=0.01', f'lr={lr}'))
+    search = search_of(case, case / 'work', trials=2)
+    queue(search, {}, {LR: 0.01})
+    assert search.go()
+    assert [(run.state, run.reason) for run in search.runs()] == [('failed', reason), ('done', '')]
+
+
 def test_a_metric_that_is_not_reported(case):
     plan = plan_of(case, case / 'work', metric='coco/bbox_mAP_50')
     with pytest.raises(ValueError, match="no 'coco/bbox_mAP_50': --metric must be one of coco/bbox_mAP;"):

@@ -47,6 +47,9 @@ assert '--resume' in sys.argv
 cfg = runpy.run_path(config)
 lr, epochs = cfg['optim_wrapper']['optimizer']['lr'], cfg['train_cfg']['max_epochs']
 scale = cfg['train_dataloader']['dataset']['dataset']['pipeline'][0]['scale']
+if lr == 0.45:  # as mmdet's CheckInvalidLossHook ends it
+    print('loss become infinite or NaN!', 'AssertionError: None', sep='\\n')
+    sys.exit(1)
 if lr > 0.5:
     print('Traceback (most recent call last):', 'torch.OutOfMemoryError: CUDA out of memory.', sep='\\n')
     sys.exit(1)

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmyolo_ext.apis.tuning import memory
 from mmyolo_ext.apis.tuning.checkpoints import keep_the_best, make_resumable
 from mmyolo_ext.apis.tuning.plan import Effort, Plan, trial_config
-from mmyolo_ext.apis.tuning.training import Scores, Training, read_scores
+from mmyolo_ext.apis.tuning.training import DIVERGED, Scores, Training, read_scores
 from mmyolo_ext.apis.tuning.words import ended
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Search:
 
     def _end(self, active: _Active, scores: Scores, failed: str = '', pruned: bool = False) -> None:
         active.training.stop()
-        if failed and active.number == 0 and not scores.diverged:
+        if failed and active.number == 0 and failed not in (scores.diverged, DIVERGED):
             raise ValueError(
                 f'the config as it stands, trial 0, cannot be trained: {failed}; its log: {active.training.folder}/'
                 'train.log'

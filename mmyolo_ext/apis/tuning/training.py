@@ -14,6 +14,7 @@ LOG = 'train.log'
 END = 60  # lines of the log in which a reason is looked for
 PATIENCE = 15  # seconds that a process has to end itself
 OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'Cannot allocate memory', 'std::bad_alloc')
+DIVERGED = 'the loss is NaN or infinite'
 NOT_FINITE = 'loss become infinite or NaN'  # of mmdet's CheckInvalidLossHook, whose error has no words
 
 
@@ -84,7 +85,7 @@ class Training:
         said = [line for line in lines if line.startswith('error: ')]
         raised = [line for line in lines if line.split(':')[0].endswith(('Error', 'Exception', 'Interrupt'))]
         if NOT_FINITE in text:
-            return 'the loss is NaN or infinite'
+            return DIVERGED
         if any(words in text for words in OUT_OF_MEMORY):
             return f'out of memory: {(raised or said or [""])[-1]}'.rstrip(': ')
         if said or raised:
