@@ -5,7 +5,7 @@ steps of the same shapes stand before and after it, in the same process; ``ratio
 those around it take, ``parts_ms`` tells where the rest goes, a step. *first step* is told of fresh processes of
 ``tools/train.py``, from their start to the end of their first step::
 
-    OMP_NUM_THREADS=2 python benchmarks/epoch.py [--device cuda] [--amp] [--repeats 5]
+    OMP_NUM_THREADS=2 python benchmarks/epoch.py [--device cuda] [--amp] [--repeats 9]
 """
 
 import argparse
@@ -104,7 +104,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--data', default='data/bccd/', help='as tools/quickstart.sh makes it (default: %(default)s)')
     parser.add_argument('--amp', action='store_true')
     parser.add_argument('--workers', type=int, help="of the loader (default: the config's)")
-    parser.add_argument('--repeats', type=int, default=5, help='of the epoch and of the first step')
+    parser.add_argument('--repeats', type=int, default=9, help='of the epoch and of the first step')
     parser.add_argument('--only', choices=('epoch', 'first step'))
     options = parser.parse_args()
     if options.repeats < LEAST_REPEATS:
