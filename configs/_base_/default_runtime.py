@@ -18,6 +18,7 @@ default_hooks = dict(
     sample_seed=dict(type='mmyolo_ext.SampleSeedHook'),
     accumulate=dict(type='mmyolo_ext.AccumulateHook', nominal_batch_size=64),
     ema=dict(type='mmyolo_ext.StepEMAHook'),
+    due_validation=dict(type='mmyolo_ext.DueValidationHook'),
     close_mosaic=dict(type='mmyolo_ext.CloseMosaicHook', num_last_epochs=10),
     sync_buffers=dict(type='SyncBuffersHook'),
     channels_last=dict(type='mmyolo_ext.ChannelsLastHook'),
@@ -43,5 +44,5 @@ log_level = 'INFO'
 load_from = None
 resume = False
 
-# for tools/test.py --tta: views are merged by model.test_cfg's nms; their pipeline stands with the data set
+# for tools/test.py --tta: views vote by model.test_cfg's nms; their pipeline stands with the data set
 tta_model = dict(type='mmyolo_ext.TTAModel')
