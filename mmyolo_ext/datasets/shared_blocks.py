@@ -63,14 +63,18 @@ def take_block(shape: Sequence[int]) -> Tensor:
     """A uint8 tensor in a block of this worker, not set to anything; in shared memory of its own, where all are
     taken."""
     size = math.prod(shape)
-    for block in _own:
-        if block.is_free and len(block.bytes) >= HEAD + size:
+    free = [block for block in _own if block.is_free]
+    for block in free:
+        if len(block.bytes) >= HEAD + size:
             return block.take(shape)
     block = _Block(size)
     if len(_own) < KEPT:
         _own.append(block)
-        return block.take(shape)
-    return block.tensor[HEAD:].view(shape)
+    elif free:  # too small; the new one has its number from now on
+        _own[_own.index(free[0])] = block
+    else:
+        return block.tensor[HEAD:].view(shape)
+    return block.take(shape)
 
 
 def as_message(tensor: Tensor) -> Tensor | Message:

@@ -120,6 +120,25 @@ def test_where_all_blocks_are_taken_there_is_other_memory(blocks):
     assert [int(one[0, 0, 0]) for one in held] == list(range(KEPT + 2)) and held[-1].is_shared()
 
 
+def test_a_larger_batch_takes_the_number_of_a_smaller_one(blocks):
+    held = [take_block(SHAPE).fill_(k) for k in range(KEPT)]
+    arrived = received(as_message(held[2]))
+    held[2] = None
+    view = arrived[0].numpy()
+    del arrived
+    larger = take_block((4, *SHAPE))
+    assert larger.is_shared() and len(blocks._own) == KEPT, 'all are taken, one of them in the main process'
+    del view
+    larger = take_block((4, *SHAPE)).fill_(9)
+    message = as_message(larger)
+    assert message.number == 2 and message.block is not None, 'it is sent, for the main process has the smaller one'
+    assert (received(message) == 9).all() and [int(one[0, 0, 0]) for one in held if one is not None] == [
+        0,
+        1,
+        *range(3, KEPT),
+    ]
+
+
 FORKED = """
 import os
 from mmyolo_ext.datasets import shared_blocks as blocks
