@@ -60,9 +60,12 @@ def _arrived(message: bytes) -> dict:
 
 
 class _Pickler(ForkingPickler):
-    """PyTorch's way for what is large, its bytes for what is small."""
+    """PyTorch's way for what is large, or in shared memory already; its bytes for what is small."""
 
     def reducer_override(self, obj: Any) -> Any:
-        if type(obj) is Tensor and obj.device.type == 'cpu' and obj.nbytes <= SMALL and not obj.requires_grad:
+        if type(obj) is not Tensor or obj.layout is not torch.strided or obj.nbytes > SMALL or obj.is_shared():
+            return NotImplemented
+        try:
             return torch.from_numpy, (obj.numpy(),)
-        return NotImplemented
+        except (TypeError, RuntimeError):  # NumPy has no bfloat16, no gradients, no other devices
+            return NotImplemented

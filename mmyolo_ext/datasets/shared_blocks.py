@@ -2,8 +2,9 @@
 
 PyTorch makes a file of shared memory for each batch, and throws it away with it: the system clears every page of it
 for the worker, and maps every one into both processes. Here a worker keeps some blocks. A block goes to the main
-process once, as PyTorch sends it; after that its number does. Its first byte says whether it is taken: the worker sets
-it, the main process clears it when nothing looks at the batch any more, however long that takes.
+process once, as PyTorch sends it; after that its number does. Its first byte says whether the main process has it: the
+worker sets it, the main process clears it when nothing looks at the batch any more, however long that takes. What looks
+at it in the worker itself the worker knows.
 """
 
 import math
@@ -40,19 +41,29 @@ class _Block:
         storage = torch.UntypedStorage._new_shared(HEAD + size)
         self.tensor = torch.empty(0, dtype=torch.uint8).set_(storage)
         self.bytes = self.tensor.numpy()
-        self.is_known = self.is_sent = False  # to the main process ever; since it was taken
+        self.is_known = False  # to the main process
+        self._is_held = False  # by this one
+
+    @property
+    def is_sent(self) -> bool:
+        return self.bytes[0] == TAKEN
 
     @property
     def is_free(self) -> bool:
-        return self.bytes[0] == FREE
+        return not (self._is_held or self.is_sent)
 
     def take(self, shape: Sequence[int]) -> Tensor:
-        self.bytes[0], self.is_sent = TAKEN, False
+        self._is_held = True
         return lend(self.bytes[HEAD:], shape, self._left)
 
+    def send(self) -> Tensor | None:
+        """The block, if the main process does not have it yet; from now on it is the main process's to clear."""
+        known, self.is_known = self.is_known, True
+        self.bytes[0] = TAKEN
+        return None if known else self.tensor
+
     def _left(self) -> None:
-        if not self.is_sent:
-            self.bytes[0] = FREE
+        self._is_held = False
 
 
 _own: list[_Block] = []
@@ -78,12 +89,10 @@ def take_block(shape: Sequence[int]) -> Tensor:
 
 
 def as_message(tensor: Tensor) -> Tensor | Message:
-    """What to send for a tensor: itself, unless it is all that a block was taken for."""
+    """What to send for a tensor: itself, unless it starts where a block does that was not sent yet."""
     for number, block in enumerate(_own):
         if tensor.data_ptr() == block.bytes.ctypes.data + HEAD and tensor.is_contiguous() and not block.is_sent:
-            message = Message(os.getpid(), number, tuple(tensor.shape), None if block.is_known else block.tensor)
-            block.is_known = block.is_sent = True
-            return message
+            return Message(os.getpid(), number, tuple(tensor.shape), block.send())
     return tensor
 
 

@@ -106,6 +106,7 @@ def test_a_worker_sends_what_it_stacked(shapes, pictures):
 
 def test_large_tensors_and_those_with_gradients_cross_too():
     more = {'mask': torch.rand(300, 300), 'weight': torch.ones(2, requires_grad=True), 'half': torch.ones(2).half()}
+    more['brain'] = torch.ones(2).bfloat16()  # which NumPy has not
     made = [{**sample, **more} for sample in samples([(8, 6)] * 2)]
     (sent,) = DataLoader(made, batch_size=2, num_workers=1, collate_fn=stack_inputs)
     for key, value in more.items():

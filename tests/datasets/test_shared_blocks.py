@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmyolo_ext.datasets import shared_blocks, stack_inputs
 from mmyolo_ext.datasets.batch_memory import one_batch, take_place
-from mmyolo_ext.datasets.shared_blocks import HEAD, KEPT, TAKEN, as_message, received, take_block
+from mmyolo_ext.datasets.shared_blocks import HEAD, KEPT, as_message, received, take_block
 
 SHAPE = (3, 8, 6)
 
@@ -54,12 +54,16 @@ def test_batches_that_are_kept_stay_as_they_are():
 
 def test_batches_that_are_not_kept_use_few_blocks(blocks):
     persistent = loader(persistent_workers=True)
-    files = []
+    files, addresses = [], []
     for _ in range(3):
         for place, batch in enumerate(persistent):
             assert torch.equal(batch['inputs'], expected(place))
             files.append(len(os.listdir('/proc/self/fd')))
+            addresses.append(batch['inputs'].data_ptr())
     assert len(blocks._received) <= 2 * KEPT
+    assert set(addresses) <= {memory.ctypes.data + HEAD for memory in blocks._received.values()}, (
+        'each lies in a block'
+    )
     assert max(files[64:]) <= max(files[:32]), 'no file is left open'
 
 
@@ -93,6 +97,16 @@ def test_a_block_is_free_when_the_batch_is_gone_on_both_sides(blocks):
     assert len(blocks._own) == 1 and as_message(again).block is None, 'the main process has it'
 
 
+def test_a_batch_that_its_worker_keeps_is_not_written_over(blocks):
+    made = take_block((2, *SHAPE)).fill_(5)
+    arrived = received(as_message(made))
+    del arrived  # the main process is done with it first
+    other = take_block((2, *SHAPE)).fill_(6)
+    assert (made == 5).all() and (other == 6).all()
+    del made
+    assert blocks._own[0].is_free
+
+
 def test_a_batch_that_is_never_sent_frees_its_block(blocks):
     made = take_block((2, *SHAPE))
     del made
@@ -116,7 +130,7 @@ def test_a_larger_batch_has_another_block(blocks):
 
 def test_where_all_blocks_are_taken_there_is_other_memory(blocks):
     held = [take_block(SHAPE).fill_(k) for k in range(KEPT + 2)]
-    assert len(blocks._own) == KEPT and all(block.bytes[0] == TAKEN for block in blocks._own)
+    assert len(blocks._own) == KEPT and not any(block.is_free for block in blocks._own)
     assert [int(one[0, 0, 0]) for one in held] == list(range(KEPT + 2)) and held[-1].is_shared()
 
 
