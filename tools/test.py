@@ -4,7 +4,6 @@ import argparse
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
 
 from mmyolo_ext.apis.cli import add_common_options, load_for_run, run_tool
 from mmyolo_ext.apis.distributed import prepare_processes
@@ -50,7 +49,8 @@ def main() -> None:
         cfg.test_cfg.fp16 = True
     hooks = ['FuseHook', 'TestTimeHook'] if args.fuse else ['TestTimeHook']
     cfg.custom_hooks = [*cfg.get('custom_hooks', []), *({'type': f'mmyolo_ext.{name}'} for name in hooks)]
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    cfg.setdefault('runner_type', 'mmyolo_ext.Runner')
+    runner = RUNNERS.build(cfg)
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     runner.test()

@@ -5,7 +5,6 @@ import argparse
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
 
 from mmyolo_ext.apis.cli import add_common_options, load_for_run, run_tool
 from mmyolo_ext.apis.distributed import prepare_processes
@@ -48,7 +47,8 @@ def main() -> None:
     check_resume(cfg.get('resume', False), cfg.get('load_from'), cfg.work_dir)
     prepare_processes(cfg, args.launcher)
     fits_any_batch = turn_on_auto_scale_lr(cfg) if args.auto_scale_lr else False
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    cfg.setdefault('runner_type', 'mmyolo_ext.Runner')
+    runner = RUNNERS.build(cfg)
     if fits_any_batch:
         print_log(
             '--auto-scale-lr changes nothing here: the recipe sums gradients over images and accumulates to a nominal '

@@ -1,5 +1,6 @@
 default_scope = 'mmdet'
 custom_imports = dict(imports=['mmyolo_ext'], allow_failed_imports=False)
+runner_type = 'mmyolo_ext.Runner'
 
 # Hooks have names, so a config changes one of their numbers: default_hooks = dict(logger=dict(interval=10))
 default_hooks = dict(

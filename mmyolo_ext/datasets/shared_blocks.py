@@ -1,10 +1,10 @@
 """Shared memory in which workers hand pictures to the main process, used again and again.
 
-PyTorch makes a file of shared memory for each batch, and throws it away with it: the system clears every page of it
-for the worker, and maps every one into both processes. Here a worker keeps some blocks. A block goes to the main
-process once, as PyTorch sends it; after that its number does. Its first byte says whether the main process has it: the
-worker sets it, the main process clears it when nothing looks at the batch any more, however long that takes. What looks
-at it in the worker itself the worker knows.
+PyTorch makes a file of shared memory for each batch and throws it away with the batch: the system clears every page of
+it for the worker and maps each into both processes. Here a worker keeps a few blocks and reuses them. A block is sent
+to the main process once, as PyTorch sends it; after that, only its number is. Its first byte says whether the main
+process is using it: the worker sets it, the main process clears it when nothing refers to the batch any more. The
+worker tracks its own references itself.
 """
 
 import math
