@@ -28,6 +28,7 @@ from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
 from mmyolo_ext.datasets.digits import make_digits
+from mmyolo_ext.engine.hooks import CurvesHook
 
 REPO = Path(__file__).parents[2]
 TRAIN_IMAGES, VAL_IMAGES = 24, 8
@@ -40,7 +41,7 @@ data_root = '{{data}}/'
 max_epochs = 1
 model = dict(backbone=dict(widen_factor=0.125), neck=dict(widen_factor=0.125))
 train_cfg = dict(val_interval=1)
-default_hooks = dict(logger=dict(interval=1), checkpoint=dict(max_keep_ckpts=1), curves=None)
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(max_keep_ckpts=1))
 """
 
 
@@ -118,6 +119,7 @@ def run_tool(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, 'argv', [name, *arguments])
     monkeypatch.delenv('MMYOLO_EXT_DEBUG', raising=False)
     monkeypatch.setenv('LOCAL_RANK', '0')
+    monkeypatch.setattr(CurvesHook, 'after_train', lambda self, runner: None)  # drawing takes a third of a run
     forget_instances()
     out, code = io.StringIO(), 0
     with (
