@@ -30,6 +30,11 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         action=DictAction,
         help='settings that replace those of the config, as train_dataloader.batch_size=8 or key="[a,b]"',
     )
+    parser.add_argument(
+        '--check',
+        choices=('on', 'off'),
+        help="'off' skips the checks of config, data and anchors before the first step (config key: check)",
+    )
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what starts the processes')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
 
@@ -39,6 +44,7 @@ def load_for_run(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     install_reader()
     cfg = load_config(args.config, args.cfg_options)
+    cfg.check = args.check or cfg.get('check', 'on')
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     return cfg
 
