@@ -19,7 +19,6 @@ default_hooks = dict(
     sample_seed=dict(type='mmyolo_ext.SampleSeedHook'),
     accumulate=dict(type='mmyolo_ext.AccumulateHook', nominal_batch_size=64),
     ema=dict(type='mmyolo_ext.StepEMAHook'),
-    due_validation=dict(type='mmyolo_ext.DueValidationHook'),
     close_mosaic=dict(type='mmyolo_ext.CloseMosaicHook', num_last_epochs=10),
     sync_buffers=dict(type='SyncBuffersHook'),
     channels_last=dict(type='mmyolo_ext.ChannelsLastHook'),

@@ -42,7 +42,7 @@ def train(work_dir, stop: dict | None = None, resume: bool = False, **loop) -> l
     data = ToyDataset(2)
     runner = toy_runner(
         work_dir,
-        hooks=[*RECIPE_HOOKS[:3], {'type': 'mmyolo_ext.DueValidationHook'}, StopHook(**(stop or {}))],
+        hooks=[*RECIPE_HOOKS[:3], StopHook(**(stop or {}))],
         train_cfg={'by_epoch': True, 'max_epochs': 4, 'val_interval': 2, **loop},
         val_cfg={},
         val_dataloader={

@@ -3,10 +3,10 @@
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
 from torch import nn
 
 import mmyolo_ext  # noqa: F401  (supplies mmcv's ops before mmdet is imported)
+from mmyolo_ext.engine.runner import Runner
 
 NUM_SAMPLES = 10
 

@@ -6,7 +6,6 @@ from .close_mosaic import CloseMosaicHook
 from .compile import CompileHook
 from .curves import CurvesHook
 from .data_wait import DataWaitHook
-from .due_validation import DueValidationHook
 from .fuse import FuseHook
 from .lazy_info import LazyInfoHook
 from .load_report import LoadReportHook
@@ -24,7 +23,6 @@ __all__ = [
     'CompileHook',
     'CurvesHook',
     'DataWaitHook',
-    'DueValidationHook',
     'FuseHook',
     'LazyInfoHook',
     'LoadReportHook',

@@ -40,7 +40,9 @@ class AccumulateHook(Hook):
         runner.logger.info(self._describe(runner, images, decay_scale))
 
     def before_train_epoch(self, runner: Runner) -> None:
-        runner.optim_wrapper.begin_epoch(self.accumulative_counts, len(runner.train_dataloader))
+        length = len(runner.train_dataloader)
+        done = runner.iter - runner.epoch * length  # of a run that resumes inside the epoch
+        runner.optim_wrapper.begin_epoch(self.accumulative_counts, length, done)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         wrapper = runner.optim_wrapper

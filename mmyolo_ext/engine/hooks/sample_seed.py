@@ -1,4 +1,4 @@
-"""Tell the data, the sampler and the process which epoch it is, so that all that is random follows from it."""
+"""Seed data, sampler and generators from the position in the training."""
 
 import random
 
@@ -12,11 +12,12 @@ from mmyolo_ext.registry import HOOKS
 
 @HOOKS.register_module()
 class SampleSeedHook(Hook):
-    """Seeds each epoch from (seed, epoch), so that an epoch reached by resuming is the epoch reached straight.
+    """Seeds what is random from (seed, epoch, iteration), so that a resumed run draws what an unbroken one draws.
 
-    Three things are told: the dataset, whose samples then depend on (seed, epoch, index); the sampler, whose order
-    must use the seed of the checkpoint when the config leaves it open; and the generators of this process (with its
-    rank), for layers that draw.
+    The dataset, whose samples then depend on (seed, epoch, index), and the sampler, whose order must use the seed of
+    the checkpoint where the config leaves it open, are seeded for each epoch. The generators of this process, for
+    layers that draw, are seeded for each iteration from (seed, iteration, rank): a run can resume inside an epoch
+    without stored states of generators.
     """
 
     priority = 'VERY_HIGH'
@@ -35,7 +36,14 @@ class SampleSeedHook(Hook):
         sampler = loader.sampler if hasattr(loader.sampler, 'seed') else getattr(loader.batch_sampler, 'sampler', None)
         if hasattr(sampler, 'seed'):
             sampler.seed = runner.seed
-        words = np.random.SeedSequence((runner.seed, runner.epoch, runner.rank)).generate_state(3)
-        random.seed(int(words[0]))
-        np.random.seed(words[1])
-        torch.manual_seed(int(words[2]))
+        _seed_process(runner.seed, runner.epoch, runner.rank)  # for the sampler and for what is drawn between epochs
+
+    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        _seed_process(runner.seed, runner.iter, runner.rank, 1)
+
+
+def _seed_process(*words: int) -> None:
+    drawn = np.random.SeedSequence(words).generate_state(3)
+    random.seed(int(drawn[0]))
+    np.random.seed(drawn[1])
+    torch.manual_seed(int(drawn[2]))

@@ -39,14 +39,20 @@ class YOLOOptimWrapper(OptimWrapper):
         """Iterations whose gradients are added up for one step."""
         return self._accumulative_counts
 
-    def begin_epoch(self, accumulative_counts: int, epoch_length: int) -> None:
-        """Count from here: steps after every ``accumulative_counts`` iterations and after the last of the epoch."""
+    def begin_epoch(self, accumulative_counts: int, epoch_length: int, done: int = 0) -> None:
+        """Step after every ``accumulative_counts`` iterations of this epoch and after its last.
+
+        Args:
+            accumulative_counts: Iterations whose gradients are added up for one step.
+            epoch_length: Iterations of the epoch.
+            done: Iterations of this epoch that were done before the run was resumed.
+        """
         if accumulative_counts < 1 or epoch_length < 1:
             raise ValueError(
                 f'accumulative_counts and epoch_length must be at least 1, got {accumulative_counts}, {epoch_length}'
             )
         self._accumulative_counts = accumulative_counts
-        self._epoch_start = self._inner_count
+        self._epoch_start = self._inner_count - done
         self._epoch_length = epoch_length
 
     def should_update(self) -> bool:

@@ -1,0 +1,154 @@
+"""The training loops: MMEngine's, able to start and to stop between any two iterations."""
+
+import copy
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mmyolo_ext.registry import LOOPS
+
+
+class _StepBoundary:
+    """The state of the loop and of the schedules after the last optimizer step whose hooks have all run.
+
+    Gradients that are summed up since then are lost when a run ends, so a checkpoint must be of this moment. The
+    parameters, the optimizer and the EMA change with steps alone; the schedules move with every iteration and are
+    kept here.
+
+    Args:
+        runner: The runner; its loop must be built.
+    """
+
+    def __init__(self, runner) -> None:
+        self.position = (runner.epoch, runner.iter)
+        groups = runner.optim_wrapper.optimizer.param_groups if hasattr(runner.optim_wrapper, 'optimizer') else []
+        self.values = [
+            {key: value for key, value in group.items() if isinstance(value, (int, float, tuple))} for group in groups
+        ]
+        self.schedules = [copy.copy(scheduler.state_dict()) for scheduler in _schedulers(runner)]
+
+
+class EpochTrainLoop(EpochBasedTrainLoop):
+    """MMEngine's ``EpochBasedTrainLoop`` that can start inside an epoch and resumes with the validation that was due.
+
+    Where the number of completed iterations says that the run was stopped inside an epoch, the batches that it had
+    used are skipped in the batch sampler, so nothing is loaded for them, in this process or in a worker. The hooks
+    around the epoch run as usual. MMEngine saves an epoch's checkpoint before it validates, so a run that resumes at
+    the end of an epoch validates first where the loop would have; at worst a validation is repeated.
+
+    ``boundary`` is the last moment of which a checkpoint can be written, see :class:`_StepBoundary`.
+    """
+
+    boundary: _StepBoundary | None = None
+
+    def run(self) -> nn.Module:
+        """Train until ``max_epochs``, or until a hook sets ``stop_training``."""
+        self.runner.call_hook('before_train')
+        self.boundary = _StepBoundary(self.runner)
+        if self.runner.resumed and self._epoch and self._iter == self._epoch * len(self.dataloader):
+            self._validate_if_due()
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            self._validate_if_due()
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def run_epoch(self) -> None:
+        """Train on the batches of this epoch that are left."""
+        done = self._iter - self._epoch * len(self.dataloader)
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        for index, batch in enumerate(_batches_after(self.dataloader, done), done):
+            self.run_iter(index, batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+        if is_step_boundary(self.runner):
+            self.boundary = _StepBoundary(self.runner)
+
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        """Train on one batch; then stop here if the process was asked to."""
+        super().run_iter(idx, data_batch)
+        _end_iteration(self)
+
+    def _validate_if_due(self) -> None:
+        self._decide_current_val_interval()
+        due = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
+        if self.runner.val_loop is not None and self._epoch >= self.val_begin and due:
+            self.runner.val_loop.run()
+
+
+class IterTrainLoop(IterBasedTrainLoop):
+    """MMEngine's ``IterBasedTrainLoop`` that can stop between any two iterations."""
+
+    boundary: _StepBoundary | None = None
+
+    def run(self) -> nn.Module:
+        """Train until ``max_iters``, or until a hook sets ``stop_training``."""
+        self.boundary = _StepBoundary(self.runner)
+        return super().run()
+
+    def run_iter(self, data_batch: Any) -> None:
+        """Train on one batch; then stop here if the process was asked to."""
+        super().run_iter(data_batch)
+        _end_iteration(self)
+
+
+LOOPS.register_module(module=EpochTrainLoop)
+LOOPS.register_module(module=IterTrainLoop)
+
+
+def is_step_boundary(runner) -> bool:
+    """Return whether no gradients are summed up, so that a checkpoint written now loses nothing."""
+    should_update = getattr(runner.optim_wrapper, 'should_update', None)
+    return should_update is None or should_update()
+
+
+class RemainingBatches:
+    """The batches of a sampler without its first ``done``, once; all of them from the second pass on.
+
+    Args:
+        sampler: A batch sampler, or a sampler of indices where the loader makes no batches.
+        done: Batches that were used before.
+    """
+
+    def __init__(self, sampler, done: int) -> None:
+        self._sampler = sampler
+        self._done = done
+
+    def __iter__(self) -> Iterator:
+        done, self._done = self._done, 0
+        return islice(iter(self._sampler), done, None)
+
+    def __len__(self) -> int:
+        """Length of a whole epoch, on which schedules and hooks count."""
+        return len(self._sampler)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__') or name == '_sampler':
+            raise AttributeError(name)
+        return getattr(self._sampler, name)
+
+
+def _batches_after(loader: DataLoader, done: int) -> Iterator:
+    if done:
+        name = 'sampler' if loader.batch_sampler is None else 'batch_sampler'
+        # DataLoader refuses to assign these; the iterator, which persistent workers keep, reads them when it is made
+        loader.__dict__[name] = RemainingBatches(getattr(loader, name), done)
+    return iter(loader)
+
+
+def _end_iteration(loop: EpochTrainLoop | IterTrainLoop) -> None:
+    runner = loop.runner
+    if is_step_boundary(runner):
+        loop.boundary = _StepBoundary(runner)
+    if runner.stopper is not None:
+        runner.stopper.check(runner)
+
+
+def _schedulers(runner) -> list:
+    given = runner.param_schedulers or []
+    return [one for part in given.values() for one in part] if isinstance(given, dict) else list(given)
