@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = 'mmyolo_ext'
-GROUND = ('registry', 'boxes', 'compat', 'checkpoint', 'version')
+GROUND = ('registry', 'boxes', 'compat', 'checkpoint', 'version', 'image_io')
 NEIGHBOURS = ('datasets', 'models', 'engine', 'evaluation', 'weights', 'export')
 ROOF = ('apis', 'doctor')
 RESTS_ON_NOTHING = f'{PACKAGE}.export.runtime'

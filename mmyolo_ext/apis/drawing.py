@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from mmyolo_ext.apis.inference import Detections
+from mmyolo_ext.image_io import read_image
 
 READABLE_SIDE = 480  # px: on smaller pictures labels would hide what they name, so those are drawn enlarged
 GOLDEN_ANGLE = 0.381966  # of a full turn: hues of successive classes stay far apart, however many there are
@@ -23,7 +24,7 @@ def draw(file: Path, found: Detections, classes: tuple[str, ...], target: Path) 
 
     A picture whose longer side is at most half of ``READABLE_SIDE`` is enlarged by a whole number first.
     """
-    picture = cv2.imdecode(np.fromfile(file, dtype=np.uint8), cv2.IMREAD_COLOR)
+    picture, _ = read_image(str(file))
     zoom = max(READABLE_SIDE // max(picture.shape[:2]), 1)
     picture = cv2.resize(picture, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
     unit = max(round(min(picture.shape[:2]) / 320), 1)  # width of a line, px

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmyolo_ext.datasets.transforms import LoadImage
-from mmyolo_ext.datasets.transforms.load_image import is_truncated
+from mmyolo_ext.image_io import is_truncated
 
 PICTURE = np.random.RandomState(0).randint(0, 256, (40, 60, 3), dtype=np.uint8)
 
@@ -65,7 +65,7 @@ def test_broken_pictures_are_named(tmp_path, name):
     with pytest.raises(ValueError, match=f'{path}.*{reason}'):
         LoadImage()({'img_path': str(path)})
     loader = LoadImage(skip_broken=True)
-    with pytest.warns(UserWarning, match=f'skipped picture {path}.*{reason}'):
+    with pytest.warns(UserWarning, match=f'skipped image {path}.*{reason}'):
         assert loader({'img_path': str(path)}) is None
     with warnings.catch_warnings():
         warnings.simplefilter('error')  # once a file
