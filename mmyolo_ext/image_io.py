@@ -49,8 +49,11 @@ def read_image(path: str, backend_args: dict | None = None) -> tuple[np.ndarray,
     return decode_image(read_bytes(path, backend_args))
 
 
-def read_bytes(path: str, backend_args: dict | None = None) -> bytes:
-    """The content of a regular file that is not empty; ValueError otherwise, see :func:`read_image`."""
+def read_bytes(path: str, backend_args: dict | None = None, hint: str = 'check data_root and data_prefix') -> bytes:
+    """The content of a regular file that is not empty; ValueError otherwise, see :func:`read_image`.
+
+    A file that cannot be opened is an error that ends with ``hint``.
+    """
     try:
         if '://' not in path:
             mode = os.stat(path).st_mode
@@ -58,7 +61,7 @@ def read_bytes(path: str, backend_args: dict | None = None) -> bytes:
                 raise ValueError('it is no regular file')
         content = fileio.get(path, backend_args=backend_args)
     except OSError as error:
-        raise ValueError(f'{error.strerror or error} (check data_root and data_prefix)') from error
+        raise ValueError(f'{error.strerror or error} ({hint})') from error
     if not content:
         raise ValueError('the file is empty')
     return content

@@ -1,44 +1,63 @@
 """COCO annotations that say what was kept, what was dropped and why."""
 
 import logging
-import os.path as osp
 from collections import Counter, defaultdict
 
+import numpy as np
 from mmdet.datasets import CocoDataset
 from mmengine.logging import print_log
 
 from mmyolo_ext.registry import DATASETS
 
 from .annotation_arrays import soft_rows
-from .coco_json import CheckedBox, check_box, check_entries, check_soft_label, label_categories, read_coco
+from .box_format import suspect_boxes
+from .coco_json import (
+    FAULTS,
+    check_boxes,
+    check_entries,
+    check_file_name,
+    check_soft_label,
+    label_categories,
+    read_coco,
+)
+
+UNKNOWN_IMAGE, UNKNOWN_CATEGORY = 'of an unknown image', 'of an unknown category'
+OTHER_CLASS, MARKED_IGNORE = 'of another class', 'marked ignore'
+ON_PURPOSE = (OTHER_CLASS, MARKED_IGNORE)  # reasons for which a box is dropped that are no faults
+NAMED = 3  # annotations of each fault, in the log
 
 
 @DATASETS.register_module()
 class CheckedCocoDataset(CocoDataset):
     """mmdet's ``CocoDataset``, its input checked.
 
-    Differs from it on purpose: boxes are clipped to their picture; ``area`` and ``iscrowd`` may be missing (read as
+    Differs from it on purpose: boxes are clipped to their image; ``area`` and ``iscrowd`` may be missing (read as
     the box and as 0); labels are the positions in ``metainfo['classes']``, whose order must be that of the file;
-    pictures without a box are kept unless ``filter_cfg=dict(filter_empty_gt=True)``; ``data_list`` entries lose their
-    ``instances`` at the end of the pipeline, which ``MultiImageMixDataset`` would copy at each of its steps.
+    images without a box are kept unless ``filter_cfg=dict(filter_empty_gt=True)``; ``file_name`` must lead to a place
+    inside ``data_root`` (symbolic links there are followed); ``data_list`` entries lose their ``instances`` at the end
+    of the pipeline, which ``MultiImageMixDataset`` would copy at each of its steps.
 
     An annotation may have a ``soft_label``, a list of a share for each of ``metainfo['classes']``: it goes through the
     pipeline as ``gt_soft_labels`` (boxes, classes); beside it, boxes without one count with their category.
 
-    After loading, ``report`` holds ``pictures``, ``background`` (pictures without a box), ``boxes``, ``crowds`` (those
-    of the boxes that are to be ignored), ``clipped``, and ``dropped``: how many boxes by reason.
+    After loading, ``report`` holds ``images``, ``background`` (images without a box), ``boxes``, ``crowds`` (those of
+    the boxes that are to be ignored), ``clipped``, and ``dropped``: how many boxes by reason. ``findings`` holds what
+    is suspicious about all boxes together, as (is an error, text): the check before the first step reports it.
 
     Args:
         exclusive_soft_labels: Whether the shares of a box must sum to 1; False for classes that contain each other.
+        allow_outside: Permit file names that are absolute paths or lead out of ``data_root``.
 
     Raises:
         ValueError: On a missing or broken annotation file, missing fields, repeated ids, classes that the file does
             not have, a soft label that is none, or, in training, when no box is left.
     """
 
-    def __init__(self, *args, exclusive_soft_labels: bool = True, **kwargs) -> None:
+    def __init__(self, *args, exclusive_soft_labels: bool = True, allow_outside: bool = False, **kwargs) -> None:
         self.report: dict = {}
+        self.findings: list[tuple[bool, str]] = []
         self.exclusive_soft_labels = exclusive_soft_labels
+        self.allow_outside = allow_outside
         super().__init__(*args, **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -53,13 +72,14 @@ class CheckedCocoDataset(CocoDataset):
             raise ValueError(
                 f'{self.ann_file} leaves no box to train on: {self._summary()}. Its categories are '
                 f'{tuple(c["name"] for c in content["categories"])}, metainfo classes {self.metainfo["classes"]}'
+                + ''.join(f'. {text}' for _, text in self.findings)
             )
         return [self._data_info(image, boxes[image['id']]) for image in content['images']]
 
     def filter_data(self) -> list[dict]:
         kept = super().filter_data()
         if not kept:
-            raise ValueError(f'filter_cfg={self.filter_cfg} leaves no picture of {self.ann_file}')
+            raise ValueError(f'filter_cfg={self.filter_cfg} leaves no image of {self.ann_file}')
         return kept
 
     def prepare_data(self, idx: int) -> dict | None:
@@ -86,22 +106,36 @@ class CheckedCocoDataset(CocoDataset):
         if misspelt:
             raise ValueError(f'metainfo has the key {misspelt[0]!r}, which mmdet ignores: write it "classes"')
         if 'img' not in self.data_prefix:
-            raise ValueError(f"data_prefix must be dict(img='folder of the pictures'), got {self.data_prefix}")
+            raise ValueError(f"data_prefix must be dict(img='folder of the images'), got {self.data_prefix}")
 
     def _check_boxes(self, content: dict) -> dict[int, list[dict]]:
-        """The instances of each image id; fills ``report`` and ``cat_img_map``."""
-        images = {image['id']: image for image in content['images']}
-        names = {category['id'] for category in content['categories']}
-        instances, dropped, clipped, crowds = defaultdict(list), Counter(), 0, 0
-        self.cat_img_map = defaultdict(list)
+        """The instances of each image id; fills ``report``, ``findings`` and ``cat_img_map``."""
+        sizes_wh = {image['id']: (image['width'], image['height']) for image in content['images']}
+        category_ids = {category['id'] for category in content['categories']}
+        dropped, used = defaultdict(list), []  # annotation ids by reason; annotations
         for annotation in content['annotations']:
-            box = self._check_annotation(annotation, images.get(annotation['image_id']), names)
-            if box.fault:
-                dropped[box.fault] += 1
-                continue
-            crowd = int(bool(annotation.get('iscrowd', 0)))
+            if annotation['image_id'] not in sizes_wh:
+                dropped[UNKNOWN_IMAGE].append(annotation['id'])
+            elif annotation['category_id'] not in category_ids:
+                dropped[UNKNOWN_CATEGORY].append(annotation['id'])
+            elif annotation['category_id'] not in self.cat2label:
+                dropped[OTHER_CLASS].append(annotation['id'])
+            elif annotation.get('ignore'):
+                dropped[MARKED_IGNORE].append(annotation['id'])
+            else:
+                used.append(annotation)
+        used_wh = np.array([sizes_wh[annotation['image_id']] for annotation in used], np.float64).reshape(-1, 2)
+        boxes_xyxy, faults, clipped, came_xywh = check_boxes([annotation['bbox'] for annotation in used], used_wh)
+        for number in np.flatnonzero(faults >= 0).tolist():
+            dropped[FAULTS[faults[number]]].append(used[number]['id'])
+        kept = np.flatnonzero(faults < 0)
+        instances, crowds = defaultdict(list), 0
+        self.cat_img_map = defaultdict(list)
+        for number, box in zip(kept.tolist(), boxes_xyxy[kept].tolist(), strict=True):
+            annotation = used[number]
+            crowd = int(bool(annotation.get('iscrowd')))
             instance = {
-                'bbox': list(box.xyxy),
+                'bbox': box,
                 'bbox_label': self.cat2label[annotation['category_id']],
                 'ignore_flag': crowd,
             }
@@ -113,31 +147,25 @@ class CheckedCocoDataset(CocoDataset):
                 instance['mask'] = annotation['segmentation']
             instances[annotation['image_id']].append(instance)
             self.cat_img_map[annotation['category_id']].append(annotation['image_id'])
-            clipped, crowds = clipped + box.clipped, crowds + crowd
+            crowds += crowd
         self.report = {
-            'pictures': len(images),
-            'background': len(images) - len(instances),
-            'boxes': sum(map(len, instances.values())),
+            'images': len(sizes_wh),
+            'background': len(sizes_wh) - len(instances),
+            'boxes': len(kept),
             'crowds': crowds,
-            'clipped': clipped,
-            'dropped': dict(dropped),
+            'clipped': int(clipped[kept].sum()),
+            'dropped': {reason: len(ids) for reason, ids in dropped.items()},
         }
+        self._dropped_ids = {reason: ids[:NAMED] for reason, ids in dropped.items()}
+        keys = np.array([(annotation['image_id'], annotation['category_id']) for annotation in used], np.int64)
+        self.findings = suspect_boxes(came_xywh, used_wh, keys.reshape(-1, 2))
         return instances
-
-    def _check_annotation(self, annotation: dict, image: dict | None, category_ids: set[int]) -> CheckedBox:
-        if image is None:
-            return CheckedBox(None, 'of an unknown image')
-        if annotation['category_id'] not in category_ids:
-            return CheckedBox(None, 'of an unknown category')
-        if annotation['category_id'] not in self.cat2label:
-            return CheckedBox(None, 'of another class')
-        if annotation.get('ignore', False):
-            return CheckedBox(None, 'marked ignore')
-        return check_box(annotation['bbox'], image['width'], image['height'])
 
     def _data_info(self, image: dict, instances: list[dict]) -> dict:
         info = {
-            'img_path': osp.join(self.data_prefix['img'], image['file_name']),
+            'img_path': check_file_name(
+                image['file_name'], self.data_prefix['img'], self.data_root, self.allow_outside, self.ann_file
+            ),
             'img_id': image['id'],
             'seg_map_path': None,
             'height': image['height'],
@@ -152,11 +180,30 @@ class CheckedCocoDataset(CocoDataset):
         report = self.report
         dropped = ', '.join(f'{count} {reason}' for reason, count in report['dropped'].items())
         return (
-            f'kept {report["boxes"]} boxes on {report["pictures"]} pictures ({report["background"]} background), '
-            f'{report["crowds"]} to be ignored, {report["clipped"]} clipped to their picture, dropped '
+            f'kept {report["boxes"]} boxes on {report["images"]} images ({report["background"]} background), '
+            f'{report["crowds"]} to be ignored, {report["clipped"]} clipped to their image, dropped '
             f'{sum(report["dropped"].values())}' + (f': {dropped}' if dropped else '')
         )
 
     def _log_report(self) -> None:
-        level = logging.WARNING if self.report['dropped'] else logging.INFO
-        print_log(f'{self.ann_file}: {self._summary()}', logger='current', level=level)
+        print_log(f'{self.ann_file}: {self._summary()}', logger='current')
+        faulty = {reason: count for reason, count in self.report['dropped'].items() if reason not in ON_PURPOSE}
+        if faulty:
+            reasons = [
+                f'{count} {reason} (annotation {", ".join(map(str, self._dropped_ids[reason]))}'
+                f'{", ..." if count > NAMED else ""})'
+                for reason, count in faulty.items()
+            ]
+            print_log(
+                f'{self.ann_file}: {sum(faulty.values())} boxes are faulty and were dropped: {"; ".join(reasons)}',
+                logger='current',
+                level=logging.WARNING,
+            )
+        folded = Counter(name.casefold().strip() for name in self.metainfo['classes'])
+        alike = [name for name in self.metainfo['classes'] if folded[name.casefold().strip()] > 1]
+        if alike:
+            print_log(
+                f'{self.ann_file}: the classes {alike} differ by case or blanks alone: are they one class?',
+                logger='current',
+                level=logging.WARNING,
+            )

@@ -1,27 +1,39 @@
 """What a COCO annotation file may hold, checked before it is believed.
 
 Pure functions on the parsed JSON; every error names the file and the entry.
+
+Letters: G boxes.
 """
 
 import difflib
 import json
 import math
+import posixpath
+import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from mmengine import fileio
+import numpy as np
+
+from mmyolo_ext.image_io import read_bytes
 
 SHOWN = 5  # examples named in an error
 SUM_TOLERANCE = 2e-3  # of soft labels, as the heads have it: what three decimals in a file leave
-
-
-class CheckedBox(NamedTuple):
-    """``xyxy`` px clipped to the picture, or None with ``fault``, the reason; ``clipped``: it reached beyond."""
-
-    xyxy: tuple[float, float, float, float] | None
-    fault: str | None = None
-    clipped: bool = False
+LARGEST_ID = 2**63 - 1  # that evaluators hold
+LARGEST_SIDE = 1_000_000  # px; beyond, a number is no side of an image and no coordinate in one
+NUMBERS = frozenset((int, float))  # what JSON knows; True is no number
+FAULTS = (
+    'not four finite numbers',
+    f'with a number above {LARGEST_SIDE:,}',
+    'of zero or negative size',
+    'outside the image',
+    'under one pixel',
+)
+NEEDED = {
+    'images': ('id', 'file_name', 'width', 'height'),
+    'categories': ('id', 'name'),
+    'annotations': ('id', 'image_id', 'category_id', 'bbox'),
+}
 
 
 def read_coco(path: str, backend_args: dict | None = None) -> dict:
@@ -32,52 +44,94 @@ def read_coco(path: str, backend_args: dict | None = None) -> dict:
             a missing ``annotations`` reads as none.
     """
     try:
-        text = fileio.get_text(path, backend_args=backend_args)
-        content = json.loads(text)
-    except OSError as error:
-        raise ValueError(
-            f'cannot read annotation file {path}: {error.strerror or error} (check data_root and ann_file)'
-        ) from error
+        content = json.loads(read_bytes(path, backend_args, 'check data_root and ann_file').decode('utf-8'))
     except json.JSONDecodeError as error:
         raise ValueError(
             f'annotation file {path} is broken JSON at line {error.lineno}, column {error.colno}: {error.msg}'
         ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f'annotation file {path} is no UTF-8 text: {error}') from error
+    except RecursionError as error:
+        raise ValueError(
+            f'annotation file {path} is no COCO file: its lists or objects are nested too deeply'
+        ) from error
+    except ValueError as error:  # of reading, and of numbers with thousands of digits
+        raise ValueError(f'cannot read annotation file {path}: {error}') from error
     if not isinstance(content, dict):
         raise ValueError(f'annotation file {path} must hold a JSON object, got a {type(content).__name__}')
     content.setdefault('annotations', [])
-    for key in ('images', 'categories', 'annotations'):
+    for key in NEEDED:
         if not isinstance(content.get(key), list):
             raise ValueError(f'annotation file {path} must hold a list "{key}", it has the keys {sorted(content)}')
     return content
 
 
 def check_entries(content: dict, path: str) -> None:
-    """Hold images, categories and annotations to the fields that are needed and to ids of their own.
+    """Check that images, categories and annotations have the fields that are needed, of the right types, and unique
+    ids. The sides of images become whole numbers in place.
 
     Raises:
-        ValueError: On a missing field, sides that are not positive, a repeated id, or no image at all.
+        ValueError: On a missing field, an id that is no whole number, a name that is no text, sides that are not
+            positive whole numbers, a repeated id or name, or no image at all.
     """
-    needed = {
-        'images': ('id', 'file_name', 'width', 'height'),
-        'categories': ('id', 'name'),
-        'annotations': ('id', 'image_id', 'category_id', 'bbox'),
-    }
-    for kind, fields in needed.items():
+    for kind, fields in NEEDED.items():
         for entry in content[kind]:
-            if not isinstance(entry, dict):
+            if type(entry) is not dict:
                 raise ValueError(f'{path}: an entry of "{kind}" must be a JSON object, got {_brief(entry)}')
-            missing = [field for field in fields if field not in entry]
-            if missing:
+            if not entry.keys() >= set(fields):
+                missing = [field for field in fields if field not in entry]
                 raise ValueError(f'{path}: an entry of "{kind}" lacks {", ".join(missing)}: {_brief(entry)}')
+        for field in (field for field in fields if field.endswith('id')):
+            _check_ids(content[kind], kind, field, path)
         _check_unique([entry['id'] for entry in content[kind]], f'ids in "{kind}"', path)
+    for kind, field in (('categories', 'name'), ('images', 'file_name')):
+        for entry in content[kind]:
+            if not _is_text(entry[field]):
+                raise ValueError(f'{path}: {field} of an entry of "{kind}" must be text, got {_brief(entry)}')
     _check_unique([category['name'] for category in content['categories']], 'names in "categories"', path)
     for image in content['images']:
-        if not all(_is_number(image[side]) and image[side] > 0 for side in ('width', 'height')):
-            raise ValueError(f'{path}: width and height of an image must be above 0: {_brief(image)}')
+        for side in ('width', 'height'):
+            value = image[side]
+            if not _is_number(value) or not 0 < value <= LARGEST_SIDE or value != int(value):
+                raise ValueError(
+                    f'{path}: width and height of an image must be whole numbers above 0, got {side}={_brief(value)} '
+                    f'({type(value).__name__}): {_brief(image)}'
+                )
+            image[side] = int(value)
+    for annotation in content['annotations']:
+        for flag in ('iscrowd', 'ignore'):
+            if flag in annotation and annotation[flag] not in (0, 1, None):
+                raise ValueError(f'{path}: {flag} must be 0 or 1, got {_brief(annotation)}')
     if not content['images']:
         raise ValueError(f'{path} lists no image')
+
+
+def check_file_name(name: str, folder: str, root: str | None, allow_outside: bool, path: str) -> str:
+    """The path of an image that an annotation file names.
+
+    Args:
+        name: ``file_name`` of the entry, with ``/`` or, as written on Windows, ``\\`` between folders.
+        folder: The folder of the images.
+        root: ``data_root``; the image must be inside it, or inside ``folder`` if there is none.
+        allow_outside: Permit absolute names and names that lead out of the root.
+        path: The annotation file.
+
+    Raises:
+        ValueError: If the name is an address, or leads out of the root without ``allow_outside``.
+    """
+    portable = name.replace('\\', '/')
+    if '://' in portable:
+        raise ValueError(f'{path}: file_name {name!r} is an address: download the images, and name files')
+    absolute = portable.startswith('/') or re.match('[A-Za-z]:/', portable)
+    if allow_outside:
+        return portable if absolute else posixpath.join(folder, portable)
+    advice = 'name files in data_root, or permit it by allow_outside=True of the data set'
+    if absolute:
+        raise ValueError(f'{path}: file_name {name!r} is an absolute path: {advice}')
+    full = posixpath.join(folder, portable)
+    if '..' in portable.split('/') and posixpath.relpath(full, root or folder).split('/')[0] == '..':
+        raise ValueError(f'{path}: file_name {name!r} leads out of {root or folder}: {advice}')
+    return full
 
 
 def label_categories(categories: list[dict], classes: Sequence[str], path: str) -> dict[int, int]:
@@ -104,20 +158,45 @@ def label_categories(categories: list[dict], classes: Sequence[str], path: str) 
     return {ids[name]: label for label, name in enumerate(classes)}
 
 
-def check_box(bbox_xywh: Sequence[float], width: float, height: float) -> CheckedBox:
-    """Read a COCO box and clip it to its picture."""
-    if not isinstance(bbox_xywh, list) or len(bbox_xywh) != 4 or not all(map(_is_number, bbox_xywh)):
-        return CheckedBox(None, 'not four finite numbers')
-    x1, y1, w, h = bbox_xywh
-    if w <= 0 or h <= 0:
-        return CheckedBox(None, 'of zero or negative size')
-    seen = max(x1, 0), max(y1, 0), min(x1 + w, width), min(y1 + h, height)
-    seen_w, seen_h = seen[2] - seen[0], seen[3] - seen[1]
-    if seen_w <= 0 or seen_h <= 0:
-        return CheckedBox(None, 'outside the picture')
-    if seen_w < 1 or seen_h < 1:
-        return CheckedBox(None, 'under one pixel')
-    return CheckedBox(seen, clipped=seen != (x1, y1, x1 + w, y1 + h))
+def check_boxes(
+    bboxes_xywh: Sequence[object], sizes_wh: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Read COCO boxes and clip them to their images.
+
+    Args:
+        bboxes_xywh: (G) as they stand in the file; anything but a list of four numbers is a fault.
+        sizes_wh: (G, 2) px of their images.
+
+    Returns:
+        Boxes (G, 4) xyxy px, clipped; the number in :data:`FAULTS` of what is wrong with each, -1 if nothing (G,);
+        whether each reached beyond its image (G,); and the boxes as they came, (G, 4) xywh, NaN where they are no
+        numbers.
+    """
+    xywh = np.full((len(bboxes_xywh), 4), np.nan)
+    usable = [
+        number
+        for number, box in enumerate(bboxes_xywh)
+        if type(box) is list and len(box) == 4 and NUMBERS.issuperset(map(type, box))
+    ]
+    try:
+        xywh[usable] = np.array([bboxes_xywh[number] for number in usable], np.float64).reshape(-1, 4)
+    except OverflowError:  # whole numbers of hundreds of digits
+        for number in usable:
+            box = [min(max(value, -1e300), 1e300) for value in bboxes_xywh[number]]
+            xywh[number] = box
+    with np.errstate(invalid='ignore', over='ignore'):
+        low, high = xywh[:, :2], xywh[:, :2] + xywh[:, 2:]
+        xyxy = np.concatenate([low.clip(0), np.minimum(high, sizes_wh)], 1)
+        clipped = (low < 0).any(1) | (high > sizes_wh).any(1)
+        seen = xyxy[:, 2:] - xyxy[:, :2]
+        faults = (
+            ~np.isfinite(xywh).all(1),
+            (np.abs(xywh) > LARGEST_SIDE).any(1),
+            (xywh[:, 2:] <= 0).any(1),
+            (seen <= 0).any(1),
+            (seen < 1).any(1),
+        )
+    return xyxy, np.select(faults, range(len(FAULTS)), -1), clipped, xywh
 
 
 def check_soft_label(annotation: dict, num_classes: int, exclusive: bool, path: str) -> list[float]:
@@ -139,7 +218,27 @@ def check_soft_label(annotation: dict, num_classes: int, exclusive: bool, path: 
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # what JSON knows; True is no number
+    try:
+        return type(value) in NUMBERS and math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
+
+
+def _is_text(value: object) -> bool:
+    """Not of blanks alone, and with no half of a character, which JSON can hold and no file name or log can."""
+    try:
+        return isinstance(value, str) and bool(value.strip()) and bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _check_ids(entries: list[dict], kind: str, field: str, path: str) -> None:
+    for entry in entries:
+        if type(entry[field]) is not int or not -LARGEST_ID <= entry[field] <= LARGEST_ID:
+            raise ValueError(
+                f'{path}: {field} of an entry of "{kind}" must be a whole number, as COCO\'s evaluation needs it, got '
+                f'{_brief(entry[field])} ({type(entry[field]).__name__}): {_brief(entry)}'
+            )
 
 
 def _check_unique(values: list, what: str, path: str) -> None:
@@ -155,5 +254,5 @@ def _nearest(name: str, names: Sequence[str]) -> str | None:
 
 
 def _brief(entry: object) -> str:
-    text = str(entry)
+    text = repr(entry) if not isinstance(entry, int) or abs(entry) <= LARGEST_ID else 'a huge number'
     return text if len(text) <= 200 else text[:200] + '...'

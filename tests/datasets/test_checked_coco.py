@@ -43,14 +43,14 @@ def test_a_good_file(write_coco):
     ]
     assert dataset.get_data_info(1)['instances'] == []
     assert dataset.report == {
-        'pictures': 2, 'background': 1, 'boxes': 2, 'crowds': 0, 'clipped': 0, 'dropped': {}
+        'images': 2, 'background': 1, 'boxes': 2, 'crowds': 0, 'clipped': 0, 'dropped': {}
     }  # fmt: skip
     assert dataset.get_cat_ids(0) == [0, 1]
 
 
 def test_pictures_without_boxes_leave_when_asked(write_coco):
     assert len(load(write_coco(), filter_cfg={'filter_empty_gt': True})) == 1
-    with pytest.raises(ValueError, match='filter_cfg=.* leaves no picture'):
+    with pytest.raises(ValueError, match='filter_cfg=.* leaves no image'):
         load(write_coco(), filter_cfg={'min_size': 500})
 
 
@@ -59,9 +59,9 @@ def test_pictures_without_boxes_leave_when_asked(write_coco):
     [
         ([5, 5, 0, 10], 'of zero or negative size'),
         ([5, 5, 10, -1], 'of zero or negative size'),
-        ([40, 5, 10, 10], 'outside the picture'),  # its left edge on the picture's right
-        ([-10, 5, 10, 10], 'outside the picture'),
-        ([5, 30, 10, 10], 'outside the picture'),
+        ([40, 5, 10, 10], 'outside the image'),  # its left edge on the picture's right
+        ([-10, 5, 10, 10], 'outside the image'),
+        ([5, 30, 10, 10], 'outside the image'),
         ([5, 5, 0.9, 10], 'under one pixel'),
         ([39.5, 5, 10, 10], 'under one pixel'),
         ([1, 2, 3], 'not four finite numbers'),
@@ -99,17 +99,22 @@ def test_boxes_over_the_border_are_clipped(write_coco):
 
 def test_the_report_is_logged(write_coco, monkeypatch):
     lines = []
-    monkeypatch.setattr(checked_coco, 'print_log', lambda text, logger, level: lines.append((text, level)))
+
+    def log(text, logger, level=logging.INFO):
+        lines.append((text, level))
+
+    monkeypatch.setattr(checked_coco, 'print_log', log)
     bad = [box(-1, 2, 3, 20, id=2, iscrowd=1), box(50, 5, 9, 9, id=3), box(1, 1, 0, 9, id=4)]
     path = write_coco(annotations=[box(1, 2, 10, 20), *bad])
     assert [i['ignore_flag'] for i in instances(load(path))] == [0, 1]
     summary = (
-        'kept 2 boxes on 2 pictures (1 background), 1 to be ignored, 1 clipped to their picture, '
-        'dropped 2: 1 outside the picture, 1 of zero or negative size'
+        'kept 2 boxes on 2 images (1 background), 1 to be ignored, 1 clipped to their image, '
+        'dropped 2: 1 outside the image, 1 of zero or negative size'
     )
-    assert lines == [(f'{path}: {summary}', logging.WARNING)]
+    faults = '2 boxes are faulty and were dropped: 1 outside the image (annotation 3); 1 of zero or negative size '
+    assert lines == [(f'{path}: {summary}', logging.INFO), (f'{path}: {faults}(annotation 4)', logging.WARNING)]
     load(write_coco())
-    assert lines[1][0].endswith('dropped 0') and lines[1][1] == logging.INFO
+    assert lines[2][0].endswith('dropped 0') and len(lines) == 3
 
 
 def test_fields_that_may_be_missing(write_coco):
@@ -144,8 +149,14 @@ def test_broken_json_is_located(write_coco):
         ({'images': []}, 'lists no image'),
         ({'images': [5]}, '"images" must be a JSON object, got 5'),
         ({'images': [{'id': 1, 'file_name': 'a.png'}]}, '"images" lacks width, height: .*a.png'),
-        ({'images': [{**IMAGE, 'width': 0}]}, 'width and height of an image must be above 0: .*1.png'),
-        ({'images': [{**IMAGE, 'height': '30'}]}, 'width and height of an image must be above 0'),
+        (
+            {'images': [{**IMAGE, 'width': 0}]},
+            'must be whole numbers above 0, got width=0 .*1.png',
+        ),
+        (
+            {'images': [{**IMAGE, 'height': '30'}]},
+            'must be whole numbers above 0, got height=.30. .str',
+        ),
         ({'images': [IMAGE, IMAGE]}, r'1 ids in "images" are not unique, among them \[1\]'),
         ({'categories': [{'id': 7}]}, '"categories" lacks name'),
         ({'categories': [CATEGORIES[0], {'id': 7, 'name': 'dog'}]}, r'ids in "categories" are not unique.*\[7\]'),
