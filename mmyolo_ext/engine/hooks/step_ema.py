@@ -21,7 +21,12 @@ class StepEMAHook(EMAHook):
     Args:
         ema_type: mmdet's ``ExpMomentumEMA``, all tensors at once, with ``momentum`` = 1 - 0.9999, ``gamma`` = 2000.
         **kwargs: As MMEngine's ``EMAHook``.
+
+    Attributes:
+        swapped: Whether the model holds the EMA, as during a validation, and the EMA the model.
     """
+
+    swapped = False
 
     def __init__(
         self,
@@ -39,8 +44,13 @@ class StepEMAHook(EMAHook):
             self.ema_model.find_tensors()
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
-        if runner.optim_wrapper.should_update():
+        guard = getattr(runner, 'step_guard', None)
+        if runner.optim_wrapper.should_update() and not (guard is not None and guard.skipped):
             super().after_train_iter(runner, *args, **kwargs)
+
+    def _swap_ema_parameters(self) -> None:
+        super()._swap_ema_parameters()
+        self.swapped = not self.swapped
 
     def after_train_epoch(self, runner: Runner) -> None:
         if is_distributed():

@@ -1,0 +1,254 @@
+"""Find where a number stopped being finite, and keep what is needed to see it again."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import BaseBoxes
+from mmdet.structures.mask import BitmapMasks, PolygonMasks
+from mmengine.optim import OptimWrapper
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
+from torch import Tensor, nn
+
+STRUCTURES = {kind.__name__: kind for kind in (DetDataSample, InstanceData, PixelData)}
+KIND = '__structure__'
+FORMAT = 'mmyolo_ext.non_finite.1'
+
+
+class Iteration:
+    """One iteration of a training, kept until its optimizer step turned out to be finite.
+
+    Args:
+        number: Of the iteration, from 0.
+        batch: As it came from the loader.
+
+    Attributes:
+        losses: What the model returned for the log; tensors, maybe on a GPU.
+        gradients: Names of parameters whose gradients are not finite.
+        random_states: Of PyTorch's generators before the iteration: CPU and, with a GPU, CUDA.
+    """
+
+    def __init__(self, number: int, batch: Any) -> None:
+        self.number = number
+        self.batch = batch
+        self.losses: dict[str, Any] = {}
+        self.gradients: list[str] = []
+        self.random_states = [torch.get_rng_state()]
+        if torch.cuda.is_available():
+            self.random_states.append(torch.cuda.get_rng_state())
+
+    @property
+    def images(self) -> list[str]:
+        """Paths of the images, or their ids where the samples have no paths."""
+        return self._images if self.batch is None else image_names(self.batch)
+
+    def forget_batch(self) -> None:
+        """Free the memory of the images; their names stay."""
+        self._images, self.batch = image_names(self.batch), None
+
+
+def diagnose(model: nn.Module, iteration: Iteration, wrapper: OptimWrapper | None = None) -> dict[str, Any]:
+    """Run the forward and the backward pass of an iteration again and look at every number.
+
+    Parameters, their gradients and the generators stay as they are; buffers do not.
+
+    Args:
+        model: Not wrapped.
+        iteration: Its batch and random states are used.
+        wrapper: Of the training, for its precision and its loss scale.
+
+    Returns:
+        ``losses`` (name to value), ``layer`` (name of the first module whose output is not finite, else of the module
+        nearest to the loss whose gradient is not, else None), ``stage`` (``'output'``, ``'gradient'`` or None).
+    """
+    order: list[str] = []
+    bad_outputs: list[str] = []
+
+    def look(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        order.append(name)
+        if not bad_outputs and any(not tensor.isfinite().all() for tensor in _tensors(output)):
+            bad_outputs.append(name)
+
+    handles = [
+        module.register_forward_hook(lambda *args, name=name: look(name, *args))
+        for name, module in model.named_modules()
+        if name
+    ]
+    training = model.training
+    try:
+        with torch.random.fork_rng(_current_gpu()), torch.enable_grad():
+            torch.set_rng_state(iteration.random_states[0])
+            if len(iteration.random_states) > 1 and torch.cuda.is_available():
+                torch.cuda.set_rng_state(iteration.random_states[1])
+            model.train()
+            losses, loss = _losses(model, iteration.batch, wrapper)
+            found = {'losses': losses, 'layer': None, 'stage': None}
+            if bad_outputs:
+                return {**found, 'layer': bad_outputs[0], 'stage': 'output'}
+            bad = set(_bad_gradients(model, loss, wrapper))
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    owners = {name.rpartition('.')[0] for name in bad}
+    nearest = [name for name in order if name in owners]
+    layer = nearest[-1] if nearest else min(bad, default=None)
+    return {**found, 'layer': layer, 'stage': 'gradient' if bad else None}
+
+
+def image_names(batch: Any) -> list[str]:
+    """Return the paths of a batch's images, or their ids where the samples have no paths."""
+    samples = batch.get('data_samples', ()) if isinstance(batch, dict) else ()
+    infos = [sample.metainfo for sample in samples if isinstance(sample, BaseDataElement)]
+    return [str(info.get('img_path', info.get('img_id', '?'))) for info in infos]
+
+
+def write_dump(
+    path: Path, iteration: Iteration, found: dict[str, Any], model: nn.Module, facts: dict[str, Any]
+) -> None:
+    """Write an iteration as plain data, which ``torch.load(path, weights_only=True)`` reads.
+
+    Args:
+        path: To write; the file is complete or absent.
+        iteration: To write.
+        found: Of :func:`diagnose`.
+        model: Its parameters and buffers, before the step.
+        facts: Plain values: seed, epoch, rank, loss scale, config.
+    """
+    content = {
+        'format': FORMAT,
+        'iteration': iteration.number,
+        'images': iteration.images,
+        'batch': to_plain(iteration.batch),
+        'random_states': iteration.random_states,
+        'model': {name: value.cpu() for name, value in _state(model).items()},
+        **found,
+        **facts,
+    }
+    unfinished = path.with_name(f'.{path.name}.tmp')
+    try:
+        torch.save(content, unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_dump(path: str | Path) -> tuple[Iteration, dict[str, Any]]:
+    """Read what :func:`write_dump` wrote.
+
+    Returns:
+        The iteration, and all that is in the file.
+
+    Raises:
+        ValueError: If the file is none of ours.
+    """
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except OSError as error:
+        raise ValueError(f'cannot read the dump {path}: {error.strerror or error}') from error
+    except Exception as error:  # whatever a damaged archive or a pickle of something else raises
+        raise ValueError(f'{path} is not a dump of a stopped training: {type(error).__name__}') from error
+    if not isinstance(content, dict) or content.get('format') != FORMAT:
+        raise ValueError(f'{path} is not a dump of a stopped training, which is called non_finite_iter_K.pth')
+    iteration = Iteration(content['iteration'], from_plain(content['batch']))
+    iteration.random_states = content['random_states']
+    return iteration, content
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Take over parameters and buffers of a dump, those included that checkpoints leave out.
+
+    Raises:
+        ValueError: If the model has others, or of other shapes.
+    """
+    own = _state(model)
+    differing = sorted(own.keys() ^ state.keys()) or [n for n in own if own[n].shape != state[n].shape]
+    if differing:
+        raise ValueError(f'the dump does not fit the config: {len(differing)} tensors differ, as {differing[:3]}')
+    with torch.no_grad():
+        for name, value in state.items():
+            own[name].copy_(value)
+
+
+def to_plain(value: Any) -> Any:
+    """Turn a batch into tensors, numbers, strings, lists, tuples and dicts; what is none of these becomes its text."""
+    if isinstance(value, BaseBoxes):
+        return value.tensor.detach().cpu()
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, BaseDataElement):
+        fields = {key: to_plain(field) for key, field in value.items()}
+        kind = next((k.__name__ for k in type(value).__mro__ if k.__name__ in STRUCTURES), 'InstanceData')
+        return {KIND: kind, 'metainfo': to_plain(value.metainfo), 'fields': fields}
+    if isinstance(value, (BitmapMasks, PolygonMasks)):
+        return {KIND: 'BitmapMasks', 'masks': torch.from_numpy(np.ascontiguousarray(value.to_ndarray()))}
+    if isinstance(value, np.ndarray) and value.dtype.kind in 'biuf':
+        return torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {str(key): to_plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(to_plain, value)) if type(value) in (list, tuple) else [to_plain(e) for e in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def from_plain(value: Any) -> Any:
+    """Undo :func:`to_plain`; boxes stay tensors."""
+    if isinstance(value, dict) and value.get(KIND) == 'BitmapMasks':
+        masks = value['masks'].numpy()
+        return BitmapMasks(masks, *masks.shape[1:])
+    if isinstance(value, dict) and value.get(KIND) in STRUCTURES:
+        element = STRUCTURES[value[KIND]](metainfo=from_plain(value['metainfo']))
+        for key, field in value['fields'].items():
+            setattr(element, key, from_plain(field))
+        return element
+    if isinstance(value, dict):
+        return {key: from_plain(entry) for key, entry in value.items()}
+    return type(value)(map(from_plain, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _current_gpu() -> list[int]:
+    return [torch.cuda.current_device()] if torch.cuda.is_available() else []
+
+
+def _losses(model: nn.Module, batch: Any, wrapper: OptimWrapper | None) -> tuple[dict[str, float], Tensor]:
+    """Run the forward pass as ``train_step`` does."""
+    if wrapper is None:
+        outputs = model._run_forward(model.data_preprocessor(batch, True), mode='loss')
+    else:
+        with wrapper.optim_context(model):
+            outputs = model._run_forward(model.data_preprocessor(batch, True), mode='loss')
+    loss, logged = model.parse_losses(outputs)
+    return {name: float(value) for name, value in logged.items()}, loss
+
+
+def _bad_gradients(model: nn.Module, loss: Tensor, wrapper: OptimWrapper | None) -> Iterator[str]:
+    """Yield the names of parameters whose gradients are not finite, without touching ``.grad``."""
+    scaler = getattr(wrapper, 'loss_scaler', None)
+    scaled = loss if scaler is None else scaler.scale(loss)
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(scaled, [parameter for _, parameter in named], allow_unused=True)
+    for (name, _), gradient in zip(named, gradients, strict=True):
+        if gradient is not None and not gradient.isfinite().all():
+            yield name
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in (*model.named_parameters(), *model.named_buffers())}
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, dict):
+        for entry in value.values():
+            yield from _tensors(entry)
+    elif isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from _tensors(entry)

@@ -1,0 +1,316 @@
+"""Keep non-finite numbers out of the model: check every optimizer step, skip it, stop after too many."""
+
+import math
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import all_gather_object, get_rank, get_world_size
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from torch import Tensor, distributed
+
+from mmyolo_ext.engine.non_finite import Iteration, diagnose, write_dump
+
+MAX_SKIPS = 5
+SCALER_PATIENCE = 24  # steps in a row in which a GradScaler may look for a scale: from 2**24 down to 1
+
+
+class StepGuard(Hook):
+    """Checks gradients and buffers before each optimizer step and skips the step where one is not finite.
+
+    A skipped step leaves the model as it was after the last good one: parameters and optimizer are not touched, and
+    the buffers (statistics of norm layers, running means of losses) are put back, for a NaN in the forward pass has
+    reached them already. All ranks skip alike. More than ``max_skips`` skipped steps in a row end the training; the
+    message names the loss, the layer and the images, and a dump for ``tools/replay.py`` is written.
+
+    Under float16 a ``GradScaler`` skips steps until it has found its scale; the first 24 of these in a row are not
+    counted.
+
+    On a GPU with a fused optimizer, and with a ``GradScaler``, nothing waits for the device: the decision is made
+    there, and this process reads it one step later. Elsewhere it is read at once.
+
+    Args:
+        max_skips: Skipped steps in a row that are allowed; 0 stops at the first.
+
+    Attributes:
+        skipped: Whether the last step was skipped, as far as this process knows.
+
+    Raises:
+        ValueError: If ``max_skips`` is negative.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, max_skips: int = MAX_SKIPS) -> None:
+        if not isinstance(max_skips, int) or max_skips < 0:
+            raise ValueError(f'step_guard.max_skips must be a whole number of at least 0, got {max_skips!r}')
+        self.max_skips = max_skips
+        self.skipped = False
+        self._in_a_row = 0
+        self._half_done = False
+        self._snapshots: list[_BufferCopy] = []
+        self._group: list[Iteration] = []  # of the step to come
+        self._unread: deque[tuple[Tensor, Any, list[Iteration]]] = deque()
+
+    def attach(self, runner) -> None:
+        """Guard the steps of a runner's optimizer wrapper; call it once, after the wrapper is built."""
+        wrapper = runner.optim_wrapper
+        if not isinstance(wrapper, OptimWrapper) or not hasattr(wrapper, 'optimizer'):
+            runner.logger.warning(f'Steps of {type(wrapper).__name__} are not checked for non-finite gradients')
+            return
+        self._wrapper = wrapper
+        self._inner_step = wrapper.step
+        wrapper.step = self._step
+        runner.register_hook(self)
+
+    def rewind(self, runner) -> bool:
+        """Put the buffers back to the last optimizer step, so that the model is of that moment.
+
+        Returns:
+            False where this cannot be done: the process was interrupted in the middle of a step or of its hooks.
+        """
+        if self._half_done:
+            return False
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook) and not hasattr(hook, 'swapped') and not self._model.training:
+                return False  # in a validation: MMEngine's hook does not say whether it has swapped the weights back
+            if getattr(hook, 'swapped', False):
+                hook._swap_ema_parameters()
+        for snapshot in self._snapshots:
+            snapshot.restore()
+        return True
+
+    def check(self, runner) -> None:
+        """End an iteration and read the decisions that have arrived.
+
+        Raises:
+            NonFiniteError: After too many skipped steps in a row.
+        """
+        self._half_done = False
+        self._read(runner, 1 if self._wrapper.should_update() else len(self._unread))
+
+    def before_train(self, runner) -> None:
+        self._model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        # a mask of infinities is no fault
+        self._unwatched = {name for name, buffer in self._model.named_buffers() if not buffer.isfinite().all()}
+        self._take_snapshots()
+
+    def before_train_epoch(self, runner) -> None:
+        self._take_snapshots()
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch: Any = None) -> None:
+        self._iteration = Iteration(runner.iter, data_batch)
+        self._group.append(self._iteration)
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None) -> None:
+        self._iteration.losses = dict(outputs or {})
+        loss = self._iteration.losses.get('loss')
+        alone_on_cpu = isinstance(loss, Tensor) and loss.device.type == 'cpu' and get_world_size() == 1
+        if self._group and alone_on_cpu and loss.isfinite():
+            self._iteration.forget_batch()  # its memory is used again, see datasets/reused_memory.py
+
+    def after_train_epoch(self, runner) -> None:
+        self._take_snapshots()  # the last hooks of an epoch may have changed buffers, as SyncBuffersHook does
+        self._read(runner, 0)
+
+    def _take_snapshots(self) -> None:
+        by_kind = defaultdict(list)
+        for name, buffer in self._model.named_buffers():
+            if name not in self._unwatched and buffer.numel():
+                by_kind[buffer.device, buffer.dtype].append(buffer)
+        self._snapshots = [_BufferCopy(buffers) for buffers in by_kind.values()]
+
+    def _step(self, **kwargs) -> None:
+        """Take the place of the wrapper's ``step``."""
+        self._half_done = True
+        parameters = [one for group in self._wrapper.optimizer.param_groups for one in group['params']]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        buffers = [snapshot.read() for snapshot in self._snapshots]
+        flag = torch.zeros((), device=parameters[0].device)
+        _flag_non_finite(flag, gradients, [flat for flat in buffers if flat.is_floating_point()])
+        if get_world_size() > 1:
+            distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
+        if flag.is_cuda and self._decides_on_device():
+            self._step_on_device(flag, gradients, buffers, kwargs)
+        else:
+            self._step_on_host(flag, buffers, kwargs)
+        self._group = []
+
+    def _step_on_host(self, flag: Tensor, buffers: list[Tensor], kwargs: dict) -> None:
+        self.skipped = bool(flag)
+        if self.skipped:
+            self._note_gradients()
+            for snapshot in self._snapshots:
+                snapshot.restore()
+        else:
+            self._inner_step(**kwargs)
+            for snapshot, values in zip(self._snapshots, buffers, strict=True):
+                snapshot.keep(values)
+        self._unread.append((flag, None, self._group))
+
+    def _step_on_device(self, flag: Tensor, gradients: list[Tensor], buffers: list[Tensor], kwargs: dict) -> None:
+        optimizer = self._wrapper.optimizer
+        if self._scaler_works():
+            # a buffer or another rank may be the reason: the scaler looks at the gradients of this rank alone
+            min(gradients, key=Tensor.numel).masked_fill_(flag > 0, float('inf'))
+            self._inner_step(**kwargs)
+        else:
+            optimizer.grad_scale, optimizer.found_inf = None, flag
+            self._inner_step(**kwargs)
+            del optimizer.grad_scale, optimizer.found_inf
+        for snapshot, values in zip(self._snapshots, buffers, strict=True):
+            snapshot.keep(torch.where(flag > 0, snapshot.values, values))
+            snapshot.restore()
+        arrived = torch.cuda.Event()
+        copied = torch.empty(flag.shape, dtype=flag.dtype, pin_memory=True).copy_(flag, non_blocking=True)
+        arrived.record()
+        self._unread.append((copied, arrived, self._group))
+
+    def _scaler_works(self) -> bool:
+        scaler = getattr(self._wrapper, 'loss_scaler', None)
+        return scaler is not None and scaler.is_enabled()
+
+    def _decides_on_device(self) -> bool:
+        return self._scaler_works() or getattr(self._wrapper.optimizer, '_step_supports_amp_scaling', False)
+
+    def _note_gradients(self) -> None:
+        bad = [
+            name
+            for name, parameter in self._model.named_parameters()
+            if parameter.grad is not None and not parameter.grad.isfinite().all()
+        ]
+        for iteration in self._group:
+            iteration.gradients = bad
+
+    def _read(self, runner, waiting: int) -> None:
+        """Read all decisions but the newest ``waiting``, which may still be on the device."""
+        while self._unread and (self._unread[0][1] is None or len(self._unread) > waiting):
+            flag, arrived, group = self._unread.popleft()
+            if arrived is not None:
+                arrived.synchronize()
+            if not flag:
+                self._in_a_row = 0
+                continue
+            self._in_a_row += 1
+            searching = SCALER_PATIENCE if self._scaler_works() else 0
+            if self._in_a_row > self.max_skips + searching:
+                raise NonFiniteError(self._describe(runner, group))
+            if self._in_a_row > searching:
+                runner.logger.warning(
+                    f'Skipped the optimizer step of iteration {group[-1].number + 1}: gradients or buffers are not '
+                    f'finite ({self._in_a_row} in a row, at most {self.max_skips + searching})'
+                )
+
+    def _describe(self, runner, group: list[Iteration]) -> str:
+        """Find the culprit, which may be on another rank, dump it, and say what it was; called on all ranks alike."""
+        findings = [self._examine(runner, iteration) for iteration in group]
+        for snapshot in self._snapshots:
+            snapshot.restore()
+        # the first iteration of the step with a fault of its own, else the last
+        place = next((place for place, found in enumerate(findings) if found['fault']), len(group) - 1)
+        ranks = all_gather_object(findings[place])
+        rank = next((rank for rank, found in enumerate(ranks) if found['fault']), 0)
+        number = ranks[rank]['number']
+        path = Path(runner.work_dir) / f'non_finite_iter_{number + 1}.pth'
+        written = f'replay it: python tools/replay.py {path}'
+        if rank == get_rank():
+            try:
+                write_dump(path, group[place], findings[place], self._model, self._facts(runner))
+            except OSError as error:
+                written = f'the dump {path} could not be written: {error.strerror or error}'
+        where = f' on rank {rank}' if len(ranks) > 1 else ''
+        return f'{ranks[rank]["text"].format(where=where)}; {written}'
+
+    def _examine(self, runner, iteration: Iteration) -> dict[str, Any]:
+        """Run an iteration again; what was seen, whether it shows a fault, and the sentence about it."""
+        logged = {name: float(value) for name, value in iteration.losses.items()}
+        found = {'losses': logged, 'layer': None, 'stage': None}
+        try:
+            if iteration.batch is not None:
+                found = diagnose(self._model, iteration, self._wrapper)
+        except Exception as error:  # the message about the numbers matters more than that of the attempt to explain
+            runner.logger.warning(f'The iteration could not be run again: {type(error).__name__}: {error}')
+        terms = logged or found['losses']
+        bad = [name for name, value in terms.items() if not math.isfinite(value)]
+        if len(bad) > 1 and 'loss' in bad:
+            bad.remove('loss')  # the sum
+        gradients = iteration.gradients
+        layer = found['layer'] or (gradients[-1].rpartition('.')[0] if gradients else None)
+        loss = ', '.join(f'{name} is {terms[name]}' for name in bad) or 'all losses are finite'
+        stage = 'gradient' if found['stage'] == 'gradient' or not found['stage'] else 'output'
+        seen = (
+            f'the first {stage} that is not finite is that of {layer}' if layer else 'no layer shows it when run again'
+        )
+        images = ', '.join(iteration.images) or 'unknown'
+        scale = f'{self._wrapper.loss_scaler.get_scale():g}' if self._scaler_works() else 'none'
+        text = (
+            f'Training stopped{{where}} at epoch {runner.epoch + 1}, iteration {iteration.number + 1} after '
+            f'{self._in_a_row} optimizer step(s) in a row with numbers that are not finite: {loss}; {seen}; '
+            f'images: {images}; AMP scale: {scale}'
+        )
+        fault = bool(bad or found['stage'])
+        return {**found, 'losses': terms, 'number': iteration.number, 'text': text, 'fault': fault}
+
+    def _facts(self, runner) -> dict[str, Any]:
+        wrapper = self._wrapper
+        return {
+            'epoch': runner.epoch,
+            'rank': get_rank(),
+            'world_size': get_world_size(),
+            'seed': runner.seed,
+            'precision': str(getattr(wrapper, 'cast_dtype', None) or 'float32').removeprefix('torch.'),
+            'loss_scale': wrapper.loss_scaler.get_scale() if self._scaler_works() else None,
+            'config': runner.cfg.pretty_text,
+        }
+
+
+class NonFiniteError(RuntimeError):
+    """Too many optimizer steps in a row had gradients or buffers that are not finite."""
+
+
+class _BufferCopy:
+    """The values of buffers of one device and type, in one tensor.
+
+    Args:
+        buffers: Not empty.
+    """
+
+    def __init__(self, buffers: list[Tensor]) -> None:
+        self._buffers = buffers
+        self.keep(self.read())
+
+    def read(self) -> Tensor:
+        """Return a new tensor with the values that the buffers have now."""
+        return torch.cat([buffer.detach().reshape(-1) for buffer in self._buffers])
+
+    def keep(self, values: Tensor) -> None:
+        """Remember values of :meth:`read` as those to go back to."""
+        self.values = values
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Write the remembered values into the buffers."""
+        parts = self.values.split([buffer.numel() for buffer in self._buffers])
+        sources = [part.view(buffer.shape) for part, buffer in zip(parts, self._buffers, strict=True)]
+        torch._foreach_copy_(self._buffers, sources)
+
+
+@torch.no_grad()
+def _flag_non_finite(flag: Tensor, gradients: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
+    """Set a scalar to 1 if a number is not finite.
+
+    GradScaler's own kernel looks at the gradients: one launch for all, and the same verdict as the scaler's.
+    """
+    by_kind = defaultdict(list)
+    for gradient in gradients:
+        by_kind[gradient.device, gradient.dtype].append(gradient)
+    for (device, _), alike in by_kind.items():
+        found = torch.zeros((), device=device)
+        torch._amp_foreach_non_finite_check_and_unscale_(alike, found, torch.ones((), device=device))
+        flag.copy_(torch.maximum(flag, found.to(flag.device)))
+    for values in buffers:
+        flag.copy_(torch.maximum(flag, (~values.isfinite().all()).to(flag)))
