@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, distributed
@@ -38,6 +38,7 @@ class StepGuard(Hook):
 
     Attributes:
         skipped: Whether the last step was skipped, as far as this process knows.
+        position: Completed epochs and iterations after the last optimizer step; None in the middle of a step.
 
     Raises:
         ValueError: If ``max_skips`` is negative.
@@ -51,7 +52,7 @@ class StepGuard(Hook):
         self.max_skips = max_skips
         self.skipped = False
         self._in_a_row = 0
-        self._half_done = False
+        self.position: tuple[int, int] | None = None
         self._snapshots: list[_BufferCopy] = []
         self._group: list[Iteration] = []  # of the step to come
         self._unread: deque[tuple[Tensor, Any, list[Iteration]]] = deque()
@@ -62,27 +63,15 @@ class StepGuard(Hook):
         if not isinstance(wrapper, OptimWrapper) or not hasattr(wrapper, 'optimizer'):
             runner.logger.warning(f'Steps of {type(wrapper).__name__} are not checked for non-finite gradients')
             return
-        self._wrapper = wrapper
+        self._runner, self._wrapper = runner, wrapper
         self._inner_step = wrapper.step
         wrapper.step = self._step
         runner.register_hook(self)
 
-    def rewind(self, runner) -> bool:
-        """Put the buffers back to the last optimizer step, so that the model is of that moment.
-
-        Returns:
-            False where this cannot be done: the process was interrupted in the middle of a step or of its hooks.
-        """
-        if self._half_done:
-            return False
-        for hook in runner.hooks:
-            if isinstance(hook, EMAHook) and not hasattr(hook, 'swapped') and not self._model.training:
-                return False  # in a validation: MMEngine's hook does not say whether it has swapped the weights back
-            if getattr(hook, 'swapped', False):
-                hook._swap_ema_parameters()
+    def rewind(self, runner) -> None:
+        """Put the buffers back to the moment of ``position``: parameters have not changed since."""
         for snapshot in self._snapshots:
             snapshot.restore()
-        return True
 
     def check(self, runner) -> None:
         """End an iteration and read the decisions that have arrived.
@@ -90,17 +79,16 @@ class StepGuard(Hook):
         Raises:
             NonFiniteError: After too many skipped steps in a row.
         """
-        self._half_done = False
         self._read(runner, 1 if self._wrapper.should_update() else len(self._unread))
 
     def before_train(self, runner) -> None:
         self._model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         # a mask of infinities is no fault
         self._unwatched = {name for name, buffer in self._model.named_buffers() if not buffer.isfinite().all()}
-        self._take_snapshots()
+        self._take_snapshots(runner)
 
     def before_train_epoch(self, runner) -> None:
-        self._take_snapshots()
+        self._take_snapshots(runner)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: Any = None) -> None:
         self._iteration = Iteration(runner.iter, data_batch)
@@ -114,10 +102,11 @@ class StepGuard(Hook):
             self._iteration.forget_batch()  # its memory is used again, see datasets/reused_memory.py
 
     def after_train_epoch(self, runner) -> None:
-        self._take_snapshots()  # the last hooks of an epoch may have changed buffers, as SyncBuffersHook does
+        self._take_snapshots(runner)  # the last hooks of an epoch may have changed buffers, as SyncBuffersHook does
         self._read(runner, 0)
 
-    def _take_snapshots(self) -> None:
+    def _take_snapshots(self, runner) -> None:
+        self.position = (runner.epoch, runner.iter)
         by_kind = defaultdict(list)
         for name, buffer in self._model.named_buffers():
             if name not in self._unwatched and buffer.numel():
@@ -126,7 +115,7 @@ class StepGuard(Hook):
 
     def _step(self, **kwargs) -> None:
         """Take the place of the wrapper's ``step``."""
-        self._half_done = True
+        self.position = None
         parameters = [one for group in self._wrapper.optimizer.param_groups for one in group['params']]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         buffers = [snapshot.read() for snapshot in self._snapshots]
@@ -139,6 +128,7 @@ class StepGuard(Hook):
         else:
             self._step_on_host(flag, buffers, kwargs)
         self._group = []
+        self.position = (self._runner.epoch, self._runner.iter + 1)
 
     def _step_on_host(self, flag: Tensor, buffers: list[Tensor], kwargs: dict) -> None:
         self.skipped = bool(flag)

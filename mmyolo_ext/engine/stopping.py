@@ -1,0 +1,317 @@
+"""End a training on a signal or on a failure of the machine: saved, on all ranks alike, with one line that says so."""
+
+import ctypes
+import errno
+import os
+import re
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, NoReturn
+
+import torch
+from mmengine.hooks import Hook
+from torch import Tensor, distributed
+from torch.utils.data import DataLoader
+
+from mmyolo_ext.engine.step_guard import NonFiniteError
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SECONDS_TO_INSIST = 1  # a launcher passes on the Ctrl-C that the terminal has sent to its processes already
+PR_SET_PDEATHSIG = 1
+LOST_WRITING = {
+    errno.ENOSPC: 'the disk is full',
+    errno.EDQUOT: 'the disk quota is used up',
+    errno.EACCES: 'permission was lost',
+    errno.EPERM: 'permission was lost',
+    errno.EROFS: 'the file system has become read-only',
+    errno.EIO: 'the disk reports an error',
+    errno.ESTALE: 'the network file system is gone',
+}
+LOST_RANK = re.compile(
+    r'gloo|nccl|process ?group|connection (closed|reset|refused)|broken pipe|heartbeat|socket', re.IGNORECASE
+)
+
+
+class StopTraining(SystemExit):
+    """The training ends here, and what could be saved is saved.
+
+    Args:
+        exit_code: Of the process: 128 + the number of the signal, 1 after a failure.
+        message: One line: what happened, what was saved, how to resume.
+    """
+
+    def __init__(self, exit_code: int, message: str) -> None:
+        super().__init__(exit_code)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Stopper:
+    """Saves and ends a training when it is told to by SIGTERM or SIGINT, or when something it needs has failed.
+
+    A signal only leaves a note. At the end of each iteration the ranks compare notes by an all-reduce of one number
+    on the CPU, which is started at the end of one iteration and read at the end of the next, so that nothing waits
+    for it; all ranks stop at the same iteration. In a validation, each rank obeys its own signal. A second SIGINT
+    ends the process at once.
+
+    Examples:
+        >>> runner.stopper = Stopper()
+        >>> with runner.stopper.watch(runner):
+        ...     train()  # calls runner.stopper.check(runner) after each iteration
+    """
+
+    def __init__(self) -> None:
+        self._signal = 0
+        self._noted_at = 0.0
+        self._vote: tuple[distributed.Work, Tensor] | None = None
+        self._group: distributed.ProcessGroup | None = None
+        self._torch_handler: Callable | None = None
+        self._worker_died = False
+
+    @contextmanager
+    def watch(self, runner) -> Iterator[None]:
+        """Take over the signals while a training runs, and end it with one line if something fails.
+
+        Raises:
+            StopTraining: After a signal, or a failure of disk, memory, loader or another rank.
+            NonFiniteError: After too many steps that were not finite.
+        """
+        several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+        self._group = distributed.new_group(backend='gloo') if several else None
+        runner.register_hook(_ValidationWatch(self))
+        with _handlers({number: self._note for number in SIGNALS}):
+            try:
+                yield
+            except NonFiniteError as error:
+                path = self._save(runner, 'numbers are not finite')
+                raise NonFiniteError(f'{error}. {_outcome(runner, path)}') from error
+            except Exception as error:
+                reason = reason_of(error)
+                path = self._save(runner, reason or f'of {type(error).__name__}')
+                if reason is None:
+                    raise
+                message = f'Stopped at {_place(runner)}: {reason}. {_outcome(runner, path)}'
+                raise StopTraining(1, message) from error
+            finally:
+                if self._torch_handler is not None:
+                    signal.signal(signal.SIGCHLD, self._torch_handler)
+
+    def check(self, runner) -> None:
+        """End an iteration; all ranks call this after each one.
+
+        Raises:
+            StopTraining: A rank was told to stop at the iteration before; the checkpoint is saved.
+            NonFiniteError: Too many optimizer steps in a row were skipped.
+            RuntimeError: A worker of the loader died.
+        """
+        if runner.step_guard is not None:
+            runner.step_guard.check(runner)
+        if self._worker_died:
+            self._worker_died = False
+            self._torch_handler(signal.SIGCHLD, None)
+        number = self._agreed()
+        if number:
+            self._stop(runner, number, all_ranks=True)
+
+    def check_validation(self, runner) -> None:
+        """Stop here if this rank was told to.
+
+        Raises:
+            StopTraining: As :meth:`check`.
+        """
+        if self._signal:
+            self._stop(runner, self._signal, all_ranks=self._group is None)
+
+    def defer_worker_deaths(self) -> None:
+        """Report a dead worker of the loader at the end of an iteration, not in the middle of a step.
+
+        PyTorch raises from a handler of SIGCHLD, which may run between any two lines. Call it once a loader has
+        started its workers.
+        """
+        if not hasattr(signal, 'SIGCHLD') or threading.current_thread() is not threading.main_thread():
+            return
+        current = signal.getsignal(signal.SIGCHLD)
+        if callable(current) and current != self._note_worker:
+            self._torch_handler = current
+            signal.signal(signal.SIGCHLD, self._note_worker)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if number == signal.SIGINT and self._signal == number and now - self._noted_at > SECONDS_TO_INSIST:
+            raise KeyboardInterrupt
+        if not self._signal:
+            self._signal, self._noted_at = int(number), now
+
+    def _note_worker(self, number: int, frame: FrameType | None) -> None:
+        self._worker_died = True
+
+    def _agreed(self) -> int:
+        """Return the highest signal that a rank had noted an iteration ago; on one process, the one noted now."""
+        if self._group is None:
+            return self._signal
+        number = 0
+        if self._vote is not None:
+            work, noted = self._vote
+            work.wait()
+            number = int(noted)
+        if not number:
+            noted = torch.tensor(self._signal)
+            work = distributed.all_reduce(noted, distributed.ReduceOp.MAX, group=self._group, async_op=True)
+            self._vote = work, noted
+        return number
+
+    def _stop(self, runner, number: int, all_ranks: bool) -> NoReturn:
+        name = signal.Signals(number).name
+        place = _place(runner)
+        path = self._save(runner, f'of {name}', all_ranks)
+        what = 'Interrupted' if number == signal.SIGINT else f'Stopped by {name}'
+        raise StopTraining(128 + number, f'{what} at {place}. {_outcome(runner, path)}')
+
+    def _save(self, runner, reason: str, all_ranks: bool = False) -> str | None:
+        try:
+            return runner.save_emergency(reason, all_ranks=all_ranks)
+        except Exception as error:  # whatever fails now, why the training ended must be said
+            runner.logger.error(f'No checkpoint could be saved: {type(error).__name__}: {error}')
+            return None
+
+
+class _ValidationWatch(Hook):
+    """Lets signals end validations too, and prepares the workers of loaders."""
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, stopper: Stopper) -> None:
+        self.stopper = stopper
+
+    def before_train(self, runner) -> None:
+        for loop in (runner.train_loop, runner.val_loop):
+            if loop is not None:
+                protect_workers(loop.dataloader)
+
+    def before_train_iter(self, runner, *args, **kwargs) -> None:
+        self.stopper.defer_worker_deaths()
+
+    def after_val_iter(self, runner, *args, **kwargs) -> None:
+        self.stopper.check_validation(runner)
+
+
+class WorkerStart:
+    """Prepares a worker of a loader, then calls the loader's own ``worker_init_fn``.
+
+    The worker ignores SIGINT, and SIGTERM unless its own main process sends it, so that the main process can use the
+    batches until it has saved; it ends with the main process, however that ends.
+
+    Args:
+        inner: Called afterwards with the number of the worker.
+    """
+
+    def __init__(self, inner: Callable[[int], Any] | None) -> None:
+        self.inner = inner
+        self.main_process = os.getpid()
+
+    def __call__(self, worker_id: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        end_with_parent(signal.SIGKILL, self.main_process)
+        if hasattr(signal, 'sigwaitinfo'):
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+            threading.Thread(target=_end_when_parent_says, args=(self.main_process,), daemon=True).start()
+        if self.inner is not None:
+            self.inner(worker_id)
+
+
+def protect_workers(loader: DataLoader) -> None:
+    """Let the workers of a loader outlive signals meant for the main process, but not the main process itself."""
+    if loader.num_workers > 0 and not isinstance(loader.worker_init_fn, WorkerStart):
+        loader.worker_init_fn = WorkerStart(loader.worker_init_fn)
+
+
+def end_with_parent(number: int, parent: int) -> None:
+    """Let the system send this process a signal when the process that started it is gone. Only on Linux.
+
+    Args:
+        number: Of the signal.
+        parent: Process id; if it is gone already, the signal is sent at once.
+    """
+    if not sys.platform.startswith('linux'):
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)
+
+
+def reason_of(error: BaseException) -> str | None:
+    """Say in plain words which failure of the machine an exception reports; None if it reports something else."""
+    seen = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in LOST_WRITING and not isinstance(seen, ConnectionError):
+            where = f' ({seen.filename})' if seen.filename else ''
+            return f'{LOST_WRITING[seen.errno]}{where}'
+        seen = seen.__cause__ or seen.__context__
+    text = ' '.join(str(error).split())
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return f'out of memory ({text[:200] or type(error).__name__})'
+    if not isinstance(error, RuntimeError):
+        return None
+    if 'DataLoader worker' in text:
+        return f'a worker of the data loader died ({text.split(". ")[0][:200]})'
+    if isinstance(error, distributed.DistError) or _is_initialized() and LOST_RANK.search(text):
+        return 'another process of this training ended or cannot be reached'
+    return None
+
+
+def resume_command() -> str:
+    """Return the command that resumes the run of this process."""
+    if 'TORCHELASTIC_RUN_ID' in os.environ or 'SLURM_PROCID' in os.environ or 'OMPI_COMM_WORLD_RANK' in os.environ:
+        return 'the same command and --resume'
+    arguments = [argument for argument in sys.argv if argument != '--resume']
+    return shlex.join(['python', *arguments, '--resume'])
+
+
+def _outcome(runner, path: str | None) -> str:
+    if path:
+        return f'Saved {path}. Resume with: {resume_command()}'
+    newest = runner.checkpoints.newest() if runner.checkpoints is not None else None
+    if newest:
+        return f'Nothing new could be saved; the newest checkpoint is {newest}. Resume with: {resume_command()}'
+    return 'There is no checkpoint yet, so nothing to resume from'
+
+
+def _place(runner) -> str:
+    """Return where a training is, counted from 1."""
+    loop = runner.train_loop
+    epoch, iteration = loop.epoch, loop.iter
+    with suppress(TypeError, AttributeError):
+        iteration -= epoch * len(loop.dataloader)
+    return f'epoch {epoch + 1}, iteration {iteration}'
+
+
+def _is_initialized() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _end_when_parent_says(parent: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
+
+
+@contextmanager
+def _handlers(handlers: dict[int, Callable]) -> Iterator[None]:
+    """Set handlers of signals for a while; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
