@@ -84,9 +84,9 @@ def measure_case(cfg: Config, precision: str, layout: str, compiled: str | None,
     if precision == 'bfloat16':  # what amp is on a CPU anyway; on a GPU it is float16
         cfg.optim_wrapper.dtype = 'bfloat16'
     if layout == 'channels-first':
-        cfg.default_hooks.pop('channels_last')
+        cfg.memory_format = 'contiguous'
     if compiled:
-        cfg.custom_hooks = [*cfg.get('custom_hooks', []), {'type': 'mmyolo_ext.CompileHook', 'backend': compiled}]
+        cfg.compile_parts = {'backend': compiled}
     with tempfile.TemporaryDirectory() as cfg.work_dir:
         return alternate(cfg, repeats)
 

@@ -19,11 +19,12 @@ from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import LOOPS
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
 from mmyolo_ext.apis.memory import keep_freed_memory
-from mmyolo_ext.engine.hooks import CompileHook
+from mmyolo_ext.engine.prepare_model import compile_parts
+from mmyolo_ext.engine.runner import Runner
 
 LEAST_REPEATS, PROBED = 5, 2
 
@@ -33,9 +34,8 @@ class Bare:
 
     def __init__(self, runner: Runner, shapes: list[torch.Size]) -> None:
         self.network = copy.deepcopy(runner.model).train()
-        for hook in runner.hooks:
-            if isinstance(hook, CompileHook):
-                hook.compile(self.network)
+        if runner.cfg.get('compile_parts'):
+            compile_parts(self.network, **runner.cfg.compile_parts)
         self.wrapper = build_optim_wrapper(self.network, copy.deepcopy(runner.cfg.optim_wrapper))
         self.counts = runner.optim_wrapper.accumulative_counts
         like = next(weight for weight in self.network.parameters() if weight.dim() == 4 and weight.shape[1] > 1)

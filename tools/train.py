@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='inductor',
         metavar='BACKEND',
-        help='let torch.compile translate backbone and neck; by this backend, inductor if none is named',
+        help='let torch.compile compile backbone and neck, by this backend, inductor if none is named',
     )
     add_common_options(parser)
     return parser.parse_args()
@@ -40,7 +40,7 @@ def main() -> None:
     if args.amp:
         turn_on_amp(cfg)
     if args.compile:
-        cfg.custom_hooks = [*cfg.get('custom_hooks', []), {'type': 'mmyolo_ext.CompileHook', 'backend': args.compile}]
+        cfg.compile_parts = {**cfg.get('compile_parts', {}), 'backend': args.compile}
     if args.resume:
         cfg.resume, cfg.load_from = resume_or_start(args.resume, cfg.get('load_from'), cfg.work_dir)
     check_work_dir(cfg.work_dir)

@@ -21,7 +21,6 @@ default_hooks = dict(
     ema=dict(type='mmyolo_ext.StepEMAHook'),
     close_mosaic=dict(type='mmyolo_ext.CloseMosaicHook', num_last_epochs=10),
     sync_buffers=dict(type='SyncBuffersHook'),
-    channels_last=dict(type='mmyolo_ext.ChannelsLastHook'),
     # while it runs and when it ends
     loss_share=dict(type='mmyolo_ext.LossShareHook'),
     throughput=dict(type='mmyolo_ext.ThroughputHook'),
@@ -36,6 +35,8 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'),
 )
 randomness = dict(seed=0)
+# of the parameters, and so of what the convolutions give: 'channels_last', 'contiguous' or None
+memory_format = 'channels_last'
 
 # MMEngine names it after the run: under one fixed name, the second run of a process would write into the first log.
 visualizer = dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')])

@@ -34,4 +34,3 @@ default_hooks = dict(
     close_mosaic=dict(num_last_epochs=0),  # there is none
     checkpoint=dict(max_keep_ckpts=1),
 )
-custom_hooks = [dict(type='mmyolo_ext.ChannelsLastHook')]

@@ -4,7 +4,9 @@ import copy
 
 from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMEngineRunner
+from torch import nn
 
+from mmyolo_ext.engine.prepare_model import forbid_changes, prepare_model
 from mmyolo_ext.registry import RUNNERS
 
 # parts of MMEngine that have a counterpart here, by the names that configs give them
@@ -24,6 +26,20 @@ class Runner(MMEngineRunner):
     resumed = False
     step_guard = None
     stopper = None
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wrap the model for several processes; nothing touches its parameters afterwards."""
+        wrapped = super().wrap_model(model_wrapper_cfg, prepare_model(model, self.cfg))
+        forbid_changes(wrapped)
+        return wrapped
+
+    def register_hooks(self, default_hooks: dict | None = None, custom_hooks: list | None = None) -> None:
+        """Register the hooks of the config, and those that its other keys ask for."""
+        super().register_hooks(default_hooks, custom_hooks)
+        compiled = self.cfg.get('compile_parts')
+        if compiled is not None:
+            backend = compiled.get('backend', 'inductor')
+            self.register_hook({'type': 'mmyolo_ext.EagerEvaluationHook', 'backend': backend})
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the training loop; ours in place of MMEngine's, see :mod:`.train_loop`."""

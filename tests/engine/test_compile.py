@@ -1,4 +1,4 @@
-"""torch.compile by the hook: the same training, the same names, plain validation, and clear errors."""
+"""torch.compile of parts: the same training, the same names, plain validation, and clear errors."""
 
 import shutil
 import sysconfig
@@ -10,8 +10,7 @@ from mmengine.model import BaseModel
 from torch import nn
 from toy_runner import RECIPE_HOOKS, ToyDataset, ToyModel, toy_runner
 
-from mmyolo_ext.engine.hooks import CompileHook
-from mmyolo_ext.engine.hooks.compile import check_compiler
+from mmyolo_ext.engine.prepare_model import check_compiler, compile_parts, prepare_model
 
 seen: list[str] = []
 
@@ -52,8 +51,8 @@ class Network(BaseModel):
 
 
 def train(work_dir, backend: str | None = 'counting', **settings):
-    hook = {'type': 'mmyolo_ext.CompileHook', 'backend': backend}
-    runner = toy_runner(work_dir, model=Network(), hooks=[*RECIPE_HOOKS, *([hook] if backend else [])], **settings)
+    config = {'compile_parts': {'backend': backend}} if backend else None
+    runner = toy_runner(work_dir, model=Network(), hooks=RECIPE_HOOKS, config=config, **settings)
     runner.train()
     return runner
 
@@ -116,15 +115,20 @@ def test_validation_is_not_translated(tmp_path) -> None:
 
 
 def test_unknown_backend() -> None:
-    with pytest.raises(ValueError, match=r"backend of torch.compile must be one of \[.*'eager'.*, got 'fast'"):
-        CompileHook('fast')
+    with pytest.raises(ValueError, match=r"backend of compile_parts must be one of \[.*'eager'.*, got 'fast'"):
+        compile_parts(Network(), 'fast')
+
+
+def test_the_key_takes_a_dict() -> None:
+    with pytest.raises(ValueError, match=r'compile_parts must be a dict .*, got True'):
+        prepare_model(Network(), {'compile_parts': True})
 
 
 def test_missing_parts(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"ToyModel has no part \['neck'\] to compile.*'conv', 'norm'"):
-        CompileHook('eager', parts=['conv', 'neck']).compile(ToyModel())
+        compile_parts(ToyModel(), 'eager', ['conv', 'neck'])
     with pytest.raises(ValueError, match=r"ToyModel has no part \('backbone', 'neck'\)"):
-        CompileHook('eager').compile(ToyModel())
+        compile_parts(ToyModel(), 'eager')
 
 
 def test_what_is_missing_is_named(monkeypatch, tmp_path) -> None:

@@ -158,16 +158,6 @@ def test_mixing_is_closed_after_resuming_too(tmp_path, kill_at, closed_at):
     assert runner.train_dataloader.dataset.closed_at == [closed_at]
 
 
-def test_channels_last_changes_the_layout_before_the_copy(tmp_path):
-    model = ToyModel()
-    model.conv = torch.nn.Conv2d(3, 4, 3)
-    model.forward = lambda x, mode='loss': {'loss': model.conv(x.new_ones(1, 3, 4, 4)).sum()}
-    runner, _ = train(tmp_path, hooks=[*RECIPE_HOOKS[:3], {'type': 'mmyolo_ext.ChannelsLastHook'}], model=model)
-    for module in (runner.model, hook_of(runner, 'StepEMAHook').ema_model.module):
-        assert module.conv.weight.is_contiguous(memory_format=torch.channels_last)
-        assert not module.conv.weight.is_contiguous()
-
-
 class PlainDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return NUM_SAMPLES

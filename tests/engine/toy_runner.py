@@ -59,8 +59,11 @@ class ToyDataset(torch.utils.data.Dataset):
         return {'x': scale * torch.randn(4, generator=generator)}
 
 
-def toy_runner(work_dir, model=None, dataset=None, batch_size=2, max_epochs=4, hooks=(), **settings) -> Runner:
-    """A runner with the recipe's optimizer, schedules and hooks on the toys; ``settings`` replace Runner arguments."""
+def toy_runner(work_dir, model=None, dataset=None, batch_size=2, max_epochs=4, hooks=(), config=None, **settings):
+    """A runner with the recipe's optimizer, schedules and hooks on the toys.
+
+    ``settings`` replace arguments of the runner, ``config`` holds the keys that it reads from its config alone.
+    """
     epoch_cfg = {'convert_to_iter_based': True, 'warmup_epochs': 1, 'min_warmup_iters': 7}
     cfg = {
         'model': ToyModel() if model is None else model,
@@ -89,7 +92,7 @@ def toy_runner(work_dir, model=None, dataset=None, batch_size=2, max_epochs=4, h
         'experiment_name': str(work_dir).replace('/', '_'),
         **settings,
     }
-    return Runner(**cfg, cfg=Config({}))
+    return Runner(**cfg, cfg=Config(config or {}))
 
 
 RECIPE_HOOKS = (

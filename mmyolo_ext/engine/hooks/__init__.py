@@ -1,11 +1,10 @@
 """What happens around the training steps: one hook a file."""
 
 from .accumulate import AccumulateHook
-from .channels_last import ChannelsLastHook
 from .close_mosaic import CloseMosaicHook
-from .compile import CompileHook
 from .curves import CurvesHook
 from .data_wait import DataWaitHook
+from .eager_evaluation import EagerEvaluationHook
 from .fuse import FuseHook
 from .lazy_info import LazyInfoHook
 from .load_report import LoadReportHook
@@ -18,11 +17,10 @@ from .throughput import ThroughputHook
 
 __all__ = [
     'AccumulateHook',
-    'ChannelsLastHook',
     'CloseMosaicHook',
-    'CompileHook',
     'CurvesHook',
     'DataWaitHook',
+    'EagerEvaluationHook',
     'FuseHook',
     'LazyInfoHook',
     'LoadReportHook',
