@@ -1,18 +1,23 @@
 """What the command-line tools share: their common options, and how they end."""
 
 import argparse
+import logging
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
+from torch import distributed
 
 from mmyolo_ext.apis.config import load_config
 from mmyolo_ext.apis.distributed import leave_processes
 from mmyolo_ext.apis.memory import keep_freed_memory
+from mmyolo_ext.engine.step_guard import NonFiniteError
+from mmyolo_ext.engine.stopping import StopTraining, signal_handlers
 from mmyolo_ext.weights import install_reader
 
 DEBUG = 'MMYOLO_EXT_DEBUG'
@@ -50,31 +55,60 @@ def load_for_run(args: argparse.Namespace) -> Config:
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Call ``main``; what a user can cause ends as one line ``error: ...`` and exit code 2.
+    """Call ``main`` and end the process with one last line and an exit code where something stopped it.
 
-    The environment variable MMYOLO_EXT_DEBUG=1 shows the traceback instead.
+    ====================================================  =========  ==================================
+    what ended it                                         exit code  last line
+    ====================================================  =========  ==================================
+    a wrong option, config, data set or file              2          ``error: ...``
+    SIGTERM                                               143        what was saved, how to resume
+    SIGINT (Ctrl-C)                                       130        what was saved, how to resume
+    disk, memory, loader, another rank, numbers that are  1          what was saved, how to resume
+    not finite
+    a fault of this package                               1          the traceback
+    ====================================================  =========  ==================================
+
+    The environment variable MMYOLO_EXT_DEBUG=1 shows the traceback in all cases.
     """
     keep_freed_memory()
-    try:
-        main()
-    except KeyboardInterrupt:
-        print('\nstopped; a training goes on with --resume', file=sys.stderr)
-        sys.exit(130)
-    except USER_ERRORS as error:
-        if os.environ.get(DEBUG):
-            raise
-        _report(error)
-        sys.exit(2)
-    finally:
-        leave_processes()
+    with signal_handlers({signal.SIGTERM: _stop_before_training}):
+        try:
+            main()
+        except (KeyboardInterrupt, StopTraining, NonFiniteError, *USER_ERRORS) as error:
+            if os.environ.get(DEBUG):
+                raise
+            code, line = _last_line(error)
+        else:
+            leave_processes()
+            return
+    if line:
+        print(line, file=sys.stderr, flush=True)
+    if distributed.is_available() and distributed.is_initialized():
+        logging.shutdown()
+        os._exit(code)  # to leave the process group would wait for ranks that are gone
+    sys.exit(code)
 
 
-def _report(error: BaseException) -> None:
+def _stop_before_training(number: int, frame: object) -> None:
+    raise StopTraining(128 + number, f'Stopped by {signal.Signals(number).name}: no training was running, so nothing was saved')
+
+
+def _last_line(error: BaseException) -> tuple[int, str | None]:
+    """Return exit code and line; no line where rank 0 says the same."""
     rank = int(os.environ.get('RANK', 0))
-    if rank > 0:  # most errors hit every process; the launcher ends the others as soon as the first has said it
-        time.sleep(SECONDS_FOR_THE_FIRST)
-    where = f' (process {rank})' if rank else ''
-    print(f'error{where}: {one_line(error)}', file=sys.stderr, flush=True)
+    code = 2
+    if isinstance(error, KeyboardInterrupt):
+        code, line = 130, 'Interrupted; a training resumes from its newest checkpoint, if there is one, with --resume'
+    elif isinstance(error, (StopTraining, NonFiniteError)):
+        code, line = getattr(error, 'code', 1), one_line(error)
+    else:
+        line = f'error: {one_line(error)}'
+    if rank == 0:
+        return code, line
+    if code > 128 or isinstance(error, NonFiniteError):
+        return code, None
+    time.sleep(SECONDS_FOR_THE_FIRST)  # most errors hit all; the launcher ends the others once the first has said it
+    return code, line.replace('error:', f'error (process {rank}):') if code == 2 else f'process {rank}: {line}'
 
 
 def one_line(error: BaseException) -> str:

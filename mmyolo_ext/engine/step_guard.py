@@ -61,7 +61,9 @@ class StepGuard(Hook):
         """Guard the steps of a runner's optimizer wrapper; call it once, after the wrapper is built."""
         wrapper = runner.optim_wrapper
         if not isinstance(wrapper, OptimWrapper) or not hasattr(wrapper, 'optimizer'):
-            runner.logger.warning(f'Steps of {type(wrapper).__name__} are not checked for non-finite gradients')
+            runner.logger.warning(
+                f'The steps of {type(wrapper).__name__} are not checked for numbers that are not finite'
+            )
             return
         self._runner, self._wrapper = runner, wrapper
         self._inner_step = wrapper.step
@@ -79,7 +81,8 @@ class StepGuard(Hook):
         Raises:
             NonFiniteError: After too many skipped steps in a row.
         """
-        self._read(runner, 1 if self._wrapper.should_update() else len(self._unread))
+        if self._unread:
+            self._read(runner, 1 if self._wrapper.should_update() else len(self._unread))
 
     def before_train(self, runner) -> None:
         self._model = runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -87,7 +87,7 @@ class Stopper:
         several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
         self._group = distributed.new_group(backend='gloo') if several else None
         runner.register_hook(_ValidationWatch(self))
-        with _handlers({number: self._note for number in SIGNALS}):
+        with signal_handlers(dict.fromkeys(SIGNALS, self._note)):
             try:
                 yield
             except NonFiniteError as error:
@@ -304,7 +304,7 @@ def _end_when_parent_says(parent: int) -> None:
 
 
 @contextmanager
-def _handlers(handlers: dict[int, Callable]) -> Iterator[None]:
+def signal_handlers(handlers: dict[int, Callable]) -> Iterator[None]:
     """Set handlers of signals for a while; only the main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
