@@ -6,6 +6,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 
 from mmyolo_ext.apis.cli import add_common_options, load_for_run, run_tool
+from mmyolo_ext.apis.config_check import check_config
+from mmyolo_ext.apis.config_errors import config_errors_named
 from mmyolo_ext.apis.distributed import prepare_processes
 from mmyolo_ext.apis.files import check_checkpoint, check_work_dir
 from mmyolo_ext.apis.shortcuts import leaf_datasets
@@ -37,6 +39,7 @@ def main() -> None:
 
     args = parse_args()
     cfg = load_for_run(args)
+    check_config(cfg, 'test')
     cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show or args.show_dir:
         trigger_visualization_hook(cfg, args)
@@ -50,10 +53,11 @@ def main() -> None:
     hooks = ['FuseHook', 'TestTimeHook'] if args.fuse else ['TestTimeHook']
     cfg.custom_hooks = [*cfg.get('custom_hooks', []), *({'type': f'mmyolo_ext.{name}'} for name in hooks)]
     cfg.setdefault('runner_type', 'mmyolo_ext.Runner')
-    runner = RUNNERS.build(cfg)
-    if args.out:
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
-    runner.test()
+    with config_errors_named(cfg):
+        runner = RUNNERS.build(cfg)
+        if args.out:
+            runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+        runner.test()
 
 
 def turn_on_tta(cfg: Config) -> None:

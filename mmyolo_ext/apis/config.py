@@ -6,7 +6,10 @@ from mmengine.config import Config
 
 import mmyolo_ext  # noqa: F401  (supplies mmcv's ops before a config imports mmdet)
 from mmyolo_ext.apis.shortcuts import SHORTCUTS, apply_shortcuts
-from mmyolo_ext.apis.spelling import check_file, check_options
+from mmyolo_ext.apis.spelling import check_bases, check_file, check_options
+
+SUFFIXES = ('.py', '.yaml', '.yml', '.json')
+DATA_DESCRIPTION = {'train', 'val', 'nc', 'path'}  # keys of a data.yaml, as YOLO tools write it
 
 
 class FormattedOnce(Config):
@@ -61,14 +64,30 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
 
 def _read(path: str | Path) -> Config:
     path = str(path)
+    if Path(path).is_dir():
+        raise ValueError(f'{path} is a folder, not a config{_neighbours(Path(path) / "x.py")}')
     if not Path(path).is_file():
         raise ValueError(f'there is no config {path}{_neighbours(Path(path))}')
+    if Path(path).suffix not in SUFFIXES:
+        raise ValueError(f'{path} is not a config: its name must end in one of {", ".join(SUFFIXES)}')
+    check_bases(path)
     try:
-        return Config.fromfile(path)
+        cfg = Config.fromfile(path)
     except FileNotFoundError as error:
         raise ValueError(f'{path}: a file it is based on is missing: {error}') from error
-    except Exception as error:  # a config is code of the user's: whatever it raises, the file must be named
+    except (Exception, SystemExit) as error:  # a config is code of the user's: whatever it raises is to name the file
         raise ValueError(f'{path} cannot be read: {type(error).__name__}: {error}') from error
+    if 'model' not in cfg and DATA_DESCRIPTION & set(cfg.keys()) and 'names' in cfg:
+        raise ValueError(
+            f'{path} describes a data set, it is not a config: write a config with _base_ = a file of configs/, '
+            f'class_names = {_names(cfg.names)}, data_root, train_ann, train_img, val_ann and val_img'
+        )
+    return cfg
+
+
+def _names(names: object) -> tuple:
+    """The class names of a ``data.yaml``, which are a list or a dict by number."""
+    return tuple(names.values() if isinstance(names, dict) else names if isinstance(names, (list, tuple)) else ())
 
 
 def _neighbours(path: Path) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 
 from mmengine.config import Config
 
+from mmyolo_ext.apis.class_names import class_names_fault
 from mmyolo_ext.apis.config_nodes import kind, leaf_datasets, walk
 from mmyolo_ext.apis.shortcut_epochs import set_max_epochs
 from mmyolo_ext.apis.shortcut_size import set_input_size
@@ -47,9 +48,14 @@ def fit_rect_batches(cfg: Config, world_size: int = 1) -> None:
 
 
 def _set_class_names(cfg: Config, names: str | list | tuple, test_is_val: bool) -> None:
+    if isinstance(names, str) and (',' in names or names.endswith(('.txt', '.names', '.yaml'))):
+        raise ValueError(f"class_names must be a list of names such as ('cat', 'dog'), got the text {names!r}")
+    if not isinstance(names, (str, list, tuple)):
+        raise ValueError(f"class_names must be a list of names such as ('cat', 'dog'), got {names!r}")
     names = (names,) if isinstance(names, str) else tuple(names)
-    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise ValueError(f"class_names must be distinct names such as ('cat', 'dog'), got {names}")
+    fault = class_names_fault(names)
+    if fault:
+        raise ValueError(f"class_names must be distinct names such as ('cat', 'dog'): {fault}")
     for dataset in _datasets(cfg, LOADERS):
         dataset['metainfo'] = {'classes': names}
     for head in _class_heads(cfg.model):
@@ -64,12 +70,14 @@ def _class_heads(model: dict) -> Iterator[dict]:
 
 
 def _set_data_root(cfg: Config, root: str, test_is_val: bool) -> None:
+    _check_text('data_root', root)
     for dataset in _datasets(cfg, LOADERS):
         dataset['data_root'] = root
 
 
 def _dataset_setter(loader: str, key: str) -> Callable[[Config, str, bool], None]:
     def set_it(cfg: Config, value: str, test_is_val: bool) -> None:
+        _check_text({'ann_file': 'train_ann and val_ann', 'data_prefix': 'train_img and val_img'}[key], value)
         loaders = (loader, 'test_dataloader') if loader == 'val_dataloader' and test_is_val else (loader,)
         for dataset in _datasets(cfg, loaders):
             dataset[key] = {'img': value} if key == 'data_prefix' else value
@@ -126,5 +134,10 @@ def _annotations(cfg: Config, loader: str) -> list:
 
 
 def _check_count(name: str, value: object) -> None:
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f'{name} must be a whole number of at least 1, got {value!r}')
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f'{name} must be a path, got {value!r}')

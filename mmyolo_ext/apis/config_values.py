@@ -1,0 +1,395 @@
+"""Values in a config that cannot be meant: found before anything is built.
+
+What a part checks itself when it is built is not repeated here; these are values that would be taken without a word,
+or end in an error deep inside another library.
+"""
+
+import math
+import numbers
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+from mmengine.config import Config
+
+from mmyolo_ext.apis.class_names import class_names_fault
+from mmyolo_ext.apis.config_nodes import Part, kind, parts
+from mmyolo_ext.apis.spelling import closest
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+SIZES = ('size_hw', 'img_scale', 'crop_size', 'size', 'scale')
+START_METHODS = ('fork', 'spawn', 'forkserver')
+LOG_LEVELS = ('DEBUG', 'INFO', 'WARNING', 'WARN', 'ERROR', 'CRITICAL', 'FATAL', 'NOTSET')
+WORKERS_PER_CPU = 4  # more than these wait for each other, and each holds batches in memory
+HIGH_LR = 1.0
+Checked = Iterator[tuple[str, str]]
+
+
+def check_values(cfg: Config) -> Checked:
+    """Check the numbers and names of every part of a config.
+
+    Yields:
+        ``('error' | 'warning', message)``, naming the config path, what was received and what is allowed.
+    """
+    for part in parts(cfg):
+        for key, value in part.node.items():
+            yield from _check_by_name(part, key, value)
+        for applies, check in CHECKS:
+            if applies(part):
+                yield from check(part)
+    yield from _check_top(cfg)
+
+
+def number_fault(value: object, low: float = -math.inf, high: float = math.inf, whole: bool = False) -> str | None:
+    """What is wrong with ``value`` as a number from ``low`` to ``high``; None if nothing is.
+
+    A number that was written as text is told apart, for that is what quotes, or YAML's ``1e-3``, make of it.
+    """
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    kind_of = 'a whole number' if whole else 'a number'
+    limits = [f'of at least {low}'] if low > -math.inf else []
+    limits += [f'at most {high}'] if high < math.inf else []
+    wanted = ' '.join([kind_of, ' and '.join(limits)]).strip()
+    if isinstance(value, str) and _is_number(value):
+        return f'must be {wanted}, got the text {value!r}: write it without quotes (in YAML: 0.001, not 1e-3)'
+    if not real or whole and not isinstance(value, numbers.Integral) or not low <= value <= high:
+        return f'must be {wanted}, got {value!r}'
+    if not math.isfinite(value):
+        return f'must be {wanted}, got {value!r}'
+    return None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+# Arguments that mean the same wherever they stand below these top-level keys: lowest and highest value, whole numbers.
+NUMBERS: dict[str, tuple[tuple[str, ...], float, float, bool]] = {
+    'num_classes': (('model',), 1, math.inf, True),
+    'widen_factor': (('model',), 1e-3, 100, False),
+    'deepen_factor': (('model',), 1e-3, 100, False),
+    'frozen_stages': (('model',), -1, math.inf, True),
+    'batch_size': (LOADERS, 1, math.inf, True),
+    'num_workers': (LOADERS, 0, math.inf, True),
+    'prefetch_factor': (LOADERS, 1, math.inf, True),
+    'max_epochs': (('train_cfg',), 1, math.inf, True),
+    'max_iters': (('train_cfg',), 1, math.inf, True),
+    'val_interval': (('train_cfg',), 1, math.inf, True),
+    'val_begin': (('train_cfg',), 0, math.inf, True),
+    'weight_decay': (('optim_wrapper',), 0, math.inf, False),
+    'momentum': (('optim_wrapper',), 0, 1 - 1e-9, False),
+    'accumulative_counts': (('optim_wrapper',), 1, math.inf, True),
+    'max_norm': (('optim_wrapper',), 1e-12, math.inf, False),
+    'T_max': (('param_scheduler',), 1, math.inf, False),
+    'gamma': (('param_scheduler',), 0, math.inf, False),
+    'window_size': (('log_processor',), 1, math.inf, True),
+    'base_batch_size': (('auto_scale_lr',), 1, math.inf, True),
+    'seed': (('randomness',), 0, 2**32 - 1, True),
+    'opencv_num_threads': (('env_cfg',), 0, math.inf, True),
+    'nominal_batch_size': (('default_hooks', 'custom_hooks'), 1, math.inf, True),
+    'num_last_epochs': (('default_hooks', 'custom_hooks'), 0, math.inf, True),
+    'pad_size_divisor': (('model',), 1, math.inf, True),
+    'iou_threshold': (('model',), 0, 1, False),
+    'score_thr': (('model',), 0, 1, False),
+}
+NONE_ALLOWED = ('seed', 'momentum', 'prefetch_factor', 'max_epochs', 'max_iters', 'frozen_stages', 'score_thr')
+OWN_KEYS = ('score_thr',)  # below 'model' these mean the same only in a test_cfg
+
+
+def _check_by_name(part: Part, key: str, value: object) -> Checked:
+    tops, low, high, whole = NUMBERS.get(key, ((), 0, 0, False))
+    if part.top not in tops or value is None and key in NONE_ALLOWED:
+        return
+    if key in OWN_KEYS and 'test_cfg' not in part.keys or key == 'num_classes' and isinstance(value, (list, tuple)):
+        return
+    if part.top == 'train_cfg' and isinstance(value, float) and value.is_integer():
+        value = int(value)  # as MMEngine's loops do
+    fault = number_fault(value, low, high, whole)
+    if fault:
+        yield 'error', f'{part.path}.{key} {fault}'
+
+
+def _check_loader(part: Part) -> Checked:
+    workers = part.node.get('num_workers', 0)
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    if isinstance(workers, int) and workers > WORKERS_PER_CPU * processors:
+        yield (
+            'warning',
+            f'{part.path}.num_workers={workers} on a machine with {processors} processors: more than '
+            f'{processors} rarely helps, and each worker takes memory',
+        )
+    if part.node.get('persistent_workers') and workers == 0:
+        yield 'error', f'{part.path}: persistent_workers=True needs num_workers of at least 1, got 0'
+    if 'dataset' not in part.node:
+        yield 'error', f'{part.path} has no dataset'
+
+
+def _check_loop(part: Part) -> Checked:
+    begin, length = part.node.get('val_begin'), part.node.get('max_epochs') or part.node.get('max_iters')
+    if isinstance(begin, int) and isinstance(length, int) and begin > length:
+        yield 'warning', f'train_cfg.val_begin={begin} is after the end of training ({length}): it never validates'
+    for entry in part.node.get('dynamic_intervals') or ():
+        if not isinstance(entry, Sequence) or len(entry) != 2 or any(number_fault(n, 0, whole=True) for n in entry):
+            yield 'error', f'train_cfg.dynamic_intervals must be pairs (epoch, interval), got {entry!r}'
+        elif entry[1] < 1:
+            yield 'error', f'train_cfg.dynamic_intervals has the interval {entry[1]}: it must be at least 1'
+
+
+def _check_hook(part: Part) -> Checked:
+    interval = part.node.get('interval', 1)
+    fault = number_fault(interval, -1, whole=True)
+    if fault or interval == 0:
+        yield 'error', f'{part.path}.interval must be a whole number of at least 1, or -1 for never, got {interval!r}'
+    kept = part.node.get('max_keep_ckpts', -1)
+    if number_fault(kept, -1, whole=True) or kept == 0:
+        yield 'error', f'{part.path}.max_keep_ckpts must be at least 1, or -1 to keep all, got {kept!r}'
+    if 'EMA' in kind(part.node):
+        momentum = part.node.get('momentum', 0.5)
+        if number_fault(momentum, 0, 1) or momentum in (0, 1):
+            yield 'error', f'{part.path}.momentum must be between 0 and 1, got {momentum!r}'
+
+
+def _check_optimizer(part: Part) -> Checked:
+    if 'lr' in part.node:
+        lr = part.node['lr']
+        fault = number_fault(lr, 0)
+        if fault:
+            yield 'error', f'{part.path}.lr {fault}'
+        elif lr == 0:
+            yield 'warning', f'{part.path}.lr is 0: nothing will be learnt'
+        elif lr > HIGH_LR:
+            yield 'warning', f'{part.path}.lr={lr} is far above usual rates (0.0001 to 0.1)'
+    betas = part.node.get('betas', ())
+    if not isinstance(betas, Sequence) or any(number_fault(beta, 0, 1) or beta == 1 for beta in betas):
+        yield 'error', f'{part.path}.betas must be numbers from 0 to below 1, got {betas!r}'
+
+
+def _check_schedule(part: Part) -> Checked:
+    begin, end = part.node.get('begin', 0), part.node.get('end', math.inf)
+    for key, value in (('begin', begin), ('end', end)):
+        if value != math.inf and number_fault(value, 0):
+            yield 'error', f'{part.path}.{key} {number_fault(value, 0)}'
+            return
+    if end <= begin:
+        yield 'error', f'{part.path}: end must be after begin, got begin={begin} and end={end}'
+    milestones = part.node.get('milestones', ())
+    if not isinstance(milestones, Sequence) or any(number_fault(epoch, 0, whole=True) for epoch in milestones):
+        yield 'error', f'{part.path}.milestones must be a list of whole numbers, got {milestones!r}'
+    elif list(milestones) != sorted(milestones):
+        yield 'error', f'{part.path}.milestones must increase, got {milestones!r}'
+
+
+def _check_anchors(part: Part) -> Checked:
+    node, strides = part.node, part.node.get('strides')
+    numbers_of = {
+        key: list(_flat(node[key])) for key in ('base_sizes', 'scales', 'ratios', 'strides') if node.get(key)
+    }
+    for key, values in numbers_of.items():
+        wrong = [value for value in values if number_fault(value) or value <= 0]
+        if wrong:
+            name = 'the sizes of anchors (px)' if key == 'base_sizes' else 'these'
+            yield 'error', f'{part.path}.{key}: {name} must be numbers above 0, got {wrong[0]!r}'
+            return
+    sizes = node.get('base_sizes')
+    if not isinstance(sizes, Sequence) or not isinstance(strides, Sequence):
+        return
+    if len(sizes) != len(strides):
+        yield (
+            'error',
+            f'{part.path} has anchors (base_sizes) for {len(sizes)} levels, but {len(strides)} strides '
+            f'{tuple(strides)}: give one list of anchors for each stride',
+        )
+    elif kind(node) == 'YOLOAnchorGenerator':
+        yield from _check_yolo_anchors(part, sizes)
+
+
+def _check_yolo_anchors(part: Part, sizes: Sequence) -> Checked:
+    for level in sizes:
+        if not isinstance(level, Sequence) or not level or any(not _is_pair(anchor) for anchor in level):
+            yield 'error', f'{part.path}.base_sizes must be a list of (width, height) for each level, got {level!r}'
+            return
+    if len({len(level) for level in sizes}) > 1:
+        counts = [len(level) for level in sizes]
+        yield 'error', f'{part.path}.base_sizes must have as many anchors on every level, got {counts}'
+
+
+def _check_preprocessor(part: Part) -> Checked:
+    for key in ('mean', 'std'):
+        values = part.node.get(key)
+        if values is None:
+            continue
+        if not isinstance(values, Sequence) or len(values) not in (1, 3) or any(map(number_fault, values)):
+            yield 'error', f'{part.path}.{key} must be 3 numbers, one per channel, got {values!r}'
+        elif key == 'std' and min(values) <= 0:
+            yield 'error', f'{part.path}.std must be above 0, got {values!r}'
+
+
+def _check_head_cfg(part: Part) -> Checked:
+    kept = part.node.get('max_per_img', -1)
+    if number_fault(kept, -1, whole=True) or kept == 0:
+        yield 'error', f'{part.path}.max_per_img must be at least 1, or -1 for all, got {kept!r}'
+    before = part.node.get('nms_pre', -1)
+    if number_fault(before, whole=True) or before == 0:
+        yield 'error', f'{part.path}.nms_pre must be at least 1, or -1 for all, got {before!r}'
+
+
+def _check_loss(part: Part) -> Checked:
+    weight = part.node.get('loss_weight', 1.0)
+    if not isinstance(weight, (list, tuple)) and number_fault(weight, 0):
+        yield 'error', f'{part.path}.loss_weight {number_fault(weight, 0)}'
+
+
+def _check_indices(part: Part) -> Checked:
+    indices = part.node['out_indices']
+    given = [indices] if isinstance(indices, int) else indices
+    if given is not None and (
+        not isinstance(given, Sequence) or not given or any(number_fault(index, whole=True) for index in given)
+    ):
+        yield 'error', f'{part.path}.out_indices must be a tuple of whole numbers such as (2, 3, 4), got {indices!r}'
+
+
+def _check_transform(part: Part) -> Checked:
+    for key in SIZES:
+        sides = part.node.get(key)
+        if isinstance(sides, (list, tuple)) and sides and all(isinstance(side, int) for side in sides):
+            if key == 'scale' and kind(part.node) not in ('Resize', 'RandomResize'):
+                continue
+            if min(sides) < 1 and not (kind(part.node) == 'Resize' and -1 in sides):
+                yield 'error', f'{part.path}.{key} must be sides above 0 px, got {sides!r}'
+    probability = part.node.get('prob')
+    if isinstance(probability, (str, bool)) or isinstance(probability, numbers.Real) and not 0 <= probability <= 1:
+        yield 'error', f'{part.path}.prob must be a number from 0 to 1, got {probability!r}'
+
+
+def _check_metainfo(part: Part) -> Checked:
+    classes = part.node.get('classes')
+    if isinstance(classes, (list, tuple)):
+        fault = class_names_fault(classes)
+        if fault:
+            yield 'error', f'{part.path}.classes: {fault}'
+    for key in part.node:
+        if key.lower() in ('classes', 'palette') and key != key.lower():
+            yield 'error', f'{part.path}: nothing reads {key!r}, write {key.lower()!r}'
+
+
+def metric_names(evaluator: object) -> tuple[set[str], bool] | None:
+    """(names, classwise) of what an evaluator reports; None if a metric is not known here.
+
+    With ``classwise``, ``PREFIX/NAME_precision`` is reported of every class too.
+    """
+    nodes = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
+    found, classwise = set(), False
+    for node in nodes:
+        if isinstance(node, dict) and 'metrics' in node:
+            inner = metric_names(node['metrics'])
+            if inner is None:
+                return None
+            found, classwise = found | inner[0], classwise or inner[1]
+        elif isinstance(node, dict) and kind(node) in ('CocoMetric', 'FasterCocoMetric'):
+            found |= _coco_names(node)
+            ours = str(node['type']).startswith('mmyolo_ext.')
+            classwise = classwise or node.get('classwise', ours)
+        elif isinstance(node, dict) and kind(node) == 'VOCMetric':
+            thresholds = node.get('iou_thrs', 0.5)
+            thresholds = thresholds if isinstance(thresholds, (list, tuple)) else [thresholds]
+            found |= {'pascal_voc/mAP', *(f'pascal_voc/AP{int(thr * 100):02d}' for thr in thresholds)}
+        else:
+            return None
+    return found, classwise
+
+
+def _coco_names(node: dict) -> set[str]:
+    prefix = node.get('prefix') or 'coco'
+    metrics = node.get('metric', 'bbox')
+    names = set()
+    for metric in [metrics] if isinstance(metrics, str) else metrics:
+        if metric.startswith('proposal'):
+            names |= {f'AR@{number}' for number in node.get('proposal_nums', (100, 300, 1000))}
+            names |= {'AR_s@1000', 'AR_m@1000', 'AR_l@1000'}
+        else:
+            items = node.get('metric_items') or ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+            names |= {f'{metric}_{item}' for item in items}
+    return {f'{prefix}/{name}' for name in names}
+
+
+def _check_metric_name(part: Part) -> Checked:
+    key = 'save_best' if 'save_best' in part.node else 'monitor'
+    wanted = part.node[key]
+    reported = metric_names(part.cfg.get('val_evaluator'))
+    if wanted is None or reported is None or part.cfg.get('val_evaluator') is None:
+        return
+    known, classwise = reported
+    for name in wanted if isinstance(wanted, (list, tuple)) else [wanted]:
+        if name == 'auto' and classwise and key == 'save_best':
+            yield (
+                'warning',
+                f"{part.path}.save_best='auto' takes the first metric, the AP of the first class: name one of "
+                f'{", ".join(sorted(known))}',
+            )
+        if name == 'auto' or name in known or classwise and str(name).endswith('_precision'):
+            continue
+        match = closest(str(name), known) or next((k for k in known if k.split('/')[-1] == name), None)
+        advice = f'did you mean {match!r}? ' if match else ''
+        yield (
+            'error',
+            f'{part.path}.{key}={name!r} is not a metric that val_evaluator reports: {advice}It reports '
+            f'{", ".join(sorted(known))}',
+        )
+    rules = part.node.get('rule')
+    for rule in rules if isinstance(rules, (list, tuple)) else [rules]:
+        if rule not in (None, 'greater', 'less'):
+            yield 'error', f"{part.path}.rule must be 'greater' or 'less', got {rule!r}"
+
+
+def _check_environment(part: Part) -> Checked:
+    method = part.node.get('mp_start_method', 'fork')
+    if method not in START_METHODS:
+        yield 'error', f'{part.path}.mp_start_method must be one of {START_METHODS}, got {method!r}'
+
+
+def _check_top(cfg: Config) -> Checked:
+    level = cfg.get('log_level', 'INFO')
+    if not isinstance(level, int) and (not isinstance(level, str) or level not in LOG_LEVELS):
+        yield 'error', f'log_level must be one of {", ".join(LOG_LEVELS)}, got {level!r}'
+    if not isinstance(cfg.get('resume', False), bool):
+        yield 'error', f'resume must be True or False, got {cfg.resume!r}: name a checkpoint by load_from, or --resume'
+    if not isinstance(cfg.get('load_from'), (str, type(None))):
+        yield 'error', f'load_from must be the path of a checkpoint, got {cfg.load_from!r}'
+    if not isinstance(cfg.get('work_dir', '.'), str) or not cfg.get('work_dir', '.').strip():
+        yield 'error', f'work_dir must be the path of a folder, got {cfg.work_dir!r}'
+    for key in ('model', *LOADERS, 'optim_wrapper', 'default_hooks', 'env_cfg', 'randomness'):
+        if cfg.get(key) is not None and not isinstance(cfg[key], dict):
+            yield 'error', f'{key} must be a dict, got {cfg[key]!r}'
+
+
+def _flat(values: object) -> Iterator[object]:
+    if isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _flat(value)
+    else:
+        yield values
+
+
+def _is_pair(anchor: object) -> bool:
+    return isinstance(anchor, Sequence) and len(anchor) == 2
+
+
+CHECKS: tuple[tuple[Callable[[Part], bool], Callable[[Part], Checked]], ...] = (
+    (lambda part: part.path in LOADERS, _check_loader),
+    (lambda part: part.path == 'train_cfg', _check_loop),
+    (lambda part: part.top in ('default_hooks', 'custom_hooks') and 'type' in part.node, _check_hook),
+    (lambda part: part.key == 'optimizer', _check_optimizer),
+    (lambda part: part.top == 'param_scheduler' and 'type' in part.node, _check_schedule),
+    (lambda part: part.key in ('prior_generator', 'anchor_generator'), _check_anchors),
+    (lambda part: part.path == 'model.data_preprocessor', _check_preprocessor),
+    (lambda part: part.top == 'model' and part.key in ('test_cfg', 'rpn', 'rcnn'), _check_head_cfg),
+    (lambda part: part.top == 'model' and 'loss_weight' in part.node, _check_loss),
+    (lambda part: part.path == 'model.backbone' and 'out_indices' in part.node, _check_indices),
+    (lambda part: 'pipeline' in part.keys and 'type' in part.node, _check_transform),
+    (lambda part: part.key == 'metainfo', _check_metainfo),
+    (lambda part: part.top.endswith('hooks') and {'save_best', 'monitor'} & set(part.node), _check_metric_name),
+    (lambda part: part.key == 'mp_cfg', _check_environment),
+)
