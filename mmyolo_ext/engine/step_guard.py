@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, distributed
@@ -38,7 +38,7 @@ class StepGuard(Hook):
 
     Attributes:
         skipped: Whether the last step was skipped, as far as this process knows.
-        position: Completed epochs and iterations after the last optimizer step; None in the middle of a step.
+        position: Completed epochs and iterations after the last optimizer step.
 
     Raises:
         ValueError: If ``max_skips`` is negative.
@@ -52,7 +52,8 @@ class StepGuard(Hook):
         self.max_skips = max_skips
         self.skipped = False
         self._in_a_row = 0
-        self.position: tuple[int, int] | None = None
+        self.position = (0, 0)
+        self._changed = False  # parameters, by a step whose hooks have not all run
         self._snapshots: list[_BufferCopy] = []
         self._group: list[Iteration] = []  # of the step to come
         self._unread: deque[tuple[Tensor, Any, list[Iteration]]] = deque()
@@ -70,10 +71,22 @@ class StepGuard(Hook):
         wrapper.step = self._step
         runner.register_hook(self)
 
-    def rewind(self, runner) -> None:
-        """Put the buffers back to the moment of ``position``: parameters have not changed since."""
+    def rewind(self, runner) -> bool:
+        """Bring the model to the moment of ``position``, from the middle of accumulation or of a validation.
+
+        Returns:
+            False where this cannot be done, in the middle of a step or of the hooks after it.
+        """
+        if self._changed:
+            return False
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook) and not hasattr(hook, 'swapped') and not self._model.training:
+                return False  # MMEngine's hook does not say whether it has swapped the weights back after validation
+            if getattr(hook, 'swapped', False):
+                hook._swap_ema_parameters()
         for snapshot in self._snapshots:
             snapshot.restore()
+        return True
 
     def check(self, runner) -> None:
         """End an iteration and read the decisions that have arrived.
@@ -83,6 +96,7 @@ class StepGuard(Hook):
         """
         if self._unread:
             self._read(runner, 1 if self._wrapper.should_update() else len(self._unread))
+        self._changed = False
 
     def before_train(self, runner) -> None:
         self._model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -118,7 +132,6 @@ class StepGuard(Hook):
 
     def _step(self, **kwargs) -> None:
         """Take the place of the wrapper's ``step``."""
-        self.position = None
         parameters = [one for group in self._wrapper.optimizer.param_groups for one in group['params']]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         buffers = [snapshot.read() for snapshot in self._snapshots]
@@ -140,6 +153,7 @@ class StepGuard(Hook):
             for snapshot in self._snapshots:
                 snapshot.restore()
         else:
+            self._changed = True
             self._inner_step(**kwargs)
             for snapshot, values in zip(self._snapshots, buffers, strict=True):
                 snapshot.keep(values)
@@ -147,6 +161,7 @@ class StepGuard(Hook):
 
     def _step_on_device(self, flag: Tensor, gradients: list[Tensor], buffers: list[Tensor], kwargs: dict) -> None:
         optimizer = self._wrapper.optimizer
+        self._changed = True
         if self._scaler_works():
             # a buffer or another rank may be the reason: the scaler looks at the gradients of this rank alone
             min(gradients, key=Tensor.numel).masked_fill_(flag > 0, float('inf'))
@@ -182,21 +197,28 @@ class StepGuard(Hook):
     def _read(self, runner, waiting: int) -> None:
         """Read all decisions but the newest ``waiting``, which may still be on the device."""
         while self._unread and (self._unread[0][1] is None or len(self._unread) > waiting):
-            flag, arrived, group = self._unread.popleft()
-            if arrived is not None:
-                arrived.synchronize()
+            flag, group = self._read_first()
             if not flag:
                 self._in_a_row = 0
                 continue
             self._in_a_row += 1
             searching = SCALER_PATIENCE if self._scaler_works() else 0
             if self._in_a_row > self.max_skips + searching:
+                while self._unread:  # of the step that was taken meanwhile
+                    flag = self._read_first()[0]
+                self._changed = not flag
                 raise NonFiniteError(self._describe(runner, group))
             if self._in_a_row > searching:
                 runner.logger.warning(
                     f'Skipped the optimizer step of iteration {group[-1].number + 1}: gradients or buffers are not '
                     f'finite ({self._in_a_row} in a row, at most {self.max_skips + searching})'
                 )
+
+    def _read_first(self) -> tuple[bool, list[Iteration]]:
+        flag, arrived, group = self._unread.popleft()
+        if arrived is not None:
+            arrived.synchronize()
+        return bool(flag), group
 
     def _describe(self, runner, group: list[Iteration]) -> str:
         """Find the culprit, which may be on another rank, dump it, and say what it was; called on all ranks alike."""

@@ -109,11 +109,8 @@ class Stopper:
 
         Raises:
             StopTraining: A rank was told to stop at the iteration before; the checkpoint is saved.
-            NonFiniteError: Too many optimizer steps in a row were skipped.
             RuntimeError: A worker of the loader died.
         """
-        if runner.step_guard is not None:
-            runner.step_guard.check(runner)
         if self._worker_died:
             self._worker_died = False
             self._torch_handler(signal.SIGCHLD, None)
