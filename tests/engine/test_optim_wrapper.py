@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from mmyolo_ext.engine.optimizers import optim_wrapper
 from mmyolo_ext.engine.optimizers.optim_wrapper import YOLOAmpOptimWrapper, YOLOOptimWrapper
 
 LR = 0.1
@@ -57,13 +56,6 @@ def test_resuming_after_an_epoch_counts_like_going_on():
     wrapper.initialize_count_status(model, init_counts=5, max_counts=15)  # MMEngine, on resuming after 5 of 15
     wrapper.begin_epoch(accumulative_counts=2, epoch_length=5)
     assert steps_of(wrapper, model, 5) == [False, True, False, True, True]
-
-
-@pytest.mark.parametrize(('sum_over_ranks', 'expected'), [(True, 6.0), (False, 2.0)])
-def test_the_mean_over_ranks_is_undone_only_when_asked(monkeypatch, sum_over_ranks, expected):
-    monkeypatch.setattr(optim_wrapper, 'get_world_size', lambda: 3)
-    wrapper = wrap(line(), sum_over_ranks=sum_over_ranks)
-    assert wrapper.scale_loss(torch.tensor(2.0)).item() == expected
 
 
 @pytest.mark.parametrize('arguments', [(0, 5), (2, 0)])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.dist import get_world_size
 from mmengine.model import MMDistributedDataParallel
 from torch import distributed, nn
 from torch.multiprocessing import spawn
@@ -17,9 +18,16 @@ from mmyolo_ext.engine.optimizers import YOLOOptimWrapper
 SAMPLES, ITERATIONS, ACCUMULATED = 12, 3, 2
 
 
+class SummingModel(ToyModel):
+    """The loss is a sum over the samples of all ranks, scaled so that the mean over ranks gives it."""
+
+    def forward(self, x, mode='loss'):
+        return {'loss': super().forward(x)['loss'] * get_world_size()}
+
+
 def model_without_norm() -> ToyModel:
     """Norm layers see other batches on two ranks, so they are left out of the comparison."""
-    model = ToyModel()
+    model = SummingModel()
     model.norm = nn.Identity()
     return model
 

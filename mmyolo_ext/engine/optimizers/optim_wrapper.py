@@ -1,10 +1,9 @@
-"""Optimizer wrappers that sum gradients over images, iterations and ranks."""
+"""Optimizer wrappers that sum gradients over images and iterations."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from mmengine.dist import get_world_size
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
@@ -22,15 +21,15 @@ class YOLOOptimWrapper(OptimWrapper):
     one batch k times as large; MMEngine's wrapper would take the mean instead. Accumulation starts anew with every
     epoch and its last iteration always steps, so no checkpoint written between epochs holds half a sum.
 
+    With several processes the gradient is the mean over ranks, as DistributedDataParallel makes it. Our heads scale
+    the loss of each rank so that this mean belongs to the images of all ranks.
+
     Args:
-        sum_over_ranks: Multiply the loss by the number of processes, because DistributedDataParallel averages
-            gradients over them.
         **kwargs: As MMEngine's ``OptimWrapper``: ``optimizer``, ``accumulative_counts``, ``clip_grad``.
     """
 
-    def __init__(self, *args, sum_over_ranks: bool = True, **kwargs) -> None:
+    def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.sum_over_ranks = sum_over_ranks
         self._epoch_start = 0
         self._epoch_length: int | None = None
 
@@ -64,8 +63,8 @@ class YOLOOptimWrapper(OptimWrapper):
         return self._steps_after(self._inner_count + 1)
 
     def scale_loss(self, loss: Tensor) -> Tensor:
-        """Leave the sum a sum; undo the mean that DistributedDataParallel takes over ranks."""
-        return loss * get_world_size() if self.sum_over_ranks else loss
+        """Leave the sum over iterations a sum."""
+        return loss
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Resume; the rates are those of the checkpoint, and the groups must be the same.
