@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 from mmyolo_ext.registry import LOOPS
 
 
-class _StepBoundary:
+class StepBoundary:
     """The state of the loop and of the schedules after the last optimizer step whose hooks have all run.
 
     Gradients that are summed up since then are lost when a run ends, so a checkpoint must be of this moment. The
@@ -29,7 +30,7 @@ class _StepBoundary:
         self.values = [
             {key: value for key, value in group.items() if isinstance(value, (int, float, tuple))} for group in groups
         ]
-        self.schedules = [copy.copy(scheduler.state_dict()) for scheduler in _schedulers(runner)]
+        self.schedules = [copy.copy(scheduler.state_dict()) for scheduler in schedulers_of(runner)]
 
 
 class EpochTrainLoop(EpochBasedTrainLoop):
@@ -40,15 +41,22 @@ class EpochTrainLoop(EpochBasedTrainLoop):
     around the epoch run as usual. MMEngine saves an epoch's checkpoint before it validates, so a run that resumes at
     the end of an epoch validates first where the loop would have; at worst a validation is repeated.
 
-    ``boundary`` is the last moment of which a checkpoint can be written, see :class:`_StepBoundary`.
+    Attributes:
+        boundary: The last moment of which a checkpoint can be written; None before the first.
+        at_boundary: Whether nothing has changed since then.
     """
 
-    boundary: _StepBoundary | None = None
+    boundary: StepBoundary | None = None
+    at_boundary = False
 
     def run(self) -> nn.Module:
         """Train until ``max_epochs``, or until a hook sets ``stop_training``."""
+        with _watched(self.runner):
+            return self._run()
+
+    def _run(self) -> nn.Module:
         self.runner.call_hook('before_train')
-        self.boundary = _StepBoundary(self.runner)
+        _note_boundary(self)
         if self.runner.resumed and self._epoch and self._iter == self._epoch * len(self.dataloader):
             self._validate_if_due()
         while self._epoch < self._max_epochs and not self.stop_training:
@@ -67,10 +75,11 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
         if is_step_boundary(self.runner):
-            self.boundary = _StepBoundary(self.runner)
+            _note_boundary(self)
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
         """Train on one batch; then stop here if the process was asked to."""
+        self.at_boundary = False
         super().run_iter(idx, data_batch)
         _end_iteration(self)
 
@@ -82,17 +91,20 @@ class EpochTrainLoop(EpochBasedTrainLoop):
 
 
 class IterTrainLoop(IterBasedTrainLoop):
-    """MMEngine's ``IterBasedTrainLoop`` that can stop between any two iterations."""
+    """MMEngine's ``IterBasedTrainLoop`` that can stop between any two iterations; attributes as above."""
 
-    boundary: _StepBoundary | None = None
+    boundary: StepBoundary | None = None
+    at_boundary = False
 
     def run(self) -> nn.Module:
         """Train until ``max_iters``, or until a hook sets ``stop_training``."""
-        self.boundary = _StepBoundary(self.runner)
-        return super().run()
+        with _watched(self.runner):
+            _note_boundary(self)
+            return super().run()
 
     def run_iter(self, data_batch: Any) -> None:
         """Train on one batch; then stop here if the process was asked to."""
+        self.at_boundary = False
         super().run_iter(data_batch)
         _end_iteration(self)
 
@@ -141,14 +153,25 @@ def _batches_after(loader: DataLoader, done: int) -> Iterator:
     return iter(loader)
 
 
+def _watched(runner) -> AbstractContextManager:
+    return nullcontext() if runner.stopper is None else runner.stopper.watch(runner)
+
+
 def _end_iteration(loop: EpochTrainLoop | IterTrainLoop) -> None:
     runner = loop.runner
+    if runner.step_guard is not None:
+        runner.step_guard.check(runner)
     if is_step_boundary(runner):
-        loop.boundary = _StepBoundary(runner)
+        _note_boundary(loop)
     if runner.stopper is not None:
         runner.stopper.check(runner)
 
 
-def _schedulers(runner) -> list:
+def _note_boundary(loop: EpochTrainLoop | IterTrainLoop) -> None:
+    loop.boundary, loop.at_boundary = StepBoundary(loop.runner), True
+
+
+def schedulers_of(runner) -> list:
+    """Return the schedules of a runner, of all its optimizers."""
     given = runner.param_schedulers or []
     return [one for part in given.values() for one in part] if isinstance(given, dict) else list(given)

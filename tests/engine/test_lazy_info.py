@@ -83,7 +83,7 @@ def test_a_checkpoint_between_the_lines_holds_all_losses(tmp_path) -> None:
         default_hooks={'checkpoint': {'type': 'CheckpointHook', 'interval': 3, 'by_epoch': False}},
     )
     saved = CheckpointLoader.load_checkpoint(str(tmp_path / 'iter_3.pth'), map_location='cpu')
-    assert len(saved['message_hub']['log_scalars']['train/loss'].data[0]) == 3
+    assert len(saved['message_hub']['log_scalars']['train/loss']['log']) == 3
 
 
 def test_histories_are_bounded(tmp_path) -> None:

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
 from tiny_coco import make_tiny_coco, write_user_config
 
 from mmyolo_ext.apis import load_config
+from mmyolo_ext.engine.runner import Runner
 
 
 class Kill(Hook):

@@ -32,7 +32,7 @@ class AccumulateHook(Hook):
         """Runs after a checkpoint was resumed, so that what it says about the weight decay can be put right."""
         self._check(runner)
         images = batch_size_of(runner.train_dataloader) * runner.world_size
-        self.accumulative_counts = max(round(self.nominal_batch_size / images), 1)
+        self.accumulative_counts = self.count(runner)
         decay_scale = images * self.accumulative_counts / self.nominal_batch_size
         for group in runner.optim_wrapper.optimizer.param_groups:
             # kept in the group, hence in the checkpoint, so that resuming does not scale what is scaled already
@@ -44,13 +44,10 @@ class AccumulateHook(Hook):
         done = runner.iter - runner.epoch * length  # of a run that resumes inside the epoch
         runner.optim_wrapper.begin_epoch(self.accumulative_counts, length, done)
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        wrapper = runner.optim_wrapper
-        if getattr(wrapper, 'should_update', None) and not wrapper.should_update():
-            runner.logger.warning(
-                'This checkpoint is written between two optimizer steps, without the gradients summed up so far; '
-                'CheckpointHook(by_epoch=True) writes where nothing is pending.'
-            )
+    def count(self, runner: Runner) -> int:
+        """Return how many batches make a step."""
+        images = batch_size_of(runner.train_dataloader) * runner.world_size
+        return max(round(self.nominal_batch_size / images), 1)
 
     def _check(self, runner: Runner) -> None:
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):

@@ -39,8 +39,6 @@ class LoadReportHook(Hook):
         report, notes = fit(model, checkpoint, start_anew=starts)
         if not report.matched or not starts and (report.missing or report.reshaped):
             raise ValueError(f'the checkpoint does not fit the model: {report}. Was it trained with this config?')
-        if runner._resume and not {'epoch', 'iter'} <= set(checkpoint.get('meta') or ()):
-            raise ValueError('the checkpoint holds weights alone: start from it by load_from, it cannot be resumed')
         anew |= frozen.keys() & set(report.missing)
         if anew and starts:
             notes.append(f'{len(anew)} frozen tensors are not from it and keep their random start ({_some(anew)})')

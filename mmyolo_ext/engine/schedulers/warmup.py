@@ -19,6 +19,8 @@ class _WarmupScheduler(_ParamScheduler):
     go on with a longer ``max_epochs``.
     """
 
+    closed_form = True  # a resumed run may move it to another iteration
+
     def __init__(
         self,
         optimizer: OptimizerType,

@@ -1,0 +1,330 @@
+"""Write checkpoints so that neither a killed process nor a full disk costs a good one."""
+
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+import stat
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from torch import Tensor
+
+MANIFEST = 'checkpoints.json'
+POINTER = 'last_checkpoint'
+UNFINISHED = '.writing'  # suffix of a file before it is renamed
+OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
+# what MMEngine and this package call checkpoints of a run; best_* hold weights alone
+NUMBERED = re.compile(r'(?P<best>best_.+_)?(?P<unit>epoch|iter)_(?P<number>\d{1,15})\.pth')
+RESUMABLE = ('periodic', 'emergency')
+FACTS = {'epoch': int, 'iter': int, 'size': int, 'sha256': str, 'kind': str, 'metric': str, 'score': float}
+
+
+class WriteError(RuntimeError):
+    """A checkpoint could not be written; what was written before is untouched."""
+
+
+class CheckpointFolder:
+    """The checkpoints of a run, and the manifest of those that were completely written.
+
+    ``checkpoints.json`` gives for each file ``sha256``, ``size``, ``epoch`` and ``iter`` (completed counts), ``kind``
+    (``periodic``, ``emergency`` or ``best``), and for the best ones ``metric`` and ``score``. A file that was renamed
+    just before the process was killed is not in it; its own checksums tell whether it is whole.
+
+    Args:
+        folder: Where the files are; made by the first write.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.entries = read_manifest(self.folder)
+
+    def write(self, name: str, content: Any, expendable: Iterable[str] = (), **facts: Any) -> Path:
+        """Write a checkpoint under its final name only when all of it is on the disk, then note it in the manifest.
+
+        Args:
+            name: Plain file name.
+            content: What ``torch.save`` takes; only plain data, so that ``torch.load`` reads it back safely.
+            expendable: Files of the run that would be deleted after this write anyway; if the disk is full, they are
+                deleted before a second attempt.
+            **facts: ``epoch``, ``iter``, ``kind``, ``metric``, ``score``.
+
+        Raises:
+            WriteError: The disk is full, permission was lost, or the file reads back differently.
+        """
+        path = self.folder / name
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.entries.pop(name, None):  # until the new one is noted, the file's own checksums count
+                self._write_manifest()
+            try:
+                digest, size = _write_file(path, lambda stream: torch.save(content, stream))
+            except OSError as error:
+                expendable = [other for other in expendable if other != name]
+                if error.errno not in OUT_OF_SPACE or not self._unlink(expendable):
+                    raise
+                digest, size = _write_file(path, lambda stream: torch.save(content, stream))
+            if digest_of(path) != digest:
+                raise OSError(errno.EIO, 'it reads back differently from what was written')
+            self.entries[name] = {'sha256': digest, 'size': size, **facts}
+            self._write_manifest()
+        except OSError as error:
+            raise WriteError(f'cannot write {path}: {error.strerror or error}') from error
+        return path
+
+    def point(self, folder: str | Path, name: str) -> None:
+        """Name a checkpoint in ``last_checkpoint`` of ``folder``; a hint for other tools.
+
+        Raises:
+            WriteError: It cannot be written.
+        """
+        pointer = Path(folder) / POINTER
+        try:
+            _write_file(pointer, lambda stream: stream.write(str(self.folder / name).encode()))
+        except OSError as error:
+            raise WriteError(f'cannot write {pointer}: {error.strerror or error}') from error
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete checkpoints of this folder; what cannot be deleted is left."""
+        gone = [name for name in names if is_plain_name(name)]
+        if self.entries.keys() & set(gone):
+            self.entries = {name: facts for name, facts in self.entries.items() if name not in gone}
+            with suppress(OSError):
+                self._write_manifest()
+        self._unlink(gone)
+
+    def best(self, metric: str) -> tuple[str, float] | None:
+        """Return name and score of the best checkpoint by a metric, if the file is there."""
+        for name, facts in reversed(self.entries.items()):
+            known = facts.get('metric') == metric and math.isfinite(facts.get('score', math.nan))
+            if known and _is_file(self.folder / name):
+                return name, facts['score']
+        return None
+
+    def newest(self) -> Path | None:
+        """Return the newest checkpoint of the manifest to resume from, if any is there."""
+        usable = [
+            (facts.get('iter', -1), name)
+            for name, facts in self.entries.items()
+            if facts.get('kind') in RESUMABLE and _is_file(self.folder / name)
+        ]
+        return self.folder / max(usable)[1] if usable else None
+
+    def set_aside(self, names: Iterable[str], timestamp: str) -> Path | None:
+        """Move checkpoints into a new subfolder ``earlier_TIMESTAMP``, with their part of the manifest.
+
+        Returns:
+            The subfolder, or None where no file is to be moved.
+        """
+        names = [name for name in names if _is_file(self.folder / name)]
+        if not names:
+            return None
+        target = self.folder / f'earlier_{timestamp}'
+        number = 1
+        while target.exists():
+            number += 1
+            target = self.folder / f'earlier_{timestamp}_{number}'
+        target.mkdir()
+        moved = {name: self.entries.pop(name) for name in names if name in self.entries}
+        if moved:
+            _write_json(target / MANIFEST, moved)
+            self._write_manifest()
+        for name in names:
+            os.rename(self.folder / name, target / name)
+        _sync_folder(self.folder)
+        return target
+
+    def _write_manifest(self) -> None:
+        _write_json(self.folder / MANIFEST, self.entries)
+
+    def _unlink(self, names: Iterable[str]) -> bool:
+        """Delete regular files of the folder itself; whether any is gone."""
+        gone = False
+        for name in names:
+            path = self.folder / name
+            if is_plain_name(name) and _is_file(path):
+                with suppress(OSError):
+                    path.unlink()
+                    gone = True
+        return gone
+
+
+def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what ``checkpoints.json`` says of each file; nothing where it is missing or damaged.
+
+    Only plain file names and known facts of the right type are taken, whoever wrote the file.
+    """
+    try:
+        read = json.loads((folder / MANIFEST).read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    entries = {}
+    for name, facts in read.items() if isinstance(read, dict) else ():
+        if is_plain_name(name) and isinstance(facts, dict):
+            entries[name] = {
+                key: kind(facts[key])
+                for key, kind in FACTS.items()
+                if isinstance(facts.get(key), (int, float) if kind is float else kind)
+            }
+    return entries
+
+
+def checkpoint_names(folder: str | Path) -> list[str]:
+    """Return the names of the checkpoints in a folder, the best ones and those of another naming included."""
+    names = file_names(folder)
+    known = read_manifest(Path(folder))
+    return [name for name in names if name in known or NUMBERED.fullmatch(name)]
+
+
+def file_names(folder: str | Path) -> list[str]:
+    """Return the names of the regular files in a folder, sorted; links are left out."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(entry.name for entry in found if entry.is_file(follow_symlinks=False))
+    except OSError:
+        return []
+
+
+def remove_unfinished(folder: str | Path) -> list[str]:
+    """Delete what killed processes were writing; the names of what is gone."""
+    names = [name for name in file_names(folder) if name.startswith('.') and name.endswith(UNFINISHED)]
+    for name in names:
+        with suppress(OSError):
+            (Path(folder) / name).unlink()
+    return names
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether a name from a file names something directly inside a folder."""
+    return isinstance(name, str) and PurePath(name).name == name and name not in ('', '.', '..') and '\0' not in name
+
+
+def plain(value: Any, dropped: list[str] | None = None, where: str = '') -> Any:
+    """Return a value as ``torch.load`` reads it back with ``weights_only=True``: tensors and Python's own types.
+
+    Arrays become tensors, histories of MMEngine dicts of two tensors; tensors go to the CPU.
+
+    Args:
+        value: Any nesting of mappings and sequences.
+        dropped: Takes the places of values of other types, which become None.
+        where: Place of the value, for ``dropped``.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if value is None or isinstance(value, (bool, bytes)) or type(value) in PLAIN:
+        return value
+    if isinstance(value, HistoryBuffer):
+        logs, counts = (torch.from_numpy(np.array(part, dtype=np.float64)) for part in value.data)
+        return {'log': logs, 'count': counts, 'max_length': int(value.max_length)}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray) and value.dtype.kind in 'bif':
+        return torch.from_numpy(value.copy())
+    for kind in (str, int, float):  # of their subclasses
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Mapping):
+        items = {key: plain(part, dropped, f'{where}.{key}') for key, part in value.items() if type(key) in PLAIN}
+        if not isinstance(value, OrderedDict):
+            return items
+        items = OrderedDict(items)
+        if hasattr(value, '_metadata'):
+            items._metadata = plain(value._metadata)
+        return items
+    if isinstance(value, (list, tuple, set, frozenset, np.ndarray)):
+        parts = [plain(part, dropped, f'{where}[{index}]') for index, part in enumerate(value)]
+        return tuple(parts) if isinstance(value, tuple) else parts
+    if dropped is not None:
+        dropped.append(f'{where.removeprefix(".")} ({type(value).__name__})')
+    return None
+
+
+PLAIN = (str, int, float, bool, torch.Size, torch.dtype, torch.device)
+
+
+class _HashingStream:
+    """A binary file that hashes what is written and keeps the system's error, which ``torch.save`` hides."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.hash = hashlib.sha256()
+        self.size = 0
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            written = self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self.hash.update(data)
+        self.size += len(data)
+        return written
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _write_file(path: Path, fill: Callable[[Any], Any]) -> tuple[str, int]:
+    """Write a file under another name, bring it to the disk and rename it; SHA-256 and size of it."""
+    unfinished = path.with_name(f'.{path.name}{UNFINISHED}')
+    try:
+        with unfinished.open('wb') as file:
+            stream = _HashingStream(file)
+            try:
+                fill(stream)
+            except Exception:
+                if stream.error:
+                    raise stream.error from None
+                raise
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
+    _sync_folder(path.parent)
+    return stream.hash.hexdigest(), stream.size
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring names to the disk, which a rename alone does not."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # file systems that cannot
+            raise
+    finally:
+        os.close(handle)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    _write_file(path, lambda stream: stream.write(json.dumps(content, indent=1).encode()))
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    found = hashlib.sha256()
+    with path.open('rb') as file:
+        while part := file.read(2**20):
+            found.update(part)
+    return found.hexdigest()
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False

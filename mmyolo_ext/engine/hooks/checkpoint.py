@@ -1,0 +1,168 @@
+"""Save checkpoints: periodically, and the best by a metric."""
+
+import math
+from pathlib import Path
+
+from mmengine.dist import broadcast_object_list
+from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
+from mmengine.runner import Runner
+
+from mmyolo_ext.checkpoint.writing import NUMBERED, file_names
+from mmyolo_ext.engine.train_loop import is_step_boundary
+from mmyolo_ext.registry import HOOKS
+
+
+@HOOKS.register_module()
+class CheckpointHook(MMEngineCheckpointHook):
+    """MMEngine's ``CheckpointHook`` that deletes and believes nothing but its own files.
+
+    * Checkpoints are written by :class:`~mmyolo_ext.checkpoint.writing.CheckpointFolder`; older ones are deleted after
+      the new one is complete.
+    * With ``by_epoch=False``, a checkpoint that is due while gradients are summed up is written after the next
+      optimizer step.
+    * The best score and its file are found in the manifest of this work dir, never by a path in a checkpoint. A score
+      that is NaN or infinite is never the best.
+
+    Args:
+        *args: As MMEngine's, which include ``interval``, ``max_keep_ckpts``, ``save_best`` and ``rule``.
+        **kwargs: As MMEngine's. Checkpoints go to local folders only: ``file_client_args``, ``backend_args`` and an
+            ``out_dir`` with a scheme such as ``s3://`` are refused.
+    """
+
+    _due = False
+
+    def folder(self, work_dir: str) -> Path:
+        """Return where the checkpoints of a run are: its work dir, or a folder of that name in ``out_dir``.
+
+        Raises:
+            ValueError: ``out_dir`` is not a local folder.
+        """
+        remote = self.out_dir is not None and '://' in str(self.out_dir)
+        if remote or self.file_client_args is not None or self.backend_args is not None:
+            raise ValueError(
+                'CheckpointHook writes to local folders, where a complete write can be assured, got '
+                f'out_dir={self.out_dir!r}, backend_args={self.backend_args!r}: copy the checkpoints from there'
+            )
+        return Path(work_dir) if self.out_dir is None else Path(self.out_dir) / Path(work_dir).name
+
+    def before_train(self, runner: Runner) -> None:
+        """Look for the best checkpoints of this run so far."""
+        if getattr(runner, 'checkpoints', None) is None:
+            raise ValueError("mmyolo_ext.CheckpointHook needs runner_type = 'mmyolo_ext.Runner' in the config")
+        self._due = False
+        runner.logger.info(f'Checkpoints will be saved to {runner.checkpoints.folder}.')
+        for metric in self.key_indicators if self.save_best else ():
+            found = [runner.checkpoints.best(metric) or self._of_hub(runner, metric)]
+            broadcast_object_list(found)  # the ranks must agree on what is better
+            self._note_best(runner, metric, *(found[0] or (None, None)))
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, *args, **kwargs) -> None:
+        """Save at the first end of an optimizer step from when a checkpoint is due by iterations."""
+        if self.by_epoch:
+            return
+        due = self.every_n_train_iters(runner, self.interval, self.save_begin)
+        self._due |= due or self.save_last and self.is_last_train_iter(runner)
+        if self._due and is_step_boundary(runner):
+            self._due = False
+            runner.logger.info(f'Saving checkpoint at {runner.iter + 1} iterations')
+            self._save_checkpoint(runner)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = str(runner.checkpoints.folder / name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            runner.checkpoints.folder,
+            name,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            outdated=self._outdated(runner, step, meta['iter']),
+        )
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        if not self.save_best:
+            return
+        if 'auto' in self.key_indicators:
+            self._init_rule(self.rules, [next(iter(metrics))])
+        unit, step = ('epoch', runner.epoch) if self.by_epoch else ('iter', runner.iter)
+        for metric, rule in zip(self.key_indicators, self.rules, strict=True):
+            if metric not in metrics:
+                raise ValueError(f'save_best of CheckpointHook must be one of {sorted(metrics)}, got {metric!r}')
+            score = metrics[metric]
+            if score is None or not math.isfinite(score):
+                runner.logger.warning(f'{metric} is {score}, which is never taken as the best.')
+                continue
+            best = runner.message_hub.get_info(self._info_key('best_score', metric), self.init_value_map[rule])
+            if not self.is_better_than[metric](score, best):
+                continue
+            name = f'best_{metric}_{self.filename_tmpl.format(step)}'.replace('/', '_')
+            self._note_best(runner, metric, name, float(score))
+            runner.save_checkpoint(
+                runner.checkpoints.folder,
+                name,
+                save_optimizer=False,
+                save_param_scheduler=False,
+                meta={'epoch': runner.epoch, 'iter': runner.iter},
+                outdated=[
+                    other
+                    for other, facts in runner.checkpoints.entries.items()
+                    if facts.get('kind') == 'best' and facts.get('metric') == metric and other != name
+                ],
+                metric=metric,
+                score=float(score),
+            )
+            runner.logger.info(f'The best checkpoint with {score:0.4f} {metric} at {step} {unit} is saved to {name}.')
+
+    def _note_best(self, runner: Runner, metric: str, name: str | None, score: float | None) -> None:
+        """Keep the best of a metric where MMEngine does."""
+        path = None if name is None else str(runner.checkpoints.folder / name)
+        if len(self.key_indicators) == 1:
+            self.best_ckpt_path = path
+        else:
+            self.best_ckpt_path_dict[metric] = path
+        for start, value in (('best_score', score), ('best_ckpt', path)):
+            key = self._info_key(start, metric)
+            if value is None:
+                runner.message_hub.pop_info(key, None)
+            else:
+                runner.message_hub.update_info(key, value)
+
+    def _of_hub(self, runner: Runner, metric: str) -> tuple[str, float] | None:
+        """The best of a run that was started without a manifest: its score counts if its file is in the folder."""
+        name, score = (runner.message_hub.get_info(self._info_key(key, metric)) for key in ('best_ckpt', 'best_score'))
+        known = isinstance(name, str) and name in file_names(runner.checkpoints.folder) and score is not None
+        if not known:
+            return None
+        runner.checkpoints.entries[name] = {
+            'kind': 'best',
+            'metric': metric,
+            'score': score,
+            'epoch': runner.epoch,
+            'iter': runner.iter,
+        }
+        return name, score
+
+    def _info_key(self, start: str, metric: str) -> str:
+        return start if len(self.key_indicators) == 1 else f'{start}_{metric}'
+
+    def _outdated(self, runner: Runner, step: int, iteration: int) -> list[str]:
+        """What goes when the checkpoint of ``step`` is there: emergency saves, and all but the newest periodic."""
+        unit = 'epoch' if self.by_epoch else 'iter'
+        entries = runner.checkpoints.entries
+        outdated = [
+            name
+            for name, facts in entries.items()
+            if facts.get('kind') == 'emergency' and facts.get('iter', iteration) < iteration
+        ]
+        if self.max_keep_ckpts < 1:
+            return outdated
+        older = {}
+        for name in file_names(runner.checkpoints.folder):
+            facts, match = entries.get(name, {}), NUMBERED.fullmatch(name)
+            if facts.get('kind') == 'periodic':
+                older[name] = facts.get(unit, step)
+            elif not facts and match and match['unit'] == unit and not match['best']:
+                older[name] = int(match['number'])
+        ordered = sorted((name for name in older if older[name] < step), key=older.get)
+        return outdated + ordered[: max(len(ordered) - self.max_keep_ckpts + 1, 0)]
