@@ -7,8 +7,14 @@ from mmengine.config import Config
 import mmyolo_ext  # noqa: F401  (supplies mmcv's ops before a config imports mmdet)
 from mmyolo_ext.apis.shortcuts import SHORTCUTS, apply_shortcuts
 from mmyolo_ext.apis.spelling import check_bases, check_file, check_options
+from mmyolo_ext.engine.stopping import StopTraining
 
 SUFFIXES = ('.py', '.yaml', '.yml', '.json')
+SECTIONS = (
+    *('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg', 'test_cfg'),
+    *('optim_wrapper', 'default_hooks', 'env_cfg', 'randomness'),
+)
+NEVER_NONE = ('env_cfg', 'randomness')
 DATA_DESCRIPTION = {'train', 'val', 'nc', 'path'}  # keys of a data.yaml, as YOLO tools write it
 
 
@@ -51,6 +57,7 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
     options = dict(cfg_options or {})
     cfg = FormattedOnce.of(_read(path))
     check_file(path)
+    _check_sections(cfg)
     check_options(cfg, options)
     for name in SHORTCUTS:
         if name in options:
@@ -60,6 +67,23 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
         cfg.merge_from_dict(options)
         apply_shortcuts(cfg)
     return cfg
+
+
+def _check_sections(cfg: Config) -> None:
+    """What shortcuts and checks walk through must be made of dicts and lists."""
+    for key in SECTIONS:
+        if key in cfg and not isinstance(cfg[key], dict) and (cfg[key] is not None or key in NEVER_NONE):
+            raise ValueError(f'{key} must be a dict, got {cfg[key]!r}')
+    for key in ('param_scheduler', 'custom_hooks'):
+        entries = cfg.get(key) or []
+        for entry in entries if isinstance(entries, (list, tuple)) else [entries]:
+            if not isinstance(entry, dict):
+                raise ValueError(f'{key} must be a list of dicts with a type, got {entry!r}')
+    if isinstance(cfg.get('custom_hooks'), dict):
+        raise ValueError(f'custom_hooks must be a list of dicts, got {dict(cfg.custom_hooks)}')
+    for key in ('work_dir', 'load_from'):
+        if not isinstance(cfg.get(key), (str, type(None))):
+            raise ValueError(f'{key} must be a path, got {cfg[key]!r}')
 
 
 def _read(path: str | Path) -> Config:
@@ -75,6 +99,11 @@ def _read(path: str | Path) -> Config:
         cfg = Config.fromfile(path)
     except FileNotFoundError as error:
         raise ValueError(f'{path}: a file it is based on is missing: {error}') from error
+    except ImportError as error:
+        reason = error.__context__ or error  # MMEngine's own message lists sys.path
+        raise ValueError(f'{path} imports what cannot be imported: {reason}; see its custom_imports') from error
+    except StopTraining:
+        raise
     except (Exception, SystemExit) as error:  # a config is code of the user's: whatever it raises is to name the file
         raise ValueError(f'{path} cannot be read: {type(error).__name__}: {error}') from error
     if 'model' not in cfg and DATA_DESCRIPTION & set(cfg.keys()) and 'names' in cfg:

@@ -20,7 +20,6 @@ RUNNER_STEPS = {
     'build_logger': 'log_level',
     'build_visualizer': 'visualizer',
     'build_model': 'model',
-    'build_dataloader': 'the dataloaders',
     'build_evaluator': 'the evaluators',
     'build_optim_wrapper': 'optim_wrapper',
     'build_param_scheduler': 'param_scheduler',
@@ -35,6 +34,7 @@ RUNNER_STEPS = {
     'register_default_hooks': 'default_hooks',
     'register_custom_hooks': 'custom_hooks',
 }
+LOADERS = {'train_cfg': 'train_dataloader', 'val_cfg': 'val_dataloader', 'test_cfg': 'test_dataloader'}
 # Of these, an error names a file already, and its reader knows better than the config.
 NAMED_ALREADY = ('train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator', 'test_evaluator')
 REGISTRIES = (
@@ -67,19 +67,24 @@ def config_errors_named(cfg: Config) -> Iterator[None]:
 
 def describe(error: Exception, cfg: Config) -> str | None:
     """The line on an error that was raised while something was built; None for any other error."""
-    builds, step = [], None
+    builds, step, loader = [], None, None
     for frame in _frames(error):
         name, file = frame.f_code.co_name, Path(frame.f_code.co_filename)
         if name == 'build_from_cfg' and file.name == 'build_functions.py':
             builds.append(frame)
-        elif name in RUNNER_STEPS and file.parts[-3:] == ('mmengine', 'runner', 'runner.py'):
+            loader = None
+        elif file.name != 'runner.py':  # MMEngine's or ours
+            continue
+        elif name == 'build_dataloader':
+            loader = LOADERS.get(step)
+        elif name in RUNNER_STEPS:
             step = RUNNER_STEPS[name]
     located = next(((frame, part) for frame in reversed(builds) if (part := _locate(frame, cfg))), None)
     if located is None and step is None:
         return None
     text = _plain(error)
-    if located is None:
-        return f'{step}: {_reason(error, text)}'
+    if located is None or loader:
+        return f'{loader or step}: {_reason(error, text)}'
     frame, part = located
     if isinstance(error, ValueError) and part.top in NAMED_ALREADY:
         return text

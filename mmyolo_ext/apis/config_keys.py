@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 
 import mmcv.ops
+import torch
 from mmengine import registry as root
 from mmengine.config import Config
 from mmengine.dist import init_dist
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from mmyolo_ext.apis.config_nodes import Part, parts
 from mmyolo_ext.apis.spelling import closest
+from mmyolo_ext.engine.step_guard import StepGuard
 
 CLOSE_TYPE = 0.75  # of difflib's ratio: 'YOLOv9Head' to 'YOLOv5Head' has 0.9
 AREA_MODEL = (root.MODELS, root.TASK_UTILS, root.WEIGHT_INITIALIZERS)
@@ -102,6 +104,7 @@ LOOPS = {
     'val_cfg': ('ValLoop',),
     'test_cfg': ('TestLoop',),
 }
+NEED_TYPE = ('model', 'model.backbone', 'model.neck', 'model.bbox_head', 'optim_wrapper.optimizer', 'param_scheduler')
 HEAD_CFGS = ('train_cfg', 'test_cfg')
 LOADER_KEYS = (*names(DataLoader.__init__)[1:], 'num_batch_per_epoch')
 HEAD_TEST_KEYS = (
@@ -157,9 +160,11 @@ FREE_DICTS: dict[str, tuple[str, ...]] = {
         *('decay_rate', 'decay_type', 'layer_decay_rate', 'layer_decay'),
     ),
     'rpn_proposal': HEAD_TEST_KEYS,
+    'step_guard': names(StepGuard.__init__)[1:],
+    'compile_parts': ('backend', 'parts', *names(torch.compile)[1:]),
 }
 # Of these the list is complete: another key is read by nobody.
-COMPLETE = ('env_cfg', 'mp_cfg', 'randomness', 'auto_scale_lr', 'custom_imports')
+COMPLETE = ('step_guard', 'compile_parts', 'env_cfg', 'mp_cfg', 'randomness', 'auto_scale_lr', 'custom_imports')
 
 
 def check_keys(cfg: Config) -> Iterator[tuple[str, str]]:
@@ -168,7 +173,15 @@ def check_keys(cfg: Config) -> Iterator[tuple[str, str]]:
     Yields:
         ``('error' | 'warning', message)``, naming the config path, what is wrong and what it was probably meant to be.
     """
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+    scope, scopes = cfg.get('default_scope') or 'mmengine', {'mmengine', *root.MODELS.children}
+    root.MODELS.import_from_location()
+    with DefaultScope.overwrite_default_scope(scope):
+        if _is_unknown_scope(scope):
+            match = closest(scope, scopes)
+            advice = f'did you mean {match!r}?' if match else f'known are {_listed(scopes)}'
+            yield 'error', f'default_scope: {scope!r} is not a package with registries: {advice}'
+            return
+        yield from _check_names(cfg)
         for part in parts(cfg):
             yield from _check_part(part)
 
@@ -238,6 +251,24 @@ def unknown_key(path: str, key: str, known: tuple[str, ...] | frozenset[str], of
     return f'{path}: {key!r} is not an argument of {of}: did you mean {match!r}?' if match else None
 
 
+def _is_unknown_scope(scope: str) -> bool:
+    with root.MODELS.switch_scope_and_registry(None) as registry:
+        return registry.scope != scope
+
+
+def _check_names(cfg: Config) -> Iterator[tuple[str, str]]:
+    """Names of types that do not stand under ``type``."""
+    constructor = (cfg.get('optim_wrapper') or {}).get('constructor', 'DefaultOptimWrapperConstructor')
+    for path, name, registry in (
+        ('runner_type', cfg.get('runner_type', 'Runner'), root.RUNNERS),
+        ('optim_wrapper.constructor', constructor, root.OPTIM_WRAPPER_CONSTRUCTORS),
+    ):
+        if not resolve(name, (registry,)):
+            close = closest_types(str(name), (registry,))
+            advice = f': did you mean {" or ".join(map(repr, close))}?' if close else ''
+            yield 'error', f'{path}: {name!r} is not a registered {registry.name}{advice}'
+
+
 def _check_part(part: Part) -> Iterator[tuple[str, str]]:
     path, node, key = part.path, part.node, part.key
     if key == 'nms' and part.top == 'model':
@@ -252,10 +283,17 @@ def _check_part(part: Part) -> Iterator[tuple[str, str]]:
         yield from _check_hook_without_type(path, key, part)
     elif path in LOOPS and 'type' not in node:
         yield from _check_loop(path, node)
+    elif 'type' not in node and node and _needs_type(part):
+        yield 'error', f'{path} has no type, got {_listed(node)}'
     elif 'type' in node and key not in NO_REGISTRY:
         registries, certain = _registries(part)
         if registries:
             yield from _check_type(path, node, registries, certain)
+
+
+def _needs_type(part: Part) -> bool:
+    in_list = part.path.endswith(']')
+    return part.key in ('pipeline', 'custom_hooks', 'param_scheduler') and in_list or part.path in NEED_TYPE
 
 
 def _registries(part: Part) -> tuple[tuple[Registry, ...], bool]:
@@ -355,9 +393,9 @@ def _check_free(path: str, node: dict, known: tuple[str, ...], complete: bool) -
         if not isinstance(key, str) or key in known:
             continue
         match = closest(key, known)
-        if match and match not in node:
+        if match:
             yield 'error', f'{path}: nothing reads {key!r}: did you mean {match!r}?'
-        elif match or complete:
+        elif complete:
             yield 'warning', f'{path}: nothing reads {key!r}; the keys of {path} are {_listed(known)}'
 
 

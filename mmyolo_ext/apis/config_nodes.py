@@ -10,7 +10,7 @@ READ_KEYS = (
     *('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg', 'test_cfg'),
     *('optim_wrapper', 'param_scheduler', 'val_evaluator', 'test_evaluator', 'default_hooks', 'custom_hooks'),
     *('env_cfg', 'randomness', 'auto_scale_lr', 'visualizer', 'log_processor', 'tta_model', 'tta_pipeline'),
-    'custom_imports',
+    *('custom_imports', 'step_guard', 'compile_parts'),
 )
 FOREIGN_TRANSFORMS = ('Albu', 'Albumentations')  # what is below them are names of another library
 
@@ -36,9 +36,9 @@ def leaf_datasets(node: dict) -> Iterator[dict]:
 
 
 def kind(node: dict) -> str:
-    """The name of a type without its scope."""
+    """The name of a type without its scope; empty if there is none."""
     name = node.get('type', '')
-    return name.rsplit('.', 1)[-1] if isinstance(name, str) else name.__name__
+    return name.rsplit('.', 1)[-1] if isinstance(name, str) else getattr(name, '__name__', '')
 
 
 @dataclass(frozen=True)

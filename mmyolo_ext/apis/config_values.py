@@ -10,15 +10,23 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 
 from mmengine.config import Config
+from mmengine.runner import Priority
 
 from mmyolo_ext.apis.class_names import class_names_fault
-from mmyolo_ext.apis.config_nodes import Part, kind, parts
+from mmyolo_ext.apis.config_nodes import Part, kind, parts, walk
 from mmyolo_ext.apis.spelling import closest
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 SIZES = ('size_hw', 'img_scale', 'crop_size', 'size', 'scale')
 START_METHODS = ('fork', 'spawn', 'forkserver')
+BACKENDS = ('nccl', 'gloo', 'mpi', 'ucc', 'xccl', 'cncl', 'hccl', 'mccl', 'smddp')
 LOG_LEVELS = ('DEBUG', 'INFO', 'WARNING', 'WARN', 'ERROR', 'CRITICAL', 'FATAL', 'NOTSET')
+# None of these packs; transforms of other names might.
+KNOWN_TRANSFORMS = (
+    *('LoadImage', 'LoadImageFromFile', 'LoadAnnotations', 'Resize', 'RandomFlip', 'HorizontalFlip', 'Pad'),
+    *('Letterbox', 'RandomAffine', 'Mosaic', 'MosaicAffine', 'MixUp', 'HSVJitter', 'YOLOXHSVRandomAug', 'RandomCrop'),
+    *('PhotoMetricDistortion', 'RandomResize', 'RandomChoiceResize', 'Normalize', 'FilterAnnotations'),
+)
 WORKERS_PER_CPU = 4  # more than these wait for each other, and each holds batches in memory
 HIGH_LR = 1.0
 Checked = Iterator[tuple[str, str]]
@@ -50,7 +58,8 @@ def number_fault(value: object, low: float = -math.inf, high: float = math.inf, 
     limits += [f'at most {high}'] if high < math.inf else []
     wanted = ' '.join([kind_of, ' and '.join(limits)]).strip()
     if isinstance(value, str) and _is_number(value):
-        return f'must be {wanted}, got the text {value!r}: write it without quotes (in YAML: 0.001, not 1e-3)'
+        yaml = ' (YAML reads 1e-3 as text, and 0.001 as a number)' if 'e' in value else ''
+        return f'must be {wanted}, got the text {value!r}: write it without quotes{yaml}'
     if not real or whole and not isinstance(value, numbers.Integral) or not low <= value <= high:
         return f'must be {wanted}, got {value!r}'
     if not math.isfinite(value):
@@ -80,11 +89,16 @@ NUMBERS: dict[str, tuple[tuple[str, ...], float, float, bool]] = {
     'val_interval': (('train_cfg',), 1, math.inf, True),
     'val_begin': (('train_cfg',), 0, math.inf, True),
     'weight_decay': (('optim_wrapper',), 0, math.inf, False),
-    'momentum': (('optim_wrapper',), 0, 1 - 1e-9, False),
     'accumulative_counts': (('optim_wrapper',), 1, math.inf, True),
     'max_norm': (('optim_wrapper',), 1e-12, math.inf, False),
     'T_max': (('param_scheduler',), 1, math.inf, False),
     'gamma': (('param_scheduler',), 0, math.inf, False),
+    'warmup_epochs': (('param_scheduler',), 0, math.inf, False),
+    'warmup_iters': (('param_scheduler',), 0, math.inf, True),
+    'min_warmup_iters': (('param_scheduler',), 0, math.inf, True),
+    'start_factor': (('param_scheduler',), 0, math.inf, False),
+    'end_factor': (('param_scheduler',), 0, math.inf, False),
+    'final_factor': (('param_scheduler',), 0, math.inf, False),
     'window_size': (('log_processor',), 1, math.inf, True),
     'base_batch_size': (('auto_scale_lr',), 1, math.inf, True),
     'seed': (('randomness',), 0, 2**32 - 1, True),
@@ -95,7 +109,7 @@ NUMBERS: dict[str, tuple[tuple[str, ...], float, float, bool]] = {
     'iou_threshold': (('model',), 0, 1, False),
     'score_thr': (('model',), 0, 1, False),
 }
-NONE_ALLOWED = ('seed', 'momentum', 'prefetch_factor', 'max_epochs', 'max_iters', 'frozen_stages', 'score_thr')
+NONE_ALLOWED = ('seed', 'prefetch_factor', 'max_epochs', 'max_iters', 'frozen_stages', 'score_thr')
 OWN_KEYS = ('score_thr',)  # below 'model' these mean the same only in a test_cfg
 
 
@@ -121,10 +135,27 @@ def _check_loader(part: Part) -> Checked:
             f'{part.path}.num_workers={workers} on a machine with {processors} processors: more than '
             f'{processors} rarely helps, and each worker takes memory',
         )
-    if part.node.get('persistent_workers') and workers == 0:
-        yield 'error', f'{part.path}: persistent_workers=True needs num_workers of at least 1, got 0'
+    for key in ('persistent_workers', 'prefetch_factor'):
+        if part.node.get(key) and workers == 0:
+            yield 'error', f'{part.path}: {key}={part.node[key]} needs num_workers of at least 1, got 0'
+    if isinstance(part.node.get('dataset'), dict):
+        yield from _check_packing(part)
     if 'dataset' not in part.node:
         yield 'error', f'{part.path} has no dataset'
+
+
+def _check_packing(part: Part) -> Checked:
+    """A model gets nothing from a pipeline of known transforms of which none packs."""
+    for dataset in walk(part.node['dataset']):
+        if 'pipeline' in dataset and not dataset['pipeline'] and 'dataset' not in dataset:
+            yield 'error', f'{part.path}: the pipeline of {kind(dataset)} is empty; it must load images and pack them'
+    pipelines = [node['pipeline'] for node in walk(part.node['dataset']) if node.get('pipeline')]
+    kinds = [kind(step) for step in walk(pipelines)]
+    if pipelines and all(name in KNOWN_TRANSFORMS for name in kinds):
+        yield (
+            'error',
+            f'{part.path}: no transform packs the inputs: end the pipeline with PackDetInputs, got {", ".join(kinds)}',
+        )
 
 
 def _check_loop(part: Part) -> Checked:
@@ -146,6 +177,17 @@ def _check_hook(part: Part) -> Checked:
     kept = part.node.get('max_keep_ckpts', -1)
     if number_fault(kept, -1, whole=True) or kept == 0:
         yield 'error', f'{part.path}.max_keep_ckpts must be at least 1, or -1 to keep all, got {kept!r}'
+    rules = part.node.get('rule')
+    for rule in rules if isinstance(rules, (list, tuple)) else [rules]:
+        if rule not in (None, 'greater', 'less'):
+            yield 'error', f"{part.path}.rule must be 'greater' or 'less', got {rule!r}"
+    if part.node.get('save_best') == 'auto' and kind(part.cfg.get('val_evaluator') or {}) == 'CocoMetric':
+        yield 'warning', f"{part.path}.save_best='auto' takes the first score, which may be the AP of one class alone"
+    priority = part.node.get('priority', 'NORMAL')
+    if isinstance(priority, str) and priority.upper() not in Priority.__members__:
+        yield 'error', f'{part.path}.priority must be one of {", ".join(Priority.__members__)}, got {priority!r}'
+    elif number_fault(priority, 0, 100, whole=True) and not isinstance(priority, (str, Priority)):
+        yield 'error', f'{part.path}.priority must be a name or a whole number from 0 to 100, got {priority!r}'
     if 'EMA' in kind(part.node):
         momentum = part.node.get('momentum', 0.5)
         if number_fault(momentum, 0, 1) or momentum in (0, 1):
@@ -162,6 +204,9 @@ def _check_optimizer(part: Part) -> Checked:
             yield 'warning', f'{part.path}.lr is 0: nothing will be learnt'
         elif lr > HIGH_LR:
             yield 'warning', f'{part.path}.lr={lr} is far above usual rates (0.0001 to 0.1)'
+    momentum = part.node.get('momentum', 0)
+    if number_fault(momentum, 0, 1) or momentum == 1:
+        yield 'error', f'{part.path}.momentum must be a number from 0 to below 1, got {momentum!r}'
     betas = part.node.get('betas', ())
     if not isinstance(betas, Sequence) or any(number_fault(beta, 0, 1) or beta == 1 for beta in betas):
         yield 'error', f'{part.path}.betas must be numbers from 0 to below 1, got {betas!r}'
@@ -236,6 +281,16 @@ def _check_head_cfg(part: Part) -> Checked:
         yield 'error', f'{part.path}.nms_pre must be at least 1, or -1 for all, got {before!r}'
 
 
+def _check_nms(part: Part) -> Checked:
+    nms = part.node.get('nms')
+    if not isinstance(nms, dict) and (nms is not None or part.path == 'model.test_cfg' and _is_our_head(part.cfg)):
+        yield 'error', f"{part.path}.nms must be a dict such as dict(type='nms', iou_threshold=0.65), got {nms!r}"
+
+
+def _is_our_head(cfg: Config) -> bool:
+    return str((cfg.model.get('bbox_head') or {}).get('type')).startswith('mmyolo_ext.')
+
+
 def _check_loss(part: Part) -> Checked:
     weight = part.node.get('loss_weight', 1.0)
     if not isinstance(weight, (list, tuple)) and number_fault(weight, 0):
@@ -249,6 +304,8 @@ def _check_indices(part: Part) -> Checked:
         not isinstance(given, Sequence) or not given or any(number_fault(index, whole=True) for index in given)
     ):
         yield 'error', f'{part.path}.out_indices must be a tuple of whole numbers such as (2, 3, 4), got {indices!r}'
+    elif isinstance(indices, int) and str(part.node.get('type')).startswith('mmyolo_ext.'):
+        yield 'error', f'{part.path}.out_indices must be a tuple such as (2, 3, {indices}), got {indices!r}'
 
 
 def _check_transform(part: Part) -> Checked:
@@ -270,78 +327,12 @@ def _check_metainfo(part: Part) -> Checked:
         fault = class_names_fault(classes)
         if fault:
             yield 'error', f'{part.path}.classes: {fault}'
-    for key in part.node:
-        if key.lower() in ('classes', 'palette') and key != key.lower():
-            yield 'error', f'{part.path}: nothing reads {key!r}, write {key.lower()!r}'
 
 
-def metric_names(evaluator: object) -> tuple[set[str], bool] | None:
-    """(names, classwise) of what an evaluator reports; None if a metric is not known here.
-
-    With ``classwise``, ``PREFIX/NAME_precision`` is reported of every class too.
-    """
-    nodes = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
-    found, classwise = set(), False
-    for node in nodes:
-        if isinstance(node, dict) and 'metrics' in node:
-            inner = metric_names(node['metrics'])
-            if inner is None:
-                return None
-            found, classwise = found | inner[0], classwise or inner[1]
-        elif isinstance(node, dict) and kind(node) in ('CocoMetric', 'FasterCocoMetric'):
-            found |= _coco_names(node)
-            ours = str(node['type']).startswith('mmyolo_ext.')
-            classwise = classwise or node.get('classwise', ours)
-        elif isinstance(node, dict) and kind(node) == 'VOCMetric':
-            thresholds = node.get('iou_thrs', 0.5)
-            thresholds = thresholds if isinstance(thresholds, (list, tuple)) else [thresholds]
-            found |= {'pascal_voc/mAP', *(f'pascal_voc/AP{int(thr * 100):02d}' for thr in thresholds)}
-        else:
-            return None
-    return found, classwise
-
-
-def _coco_names(node: dict) -> set[str]:
-    prefix = node.get('prefix') or 'coco'
-    metrics = node.get('metric', 'bbox')
-    names = set()
-    for metric in [metrics] if isinstance(metrics, str) else metrics:
-        if metric.startswith('proposal'):
-            names |= {f'AR@{number}' for number in node.get('proposal_nums', (100, 300, 1000))}
-            names |= {'AR_s@1000', 'AR_m@1000', 'AR_l@1000'}
-        else:
-            items = node.get('metric_items') or ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
-            names |= {f'{metric}_{item}' for item in items}
-    return {f'{prefix}/{name}' for name in names}
-
-
-def _check_metric_name(part: Part) -> Checked:
-    key = 'save_best' if 'save_best' in part.node else 'monitor'
-    wanted = part.node[key]
-    reported = metric_names(part.cfg.get('val_evaluator'))
-    if wanted is None or reported is None or part.cfg.get('val_evaluator') is None:
-        return
-    known, classwise = reported
-    for name in wanted if isinstance(wanted, (list, tuple)) else [wanted]:
-        if name == 'auto' and classwise and key == 'save_best':
-            yield (
-                'warning',
-                f"{part.path}.save_best='auto' takes the first metric, the AP of the first class: name one of "
-                f'{", ".join(sorted(known))}',
-            )
-        if name == 'auto' or name in known or classwise and str(name).endswith('_precision'):
-            continue
-        match = closest(str(name), known) or next((k for k in known if k.split('/')[-1] == name), None)
-        advice = f'did you mean {match!r}? ' if match else ''
-        yield (
-            'error',
-            f'{part.path}.{key}={name!r} is not a metric that val_evaluator reports: {advice}It reports '
-            f'{", ".join(sorted(known))}',
-        )
-    rules = part.node.get('rule')
-    for rule in rules if isinstance(rules, (list, tuple)) else [rules]:
-        if rule not in (None, 'greater', 'less'):
-            yield 'error', f"{part.path}.rule must be 'greater' or 'less', got {rule!r}"
+def _check_backend(part: Part) -> Checked:
+    match = closest(str(part.node.get('backend', 'nccl')), BACKENDS)
+    if part.node.get('backend', 'nccl') not in BACKENDS and match:
+        yield 'error', f'{part.path}.backend={part.node["backend"]!r} is not known: did you mean {match!r}?'
 
 
 def _check_environment(part: Part) -> Checked:
@@ -356,13 +347,6 @@ def _check_top(cfg: Config) -> Checked:
         yield 'error', f'log_level must be one of {", ".join(LOG_LEVELS)}, got {level!r}'
     if not isinstance(cfg.get('resume', False), bool):
         yield 'error', f'resume must be True or False, got {cfg.resume!r}: name a checkpoint by load_from, or --resume'
-    if not isinstance(cfg.get('load_from'), (str, type(None))):
-        yield 'error', f'load_from must be the path of a checkpoint, got {cfg.load_from!r}'
-    if not isinstance(cfg.get('work_dir', '.'), str) or not cfg.get('work_dir', '.').strip():
-        yield 'error', f'work_dir must be the path of a folder, got {cfg.work_dir!r}'
-    for key in ('model', *LOADERS, 'optim_wrapper', 'default_hooks', 'env_cfg', 'randomness'):
-        if cfg.get(key) is not None and not isinstance(cfg[key], dict):
-            yield 'error', f'{key} must be a dict, got {cfg[key]!r}'
 
 
 def _flat(values: object) -> Iterator[object]:
@@ -386,10 +370,11 @@ CHECKS: tuple[tuple[Callable[[Part], bool], Callable[[Part], Checked]], ...] = (
     (lambda part: part.key in ('prior_generator', 'anchor_generator'), _check_anchors),
     (lambda part: part.path == 'model.data_preprocessor', _check_preprocessor),
     (lambda part: part.top == 'model' and part.key in ('test_cfg', 'rpn', 'rcnn'), _check_head_cfg),
+    (lambda part: part.top == 'model' and 'test_cfg' in part.keys and 'nms' in part.node, _check_nms),
     (lambda part: part.top == 'model' and 'loss_weight' in part.node, _check_loss),
     (lambda part: part.path == 'model.backbone' and 'out_indices' in part.node, _check_indices),
     (lambda part: 'pipeline' in part.keys and 'type' in part.node, _check_transform),
     (lambda part: part.key == 'metainfo', _check_metainfo),
-    (lambda part: part.top.endswith('hooks') and {'save_best', 'monitor'} & set(part.node), _check_metric_name),
     (lambda part: part.key == 'mp_cfg', _check_environment),
+    (lambda part: part.key == 'dist_cfg', _check_backend),
 )

@@ -56,6 +56,8 @@ def _move_schedule(schedule: dict, moved: Callable[[int], int]) -> None:
     if not schedule.get('by_epoch', True):
         return
     begin, end = schedule.get('begin', 0), schedule.get('end')
+    if end is not None and end <= begin:
+        raise ValueError(f'param_scheduler: end must be after begin, got {schedule}')
     if 'T_max' in schedule:
         length = (moved(end) - moved(begin)) / (end - begin) if end else moved(schedule['T_max']) / schedule['T_max']
         schedule['T_max'] = max(round(schedule['T_max'] * length), 1)

@@ -28,10 +28,10 @@ def set_input_size(cfg: Config, size: int | list | tuple) -> None:
     Raises:
         ValueError: ``size`` is not made of multiples of the largest stride.
     """
-    size_hw = (size, size) if isinstance(size, int) else tuple(size)
+    size_hw = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
     stride = _largest_stride(cfg)
     if len(size_hw) != 2 or not all(isinstance(side, int) and side > 0 and side % stride == 0 for side in size_hw):
-        raise ValueError(f'input_size must be one or two multiples of {stride}, the largest stride, got {size}')
+        raise ValueError(f'input_size must be one or two multiples of {stride}, the largest stride, got {size!r}')
     views = cfg.pop('tta_pipeline', None)
     old_test_hw = _old_size_hw(cfg, 'val_dataloader')
     old_hw = _old_train_hw(cfg) or old_test_hw

@@ -91,6 +91,9 @@ def _set_input_size(cfg: Config, size: int | list | tuple, test_is_val: bool) ->
 
 def _set_max_epochs(cfg: Config, epochs: int, test_is_val: bool) -> None:
     _check_count('max_epochs', epochs)
+    if not cfg.get('train_cfg'):
+        raise ValueError('max_epochs has nowhere to go: the config has no train_cfg')
+    _check_count('train_cfg.val_interval', cfg.train_cfg.get('val_interval', 1))
     set_max_epochs(cfg, epochs)
 
 
