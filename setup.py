@@ -29,7 +29,7 @@ setup(
         'export': ['onnx', 'onnxruntime'],
         'app': ['gradio'],
         'logs': ['tensorboard'],
-        'tune': ['optuna>=4'],
-        'test': ['pytest', 'pytest-xdist', 'ruff', 'scikit-learn', 'onnx', 'onnxruntime', 'optuna>=4'],
+        'tune': ['optuna>=5'],
+        'test': ['pytest', 'pytest-xdist', 'ruff', 'scikit-learn', 'onnx', 'onnxruntime', 'optuna>=5'],
     },
 )

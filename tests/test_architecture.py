@@ -8,9 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = 'mmyolo_ext'
-GROUND = ('registry', 'boxes', 'compat', 'checkpoint', 'version', 'image_io')
+GROUND = ('registry', 'boxes', 'compat', 'checkpoint', 'version', 'image_io', 'box_format')
 NEIGHBOURS = ('datasets', 'models', 'engine', 'evaluation', 'weights', 'export')
-ROOF = ('apis', 'doctor')
+ROOF = ('apis', 'tuning', 'doctor')
 RESTS_ON_NOTHING = f'{PACKAGE}.export.runtime'
 FORBIDDEN = ('ultralytics', 'mmyolo', 'yolov5')  # other licences, and not needed
 

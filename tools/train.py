@@ -2,13 +2,13 @@
 
 import argparse
 
-from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 
 from mmyolo_ext.apis.cli import add_common_options, load_for_run, run_tool
 from mmyolo_ext.apis.distributed import prepare_processes
 from mmyolo_ext.apis.files import check_resume, check_work_dir, resume_or_start
+from mmyolo_ext.apis.training import turn_on_amp, turn_on_auto_scale_lr
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,24 +56,6 @@ def main() -> None:
             logger='current',
         )
     runner.train()
-
-
-def turn_on_amp(cfg: Config) -> None:
-    """Take the mixed-precision form of the config's optimizer wrapper."""
-    ours = str(cfg.optim_wrapper.get('type', '')).endswith(('YOLOOptimWrapper', 'YOLOAmpOptimWrapper'))
-    cfg.optim_wrapper.type = 'mmyolo_ext.YOLOAmpOptimWrapper' if ours else 'AmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-
-
-def turn_on_auto_scale_lr(cfg: Config) -> bool:
-    """Turn MMEngine's scaling on, unless the recipe scales already; whether it does is returned."""
-    hooks = [*cfg.get('default_hooks', {}).values(), *cfg.get('custom_hooks', [])]
-    if any(str(hook and hook.get('type')).endswith('AccumulateHook') for hook in hooks):
-        return True
-    if not {'enable', 'base_batch_size'} <= set(cfg.get('auto_scale_lr') or {}):
-        raise ValueError('--auto-scale-lr needs auto_scale_lr = dict(enable=False, base_batch_size=...) in the config')
-    cfg.auto_scale_lr.enable = True
-    return False
 
 
 if __name__ == '__main__':
