@@ -3,11 +3,13 @@
 Letters: N images, A priors of a level, C classes, P positives of a level.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from mmdet.models.utils import unpack_gt_instances
 from mmdet.structures import SampleList
+from mmengine.dist import get_world_size
 from mmengine.structures import InstanceData
 from torch import Tensor
 
@@ -22,6 +24,7 @@ from mmyolo_ext.models.heads.soft_labels import collect_soft_labels, has_soft_la
 from mmyolo_ext.models.losses.class_target import Quality, mean_quality
 from mmyolo_ext.models.losses.host_call import call_loss, wanted
 from mmyolo_ext.models.losses.repulsion_loss import Crowd
+from mmyolo_ext.models.over_ranks import BatchCounts, mean_over_ranks
 from mmyolo_ext.models.task_modules import Positives
 
 # a logit whose probability is 0 in float32
@@ -50,7 +53,8 @@ class GridTraining:
     ) -> dict[str, Tensor]:
         """The losses of a batch: class, objectness and every box term.
 
-        Finite, with a gradient for every parameter, with and without boxes.
+        Finite, with a gradient for every parameter, with and without boxes. With several processes the mean over
+        ranks is the loss of the images of all of them, see :mod:`mmyolo_ext.models.over_ranks`.
 
         Args:
             cls_scores: as ``forward`` gives them; likewise the next two.
@@ -87,18 +91,23 @@ class GridTraining:
         gt = collect_boxes(batch_gt_instances, like=self.priors_wh)
         labels = collect_labels(batch_gt_instances, like=gt.image)
         positives = self.assign(gt, labels, maps)
+        counts = BatchCounts(len(batch_img_metas), positives, [math.prod(shape) for shape in shapes], gt.image.device)
         taught_labels = self.taught_labels(batch_gt_instances, labels)
         ignored = collect_boxes(batch_gt_instances_ignore or [], like=self.priors_wh)
         counted = counted_by_level(
             ignored, positives, self.priors_wh, self.strides, shapes, self.train_cfg['ignore_iof_thr']
         )
+        readings = [level.read(matches) for level, matches in zip(maps, positives, strict=True)]
+        num_images, num_positives, num_places = counts.wait()
         levels = [
-            Level(*level.read(matches), matches, level_counted, gt, taught_labels, priors_wh, stride)
-            for level, matches, level_counted, priors_wh, stride in zip(
-                maps, positives, counted, self.priors_wh.unbind(), self.strides, strict=True
+            Level(*reading, matches, level_counted, gt, taught_labels, priors_wh, stride, *divisors)
+            for reading, matches, level_counted, priors_wh, stride, *divisors in zip(
+                *(readings, positives, counted, self.priors_wh.unbind(), self.strides),
+                *(num_positives, num_places),
+                strict=True,
             )
         ]
-        return self.sum_levels([self.level_losses(level) for level in levels], len(batch_img_metas))
+        return self.sum_levels([self.level_losses(level) for level in levels], num_images)
 
     def assign(self, gt: BatchBoxes, labels: Tensor, maps: Sequence[WholeMap | SplitMaps]) -> list[Positives]:
         """The positives of each level; an assigner whose ``wants`` name them gets the labels and the predictions."""
@@ -133,16 +142,21 @@ class GridTraining:
         """Every term of one level, before the gains."""
         boxes, targets = level.boxes_xyxy(self.bbox_coder), level.targets_xyxy()
         overlap = paired_iou(boxes.detach(), targets, self.quality_mode)
-        quality = Quality(overlap.clamp(min=0), mean_quality(overlap, level.positives.valid))
+        quality = Quality(overlap.clamp(min=0), self.mean_quality(overlap, level))
         return {
             'loss_cls': self.class_loss(level, quality),
             **self.box_losses(boxes, targets, level),
             'loss_obj': self.objectness_loss(level, quality),
         }
 
+    def mean_quality(self, overlap: Tensor, level: Level) -> Tensor:
+        """Mean overlap of the level's positives, on all ranks if a loss reads it: (P,) -> scalar."""
+        is_read = any('quality' in getattr(loss, 'wants', ()) for loss in (self.loss_cls, self.loss_obj))
+        return mean_quality(overlap, level.positives.valid, mean_over_ranks if _several_ranks() and is_read else None)
+
     def class_loss(self, level: Level, quality: Quality) -> Tensor:
         """Mean over the positives (and over the classes, if they may coincide); 0 without any, or for one class."""
-        logits, avg_factor, weight = level.class_logits, level.divisor(), level.weight()
+        logits, avg_factor, weight = level.class_logits, level.num_positives, level.weight()
         if self.num_classes == 1 or len(logits) == 0:
             return logits[:0].sum()
         target = class_targets(level.positive_labels(), self.num_classes, self.label_smoothing, self.use_sigmoid)
@@ -153,13 +167,17 @@ class GridTraining:
 
     def box_losses(self, boxes: Tensor, targets: Tensor, level: Level) -> dict[str, Tensor]:
         """Every box term: mean over the positives, 0 without any."""
-        if len(boxes) == 0:
+        # a term that takes means over ranks takes part in them without boxes too
+        shared = _several_ranks() and 'mean_over_ranks' in self.loss_bbox.wants
+        if len(boxes) == 0 and not shared:
             return {name: boxes.sum() for name in self.loss_bbox.names}
         positives, gt = level.positives, level.gt
-        crowd = Crowd(positives.image, positives.gt, gt.image, gt.boxes_xyxy / level.stride)
-        return self.loss_bbox.terms(
-            boxes, targets, level.weight(), avg_factor=level.divisor(), stride=level.stride, crowd=crowd
-        )
+        offers = {
+            'stride': level.stride,
+            'crowd': Crowd(positives.image, positives.gt, gt.image, gt.boxes_xyxy / level.stride),
+            'mean_over_ranks': mean_over_ranks if shared else None,
+        }
+        return self.loss_bbox.terms(boxes, targets, level.weight(), avg_factor=level.num_positives, **offers)
 
     def objectness_loss(self, level: Level, quality: Quality) -> Tensor:
         """Mean over all places, of which those in ignore regions add nothing."""
@@ -171,22 +189,27 @@ class GridTraining:
         # (N, A, H, W) -> (N*A*H*W, 1), the form mmdet's element-wise losses take
         logits, target = logits.reshape(-1, 1), target.reshape(-1, 1)
         quality = Quality(target.flatten(), quality.mean)
-        return call_loss(self.loss_obj, logits, target, {'quality': quality}, avg_factor=logits.numel())
+        return call_loss(self.loss_obj, logits, target, {'quality': quality}, avg_factor=level.num_places)
 
     def objectness_of(self, overlap: Tensor) -> Tensor:
         """What objectness is taught at positives that overlap their boxes by so much: (P,) -> (P,)."""
         return (1 - self.iou_ratio) + self.iou_ratio * overlap
 
-    def sum_levels(self, levels: Sequence[dict[str, Tensor]], batch_size: int) -> dict[str, Tensor]:
-        """Terms of the levels -> terms of the batch, with their gains."""
+    def sum_levels(self, levels: Sequence[dict[str, Tensor]], batch_size: int | Tensor) -> dict[str, Tensor]:
+        """Terms of the levels -> terms of the batch, which has so many images on all ranks, with their gains."""
         losses = {}
         for name in levels[0]:
             terms = torch.stack([level[name] for level in levels])
-            total = self.obj_balance(terms) if name == 'loss_obj' else terms.sum()
+            own_gain = getattr(self.loss_obj, 'loss_weight', 1.0)
+            total = self.obj_balance(terms, own_gain) if name == 'loss_obj' else terms.sum()
             gain = {'loss_cls': self.gains.cls, 'loss_obj': self.gains.obj}.get(name, self.gains.bbox)
             losses[name] = total * gain * self.batch_factor(batch_size)
         return losses
 
-    def batch_factor(self, batch_size: int) -> float:
-        """What the losses of a mean picture are multiplied by: the batch size, as for a sum over pictures."""
+    def batch_factor(self, batch_size: int | Tensor) -> float | Tensor:
+        """What the losses of a mean image are multiplied by: the batch size, as for a sum over images."""
         return batch_size
+
+
+def _several_ranks() -> bool:
+    return get_world_size() > 1

@@ -27,6 +27,8 @@ class Level(NamedTuple):
         labels: (G,) long, or soft (G, C).
         priors_wh: (A, 2) px.
         stride: px.
+        num_positives: divisor of a mean over the matches, see :mod:`mmyolo_ext.models.over_ranks`.
+        num_places: divisor of a mean over all places.
     """
 
     class_logits: Tensor
@@ -38,6 +40,8 @@ class Level(NamedTuple):
     labels: Tensor
     priors_wh: Tensor
     stride: int
+    num_positives: int | Tensor
+    num_places: int | Tensor
 
     def positive_labels(self) -> Tensor:
         """Of the positives' boxes: (P,) long, or soft (P, C)."""
@@ -58,8 +62,3 @@ class Level(NamedTuple):
         """1 for a match, 0 for padding: (P,); None where there is no padding."""
         valid = self.positives.valid
         return None if valid is None else valid.float()
-
-    def divisor(self) -> int | Tensor:
-        """Of a mean over the matches: their number, but not 0."""
-        count = self.positives.count
-        return max(count, 1) if isinstance(count, int) else count.clamp(min=1)

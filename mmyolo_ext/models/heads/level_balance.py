@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mmyolo_ext.models.over_ranks import mean_over_ranks
+
 # shallow to deep; the three-level weights also serve two levels and one, counted from the deepest
 THREE_LEVELS = (4.0, 1.0, 0.4)
 MANY_LEVELS = (4.0, 1.0, 0.25, 0.06, 0.02)
@@ -17,7 +19,8 @@ class LevelBalance(nn.Module):
     """Weighted sum of the levels' losses, the weights fixed or drawn towards equal shares.
 
     With ``auto_balance`` each call in training moves weight_l to 0.9999 weight_l + 0.0001 / loss_l, then divides all
-    by that of stride 16. The weights are then part of the state dict, so that a resumed run goes on with them.
+    by that of stride 16; loss_l is that of the batches of all ranks, before any gain. The weights are then part of the
+    state dict, so that a resumed run continues with them.
 
     Args:
         weights: one per level, or ``'auto'``: 4, 1, 0.4 for up to three levels, 4, 1, 0.25, 0.06, 0.02 for more.
@@ -47,12 +50,12 @@ class LevelBalance(nn.Module):
         self.reference = list(strides).index(REFERENCE_STRIDE) if auto_balance else None
         self.register_buffer('weights', torch.tensor(weights, dtype=torch.float32), persistent=auto_balance)
 
-    def forward(self, level_losses: Tensor) -> Tensor:
-        """Losses of the levels (L,) -> their weighted sum."""
+    def forward(self, level_losses: Tensor, gain: float = 1.0) -> Tensor:
+        """Losses of the levels (L,), multiplied by ``gain`` -> their weighted sum."""
         # a copy, since the backward pass needs the weights of this call
         total = (self.weights.clone() * level_losses).sum()
-        if self.auto_balance and self.training:
-            self._adapt_(level_losses.detach())
+        if self.auto_balance and self.training and gain:
+            self._adapt_(mean_over_ranks(level_losses.detach()) / gain)
         return total
 
     def _adapt_(self, level_losses: Tensor) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from mmyolo_ext.models.heads.yolov5_defaults import PRIOR_GENERATOR
 from mmyolo_ext.models.heads.yolov5_head import YOLOv5Head
 from mmyolo_ext.registry import MODELS
@@ -78,6 +80,6 @@ class YOLOv3Head(YOLOv5Head):
             raise ValueError(f'nominal_batch_size must be 1 or more, or None, got {nominal_batch_size}')
         self.nominal_batch_size = nominal_batch_size
 
-    def batch_factor(self, batch_size: int) -> float:
+    def batch_factor(self, batch_size: int | Tensor) -> float | Tensor:
         """1: losses of a mean picture; or the share of the batch in ``nominal_batch_size``."""
         return 1 if self.nominal_batch_size is None else batch_size / self.nominal_batch_size

@@ -3,12 +3,14 @@
 Letters: N samples, C classes.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MeanOverRanks = Callable[[Tensor], Tensor]
 # the mean quality where nothing tells it
 UNKNOWN_MEAN = 0.5
 
@@ -38,8 +40,10 @@ class ClassTarget(NamedTuple):
     quality: Quality
 
 
-def mean_quality(values: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean over objects alone, of those that are valid; 0.5 without any. (N,) -> scalar."""
+def mean_quality(values: Tensor, valid: Tensor | None = None, mean_over_ranks: MeanOverRanks | None = None) -> Tensor:
+    """Mean over objects alone, of those that are valid, on all ranks if told how; 0.5 without any. (N,) -> scalar."""
+    if mean_over_ranks is not None:
+        return _masked_mean(values, torch.ones_like(values) if valid is None else valid, mean_over_ranks)
     if valid is not None:
         return _masked_mean(values, valid)
     return values.mean() if len(values) else values.new_full((), UNKNOWN_MEAN)
@@ -95,8 +99,10 @@ def _quality_of_rows(rows: Tensor) -> Quality:
     return Quality(values, _masked_mean(values, values > 0))
 
 
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+def _masked_mean(values: Tensor, mask: Tensor, mean_over_ranks: MeanOverRanks | None = None) -> Tensor:
     # no branch on the number of objects: a GPU would have to be waited for
-    values, count = values.float(), mask.sum()
-    mean = (values * mask).sum() / count.clamp(min=1)
+    total, count = (values.float() * mask).sum(), mask.sum()
+    if mean_over_ranks is not None:
+        total, count = mean_over_ranks(torch.stack([total, count.float()]))
+    mean = total / torch.where(count > 0, count, torch.ones_like(count))
     return torch.where(count > 0, mean, torch.full_like(mean, UNKNOWN_MEAN))

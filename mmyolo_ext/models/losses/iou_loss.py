@@ -6,6 +6,7 @@ from mmdet.models.losses.utils import weight_reduce_loss
 from torch import Tensor, nn
 
 from mmyolo_ext.boxes import IOU_MODES, check_iou_mode, paired_iou
+from mmyolo_ext.models.losses.class_target import MeanOverRanks
 from mmyolo_ext.models.losses.host_call import check_reduction
 from mmyolo_ext.models.losses.wise_iou import WiseIoUV1, WiseIoUV3
 from mmyolo_ext.registry import MODELS
@@ -53,6 +54,7 @@ class IoULoss(nn.Module):
         self.loss_weight = loss_weight
         self.power = power
         self.wise = WISE_MODES[mode](**(focus or {})) if mode in WISE_MODES else None
+        self.wants = ('mean_over_ranks',) if mode == 'wiou_v3' else ()
 
     def forward(
         self,
@@ -61,6 +63,7 @@ class IoULoss(nn.Module):
         weight: Tensor | None = None,
         avg_factor: float | None = None,
         reduction_override: str | None = None,
+        mean_over_ranks: MeanOverRanks | None = None,
     ) -> Tensor:
         """Loss of G boxes against G targets.
 
@@ -70,6 +73,7 @@ class IoULoss(nn.Module):
             weight: (G,), or (G, 4) as mmdet's heads give it, of which the mean over the coordinates is taken.
             avg_factor: divisor in place of G.
             reduction_override: takes the place of ``reduction`` for this call.
+            mean_over_ranks: for ``'wiou_v3'``; a head calls every rank's loss with it, with boxes or without.
 
         Returns:
             A scalar, or (G,) without reduction. No boxes give NaN under a plain mean, 0 with an ``avg_factor``.
@@ -77,7 +81,7 @@ class IoULoss(nn.Module):
         if self.wise is None:
             loss = 1 - paired_iou(pred, target, self.mode, self.eps, self.power)
         else:
-            loss = self.wise(pred, target, self.eps, self.power, box_weight(weight))
+            loss = self.wise(pred, target, self.eps, self.power, box_weight(weight), mean_over_ranks)
         return self.loss_weight * reduce_boxes(loss, weight, reduction_override or self.reduction, avg_factor)
 
 

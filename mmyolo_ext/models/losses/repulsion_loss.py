@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmyolo_ext.boxes import at_least_float32, paired_iou
+from mmyolo_ext.models.losses.class_target import MeanOverRanks
 from mmyolo_ext.models.losses.host_call import check_reduction
 from mmyolo_ext.registry import MODELS
 
@@ -65,7 +66,7 @@ class RepulsionLoss(nn.Module):
         ValueError: a number out of its range, or another reduction.
     """
 
-    wants = ('crowd',)
+    wants = ('crowd', 'mean_over_ranks')
     log_name = 'loss_rep'
 
     def __init__(
@@ -96,6 +97,7 @@ class RepulsionLoss(nn.Module):
         avg_factor: float | None = None,
         reduction_override: str | None = None,
         crowd: Crowd | None = None,
+        mean_over_ranks: MeanOverRanks | None = None,
     ) -> Tensor:
         """Loss of P boxes.
 
@@ -106,6 +108,7 @@ class RepulsionLoss(nn.Module):
             avg_factor: divisor of RepGT in place of P.
             reduction_override: ``'mean'`` or None.
             crowd: who stands next to whom.
+            mean_over_ranks: for the number of pairs; every rank must take part, with boxes or without.
 
         Returns:
             A scalar; 0 for no boxes.
@@ -126,7 +129,8 @@ class RepulsionLoss(nn.Module):
             weight = weight.mean(-1) if weight.dim() > 1 else weight
             crowd = _without_weightless(crowd, weight)
         gt_term = self._from_objects(boxes, weight, crowd) / (len(boxes) if avg_factor is None else avg_factor)
-        return self.loss_weight * (self.gt_weight * gt_term + self.box_weight * self._from_boxes(boxes, weight, crowd))
+        box_term = self._from_boxes(boxes, weight, crowd, mean_over_ranks)
+        return self.loss_weight * (self.gt_weight * gt_term + self.box_weight * box_term)
 
     def _from_objects(self, boxes: Tensor, weight: Tensor, crowd: Crowd) -> Tensor:
         """RepGT, summed."""
@@ -134,11 +138,17 @@ class RepulsionLoss(nn.Module):
         covered = _covered_share(boxes[box], crowd.gt_xyxy[other])
         return (smooth_ln(covered, self.gt_sigma) * weight[box]).sum()
 
-    def _from_boxes(self, boxes: Tensor, weight: Tensor, crowd: Crowd) -> Tensor:
+    def _from_boxes(
+        self, boxes: Tensor, weight: Tensor, crowd: Crowd, mean_over_ranks: MeanOverRanks | None
+    ) -> Tensor:
         """RepBox, a mean over the pairs that overlap."""
         first, second = overlapping_pairs(boxes.detach(), crowd)
         repulsion = smooth_ln(paired_iou(boxes[first], boxes[second]), self.box_sigma)
-        return (repulsion * weight[first] * weight[second]).sum() / max(len(first), 1)
+        pairs = max(len(first), 1)
+        if mean_over_ranks is not None:
+            pairs = mean_over_ranks(boxes.new_tensor(len(first)))
+            pairs = torch.where(pairs > 0, pairs, torch.ones_like(pairs))
+        return (repulsion * weight[first] * weight[second]).sum() / pairs
 
 
 @torch.no_grad()

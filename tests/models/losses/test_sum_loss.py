@@ -28,7 +28,7 @@ def test_names_are_distinct() -> None:
     losses = [IOU, NWD, {'type': 'mmdet.L1Loss'}, IOU, {'type': 'mmyolo_ext.RepulsionLoss'}]
     loss = SumLoss(losses)
     assert loss.names == ('loss_bbox', 'loss_nwd', 'loss_bbox_2', 'loss_bbox_3', 'loss_rep')
-    assert set(loss.wants) == {'stride', 'crowd'}
+    assert set(loss.wants) == {'stride', 'crowd', 'mean_over_ranks'}
 
 
 def test_no_loss() -> None:
