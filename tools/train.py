@@ -6,8 +6,10 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 
 from mmyolo_ext.apis.cli import add_common_options, load_for_run, run_tool
+from mmyolo_ext.apis.config_check import check_config
+from mmyolo_ext.apis.config_errors import config_errors_named
 from mmyolo_ext.apis.distributed import prepare_processes
-from mmyolo_ext.apis.files import check_resume, check_work_dir, resume_or_start
+from mmyolo_ext.apis.files import check_start, check_work_dir, set_start
 from mmyolo_ext.apis.training import turn_on_amp, turn_on_auto_scale_lr
 
 
@@ -21,7 +23,7 @@ def parse_args() -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        help='go on from this checkpoint; without a name, from the latest in the work dir, if there is one',
+        help='resume from this checkpoint, or without a name from the newest complete one in the work dir, if any',
     )
     parser.add_argument(
         '--compile',
@@ -37,25 +39,28 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = load_for_run(args)
+    check_config(cfg, 'train')
     if args.amp:
         turn_on_amp(cfg)
     if args.compile:
         cfg.compile_parts = {**cfg.get('compile_parts', {}), 'backend': args.compile}
     if args.resume:
-        cfg.resume, cfg.load_from = resume_or_start(args.resume, cfg.get('load_from'), cfg.work_dir)
+        set_start(cfg, args.resume)
     check_work_dir(cfg.work_dir)
-    check_resume(cfg.get('resume', False), cfg.get('load_from'), cfg.work_dir)
+    check_start(cfg)
     prepare_processes(cfg, args.launcher)
     fits_any_batch = turn_on_auto_scale_lr(cfg) if args.auto_scale_lr else False
     cfg.setdefault('runner_type', 'mmyolo_ext.Runner')
-    runner = RUNNERS.build(cfg)
+    with config_errors_named(cfg):
+        runner = RUNNERS.build(cfg)
     if fits_any_batch:
         print_log(
             '--auto-scale-lr changes nothing here: the recipe sums gradients over images and accumulates to a nominal '
             'batch, so one rate fits any batch size and number of ranks. The effective rate follows.',
             logger='current',
         )
-    runner.train()
+    with config_errors_named(cfg):
+        runner.train()
 
 
 if __name__ == '__main__':

@@ -4,7 +4,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from mmengine.runner import find_latest_checkpoint
+from mmengine.config import Config
+
+from mmyolo_ext.checkpoint.writing import checkpoint_names
 
 
 def check_work_dir(work_dir: str) -> None:
@@ -45,32 +47,43 @@ def check_checkpoint(path: str) -> None:
         raise ValueError(f'{path} is not a checkpoint of PyTorch: it starts with {start!r}')
 
 
-def check_resume(resume: bool, load_from: str | None, work_dir: str) -> None:
-    """Check the checkpoint that a training will start from, if any: the one named, or the latest in the work dir.
+def check_start(cfg: Config) -> None:
+    """Check the checkpoint that ``load_from`` names, if any; what lies in the work dir is checked by the runner.
 
     Raises:
         ValueError: As :func:`check_checkpoint`; of missing weights to start from, how to get or name them.
     """
-    start = load_from or (find_latest_checkpoint(work_dir) if resume else None)
-    if start and not resume and '://' not in start and not Path(start).is_file():
+    start = cfg.get('load_from')
+    if not start:
+        return
+    if not cfg.get('resume') and '://' not in start and not Path(start).is_file():
         raise ValueError(
             f'there are no weights {start} to start from, which load_from names: put a checkpoint there, as its '
             'authors publish it (those of YOLOv5 of Ultralytics and MMYOLO are read as they are, '
             'tools/convert_weights.py is not needed), name another by --cfg-options load_from=PATH, or start from '
             'scratch by load_from=None'
         )
-    if start:
-        check_checkpoint(start)
+    check_checkpoint(start)
 
 
-def resume_or_start(resume: str, load_from: str | None, work_dir: str) -> tuple[bool, str | None]:
-    """``resume`` and ``load_from`` of MMEngine for ``--resume``, which is ``'auto'`` or names a checkpoint.
+def set_start(cfg: Config, resume: str) -> None:
+    """Set ``resume`` and ``load_from`` of a config for ``--resume``, which is ``'auto'`` or names a checkpoint.
 
-    Where the work dir has nothing to resume from, a training starts as the config says, from its weights if any.
+    Where the work dir has no checkpoint, a training starts as the config says, from its weights if any.
     """
     if resume != 'auto':
-        return True, resume
-    return (True, None) if find_latest_checkpoint(work_dir) else (False, load_from)
+        cfg.resume, cfg.load_from = True, resume
+    elif checkpoint_names(_checkpoint_folder(cfg)):
+        cfg.resume, cfg.load_from = True, None
+    else:
+        cfg.resume = False
+
+
+def _checkpoint_folder(cfg: Config) -> Path:
+    """As :class:`~mmyolo_ext.engine.hooks.CheckpointHook` has it."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    out_dir = hook.get('out_dir')
+    return Path(cfg.work_dir) if out_dir is None else Path(out_dir) / Path(cfg.work_dir).name
 
 
 def _check_archive(path: str) -> None:

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from mmyolo_ext.apis.cli import one_line
-from mmyolo_ext.apis.files import check_checkpoint, check_resume, check_work_dir, resume_or_start
+from mmyolo_ext.apis.files import check_checkpoint, check_start, check_work_dir, set_start
 
 TRACEBACK = 'Original Traceback (most recent call last):\n  File x.py\nValueError: no picture a.jpg\n'
 
@@ -48,29 +49,36 @@ def test_what_is_no_checkpoint_is_named(tmp_path, content, message):
         check_checkpoint(str(tmp_path / 'y.pth'))
 
 
-def test_resuming_checks_the_latest_of_the_work_dir(checkpoint, tmp_path):
-    (tmp_path / 'last_checkpoint').write_text(str(checkpoint))
-    check_resume(True, None, str(tmp_path))
-    checkpoint.write_bytes(b'PK')
-    check_resume(False, None, str(tmp_path))
-    with pytest.raises(ValueError, match='epoch_1.pth'):
-        check_resume(True, None, str(tmp_path))
+def start_of(work_dir, resume=None, load_from=None, **hook) -> tuple[bool, str | None]:
+    cfg = Config({'work_dir': str(work_dir), 'load_from': load_from, 'default_hooks': {'checkpoint': hook}})
+    if resume:
+        set_start(cfg, resume)
+    check_start(cfg)
+    return cfg.get('resume', False), cfg.load_from
 
 
 def test_missing_weights_to_start_from_are_told_apart_from_a_missing_checkpoint(tmp_path):
     missing = str(tmp_path / 'yolov5n.pt')
     with pytest.raises(ValueError, match=r'there are no weights .*yolov5n.pt to start from.*--cfg-options load_from='):
-        check_resume(False, missing, str(tmp_path))
+        start_of(tmp_path, load_from=missing)
     with pytest.raises(ValueError, match='there is no checkpoint .*yolov5n.pt'):
-        check_resume(True, missing, str(tmp_path))
+        start_of(tmp_path, resume=missing)
 
 
 def test_resuming_what_never_began_starts_from_the_weights_of_the_config(checkpoint, tmp_path):
-    assert resume_or_start('auto', 'yolov5n.pt', str(tmp_path)) == (False, 'yolov5n.pt')
-    assert resume_or_start('auto', None, str(tmp_path)) == (False, None)
-    (tmp_path / 'last_checkpoint').write_text(str(checkpoint))
-    assert resume_or_start('auto', 'yolov5n.pt', str(tmp_path)) == (True, None)
-    assert resume_or_start('epoch_1.pth', 'yolov5n.pt', str(tmp_path)) == (True, 'epoch_1.pth')
+    weights, run = str(checkpoint), tmp_path / 'run'
+    assert start_of(run, 'auto', weights) == (False, weights)
+    assert start_of(run, 'auto') == (False, None)
+    assert start_of(tmp_path, 'auto', weights) == (True, None)
+    assert start_of(run, weights, 'yolov5n.pt') == (True, weights)
+
+
+@pytest.mark.parametrize('name', ['best_coco_bbox_mAP_epoch_3.pth', 'iter_7.pth'])
+def test_no_pointer_is_needed_to_see_that_a_run_began(tmp_path, name):
+    (tmp_path / 'out' / 'run').mkdir(parents=True)
+    (tmp_path / 'out' / 'run' / name).touch()
+    assert start_of(tmp_path / 'run', 'auto', out_dir=str(tmp_path / 'out')) == (True, None)
+    assert start_of(tmp_path / 'run', 'auto') == (False, None)
 
 
 def test_a_work_dir_below_a_file_is_named(tmp_path):

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from tiny_coco import REPO, make_tiny_coco, tiny_options
 
 from mmyolo_ext.apis import load_config
-from mmyolo_ext.apis.files import check_resume
+from mmyolo_ext.apis.files import check_start
 from mmyolo_ext.weights import install_reader, read_weights
 
 CONFIGS = REPO / 'configs/yolov5'
@@ -128,7 +128,7 @@ def test_freezing_what_starts_anew_is_told(golden_dir, tiny, tmp_path):
 def test_missing_weights_are_told_with_what_to_do(name, tmp_path):
     cfg = load_config(CONFIGS / f'{name}.py')
     with pytest.raises(ValueError, match=rf'there are no weights {cfg.load_from} to start from.*as its authors'):
-        check_resume(False, cfg.load_from, str(tmp_path))
+        check_start(cfg)
 
 
 def test_the_template_sets_what_it_names():
