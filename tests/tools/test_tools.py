@@ -138,4 +138,4 @@ def test_an_error_in_two_processes_is_said_once(tmp_path):
     config = REPO / 'configs' / 'yolov5' / 'n_320_bccd.py'
     output = run('bash', script, config, 2, '--cfg-options', 'batchsize=3', code=2)
     assert output.count("did you mean 'batch_size'?") == 1 and 'Traceback' not in output
-    assert output.strip().endswith('stopped: process 0 ended with code 2; what it said stands above')
+    assert re.search(r'stopped: process 0 on \S+ ended with code 2; its message is above$', output.strip())
