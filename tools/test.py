@@ -47,7 +47,7 @@ def main() -> None:
         turn_on_tta(cfg)
     check_work_dir(cfg.work_dir)
     check_checkpoint(args.checkpoint)
-    prepare_processes(cfg, args.launcher)
+    prepare_processes(cfg, args.launcher, loaders=['test_dataloader'])
     if args.half:
         cfg.test_cfg.fp16 = True
     hooks = ['FuseHook', 'TestTimeHook'] if args.fuse else ['TestTimeHook']

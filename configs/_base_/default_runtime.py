@@ -32,7 +32,8 @@ default_hooks = dict(
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
+    # seconds that a process waits for the others before it ends with an error, by NCCL and by gloo
+    dist_cfg=dict(backend='nccl', timeout=600),
 )
 randomness = dict(seed=0)
 # of the parameters, and so of what the convolutions give: 'channels_last', 'contiguous' or None
