@@ -100,6 +100,11 @@ def diagnose(model: nn.Module, iteration: Iteration, wrapper: OptimWrapper | Non
     return {**found, 'layer': layer, 'stage': 'gradient' if bad else None}
 
 
+def as_number(value: Any) -> float:
+    """Return a logged value as a number; not one number per image, as some heads log, but their mean."""
+    return float(value.detach().float().mean()) if isinstance(value, Tensor) else float(value)
+
+
 def image_names(batch: Any) -> list[str]:
     """Return the paths of a batch's images, or their ids where the samples have no paths."""
     samples = batch.get('data_samples', ()) if isinstance(batch, dict) else ()
@@ -224,7 +229,7 @@ def _losses(model: nn.Module, batch: Any, wrapper: OptimWrapper | None) -> tuple
         with wrapper.optim_context(model):
             outputs = model._run_forward(model.data_preprocessor(batch, True), mode='loss')
     loss, logged = model.parse_losses(outputs)
-    return {name: float(value) for name, value in logged.items()}, loss
+    return {name: as_number(value) for name, value in logged.items()}, loss
 
 
 def _bad_gradients(model: nn.Module, loss: Tensor, wrapper: OptimWrapper | None) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict, deque
 from collections.abc import Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, distributed
 
-from mmyolo_ext.engine.non_finite import Iteration, diagnose, write_dump
+from mmyolo_ext.engine.non_finite import Iteration, as_number, diagnose, write_dump
 
 MAX_SKIPS = 5
 SCALER_PATIENCE = 24  # steps in a row in which a GradScaler may look for a scale: from 2**24 down to 1
@@ -68,7 +69,12 @@ class StepGuard(Hook):
             return
         self._runner, self._wrapper = runner, wrapper
         self._inner_step = wrapper.step
-        wrapper.step = self._step
+
+        @wraps(self._inner_step)  # schedulers look for a mark on it
+        def step(**kwargs) -> None:
+            self._step(**kwargs)
+
+        wrapper.step = step
         runner.register_hook(self)
 
     def rewind(self, runner) -> bool:
@@ -173,10 +179,7 @@ class StepGuard(Hook):
         for snapshot, values in zip(self._snapshots, buffers, strict=True):
             snapshot.keep(torch.where(flag > 0, snapshot.values, values))
             snapshot.restore()
-        arrived = torch.cuda.Event()
-        copied = torch.empty(flag.shape, dtype=flag.dtype, pin_memory=True).copy_(flag, non_blocking=True)
-        arrived.record()
-        self._unread.append((copied, arrived, self._group))
+        self._unread.append((*_send_to_host(flag), self._group))
 
     def _scaler_works(self) -> bool:
         scaler = getattr(self._wrapper, 'loss_scaler', None)
@@ -242,7 +245,7 @@ class StepGuard(Hook):
 
     def _examine(self, runner, iteration: Iteration) -> dict[str, Any]:
         """Run an iteration again; what was seen, whether it shows a fault, and the sentence about it."""
-        logged = {name: float(value) for name, value in iteration.losses.items()}
+        logged = {name: as_number(value) for name, value in iteration.losses.items()}
         found = {'losses': logged, 'layer': None, 'stage': None}
         try:
             if iteration.batch is not None:
@@ -312,6 +315,14 @@ class _BufferCopy:
         parts = self.values.split([buffer.numel() for buffer in self._buffers])
         sources = [part.view(buffer.shape) for part, buffer in zip(parts, self._buffers, strict=True)]
         torch._foreach_copy_(self._buffers, sources)
+
+
+def _send_to_host(flag: Tensor) -> tuple[Tensor, Any]:
+    """Start a copy from the GPU; the event says when it has arrived."""
+    copied = torch.empty(flag.shape, dtype=flag.dtype, pin_memory=True).copy_(flag, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return copied, arrived
 
 
 @torch.no_grad()

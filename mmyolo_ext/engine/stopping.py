@@ -91,7 +91,7 @@ class Stopper:
             try:
                 yield
             except NonFiniteError as error:
-                path = self._save(runner, 'numbers are not finite')
+                path = self._save(runner, 'numbers are not finite', all_ranks=True)
                 raise NonFiniteError(f'{error}. {_outcome(runner, path)}') from error
             except Exception as error:
                 reason = reason_of(error)
