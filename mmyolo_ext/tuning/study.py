@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from mmyolo_ext.apis.cli import one_line
 from mmyolo_ext.apis.config import load_config
 from mmyolo_ext.apis.training import turn_on_amp
+from mmyolo_ext.engine.stopping import StopTraining
 from mmyolo_ext.export.packages import need
 from mmyolo_ext.tuning.space import read_space, resolve_space, value_at
 
@@ -205,9 +206,9 @@ class Tuner:
         except Exception as error:
             trial.set_user_attr('error', one_line(error))
             raise
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StopTraining) as error:
             self._retry(self.study, self.study.trials[trial.number])
-            raise
+            raise KeyboardInterrupt from error  # the only one that Optuna takes for an interruption
         finally:
             gc.collect()
             if torch.cuda.is_available():
