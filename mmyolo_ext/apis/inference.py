@@ -20,6 +20,7 @@ from mmyolo_ext.apis.class_names import class_names_of
 from mmyolo_ext.apis.config import load_config
 from mmyolo_ext.apis.files import check_checkpoint
 from mmyolo_ext.apis.shortcuts import leaf_datasets
+from mmyolo_ext.checkpoint.finite import check_finite
 from mmyolo_ext.compat.fit_checkpoint import fit
 from mmyolo_ext.export.fuse import fuse as fuse_batch_norms
 from mmyolo_ext.registry import MODELS
@@ -136,6 +137,7 @@ def _build(model_cfg: dict, path: str) -> tuple[nn.Module, dict]:
     if report.missing or report.reshaped:
         raise ValueError(f'the checkpoint {path} does not fit the config: {report}')
     model.load_state_dict(saved.get('state_dict', saved), strict=False)
+    check_finite(model.state_dict(), path)
     return model, (saved.get('meta') or {}).get('dataset_meta') or {}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 
+from mmyolo_ext.checkpoint.finite import check_finite
 from mmyolo_ext.compat.checkpoint_file import read_checkpoint
 from mmyolo_ext.compat.download import downloaded
 from mmyolo_ext.compat.fit_checkpoint import ANCHORS, DARKNET_FILE
@@ -25,9 +26,16 @@ def read_weights(path: str | Path, map_location: Any = 'cpu') -> Any:
     under ``state_dict``. A ``.weights`` file of Darknet is left to the model.
 
     Raises:
-        ValueError: the file is missing, broken or hostile, or holds a model that ours cannot be.
+        ValueError: the file is missing, broken or hostile, holds NaN or infinity, or a model that ours cannot be.
     """
     path = Path(path).expanduser()
+    checkpoint = _read(path, map_location)
+    if isinstance(checkpoint, dict):
+        check_finite(state_dict_of(checkpoint) or {}, path)
+    return checkpoint
+
+
+def _read(path: Path, map_location: Any) -> Any:
     if path.suffix == '.weights' and path.is_file():
         return {'state_dict': {}, 'meta': {}, DARKNET_FILE: str(path)}
     content = read_checkpoint(path, map_location)
