@@ -25,7 +25,6 @@ default_hooks = dict(
     loss_share=dict(type='mmyolo_ext.LossShareHook'),
     throughput=dict(type='mmyolo_ext.ThroughputHook'),
     data_wait=dict(type='mmyolo_ext.DataWaitHook', share=0.2),
-    check_loss=dict(type='mmdet.CheckInvalidLossHook', interval=50),
     curves=dict(type='mmyolo_ext.CurvesHook'),
 )
 
@@ -38,6 +37,8 @@ env_cfg = dict(
 randomness = dict(seed=0)
 # of the parameters, and so of what the convolutions give: 'channels_last', 'contiguous' or None
 memory_format = 'channels_last'
+# optimizer steps in a row that may be skipped because their gradients are not finite, before the training stops
+step_guard = dict(max_skips=5)
 
 # MMEngine names it after the run: under one fixed name, the second run of a process would write into the first log.
 visualizer = dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')])

@@ -22,7 +22,7 @@ OTHER_KEYS = (
     *('activation_checkpointing', 'efficient_conv_bn_eval', 'tta_model', 'tta_pipeline', 'vis_backends', 'fp16'),
     *('train_pipeline', 'val_pipeline', 'test_pipeline', 'dataset_type', 'backend_args', 'gpu_ids', 'strategy'),
     *('train_dataset', 'val_dataset', 'test_dataset', 'input_shape', 'max_iters', 'num_classes', 'classes'),
-    *('check', 'memory_format', 'compile_parts'),
+    *('check', 'memory_format', 'compile_parts', 'step_guard'),
 )
 KNOWN_KEYS = tuple(dict.fromkeys((*inspect.signature(Runner).parameters, *OTHER_KEYS, *SHORTCUTS)))
 # Of these, a runner reads nothing: they have a meaning only where the file itself uses them.
