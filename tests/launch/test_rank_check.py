@@ -1,0 +1,84 @@
+"""Ranks that differ from each other, each on a node of its own, end with the same line."""
+
+import hashlib
+import json
+
+import pytest
+from launching import launch, run
+
+# Each rank believes to be the first of its node, whose data lies in CASE/RANK.
+SCRIPT = """
+import json, os, sys
+from pathlib import Path
+from mmengine.config import Config
+from torch import distributed
+from mmyolo_ext.apis import rank_check
+
+distributed.init_process_group('gloo')
+rank = distributed.get_rank()
+os.environ['LOCAL_RANK'] = '0'
+rank_check.socket.gethostname = lambda: f'node{rank}'
+for case in sys.argv[1:]:
+    root = f'{case}/{rank}'
+    dataset = {'type': 'Coco', 'data_root': root, 'ann_file': 'train.json', 'data_prefix': {'img': 'train'}}
+    cfg = {'work_dir': root, 'train_dataloader': {'batch_size': 2, 'dataset': dataset}, 'val_dataloader': None}
+    if rank == 2 and case.endswith('config'):
+        cfg['train_dataloader']['batch_size'] = 4
+        cfg['seed'] = 1
+    try:
+        rank_check.check_ranks(Config(cfg), ['train_dataloader', 'val_dataloader'])
+        message = 'all equal'
+    except ValueError as error:
+        message = str(error)
+    messages = [None] * 3
+    distributed.all_gather_object(messages, message)
+    if rank == 0:
+        print(json.dumps([Path(case).name, messages]), flush=True)
+distributed.barrier()
+"""
+
+
+@pytest.fixture(scope='module')
+def messages(tmp_path_factory) -> dict[str, str]:
+    """Run all cases in one start of three ranks; case -> the message of every rank."""
+    folder = tmp_path_factory.mktemp('nodes')
+    cases = [folder / name for name in ('copies', 'config', 'content', 'missing_0', 'missing_2')]
+    for case in cases:
+        for rank in range(3):
+            (case / f'{rank}' / 'train').mkdir(parents=True)
+            (case / f'{rank}' / 'train.json').write_text('{}')
+            (case / f'{rank}' / 'train' / 'a.jpg').touch()
+    (folder / 'content' / '2' / 'train.json').write_text('[]')
+    (folder / 'content' / '2' / 'train' / 'b.jpg').touch()
+    for rank in (0, 2):
+        (folder / f'missing_{rank}' / f'{rank}' / 'train.json').unlink()
+    script = folder / 'script.py'
+    script.write_text(SCRIPT)
+    output = run(launch(script, *cases, processes=3))
+    found = dict(json.loads(line.replace(f'{folder}/', '')) for line in output.splitlines() if line.startswith('['))
+    assert all(len(set(of_ranks)) == 1 for of_ranks in found.values())  # every rank ends with the same line
+    return {case: of_ranks[0] for case, of_ranks in found.items()}
+
+
+def test_copies_of_the_data_in_other_places_are_equal(messages):
+    assert messages['copies'] == 'all equal'
+
+
+def test_another_config_names_the_keys(messages):
+    expected = 'rank 2 (host node2) differs from rank 0 (host node0): train_dataloader.batch_size is 4, not 2, '
+    assert messages['config'] == f'{expected}seed is 1, not missing'
+
+
+def test_other_data_names_the_file_and_the_folder(messages):
+    old, new = (hashlib.sha256(text).hexdigest()[:8] for text in (b'{}', b'[]'))
+    assert messages['content'] == (
+        'rank 2 (host node2) differs from rank 0 (host node0): annotation file train.json of train_dataloader is '
+        f'2 bytes with SHA-256 {new}, not 2 bytes with SHA-256 {old}, number of files in train of train_dataloader is '
+        '2, not 1'
+    )
+
+
+@pytest.mark.parametrize('rank', [0, 2])
+def test_missing_data_ends_all_ranks(messages, rank):
+    place = f'missing_{rank}/{rank}/train.json'
+    assert messages[f'missing_{rank}'] == f'rank {rank} (host node{rank}): the annotation file {place} does not exist'
