@@ -168,6 +168,7 @@ def _convolve(input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor
     taps = geometry.offset_groups * weight[0, 0].numel()
     offset = _leading(offset, (2 * taps, *size))
     mask = None if mask is None else _leading(mask, (taps, *size))
+    offset = _off_the_border(offset, weight.shape[2:], geometry)
     if torchvision_ops(input.device) is not None:
         return torchvision_ops(input.device).deform_conv2d(
             input, offset, weight, None, geometry.stride, geometry.padding, geometry.dilation, mask
@@ -185,13 +186,25 @@ def _leading(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return tensor if tensor.shape[1:] == shape else tensor.flatten(1)[:, :count].view(-1, *shape)
 
 
+def _off_the_border(offset: Tensor, kernel_size: torch.Size, geometry: Geometry) -> Tensor:
+    """Move taps that read at row or column -1 to -2: both read 0 there, and at -2 the gradient of the offset is 0 too.
+
+    mmcv's compiled op counts a point at exactly -1 as outside of the map. The slope that autograd (and torchvision)
+    takes there is that of the points to its right.
+    """
+    # Half precision would move points by pixels.
+    still = _undeformed(kernel_size, offset.shape[2:], geometry).to(torch.promote_types(offset.dtype, torch.float32))
+    taps = offset.reshape(len(offset), geometry.offset_groups, kernel_size.numel(), 2, *offset.shape[2:])
+    on_border = (taps + still == -1).any(3, keepdim=True)
+    return torch.where(on_border, (-2 - still).to(taps), taps).reshape(offset.shape)
+
+
 def _read_taps(
     input: Tensor, offset: Tensor, mask: Tensor | None, kernel_size: torch.Size, geometry: Geometry
 ) -> Tensor:
     """What every tap reads for every output cell, (N, C, K, L)."""
     count, channels, height, width = input.shape
     groups, taps, (rows, columns) = geometry.offset_groups, kernel_size.numel(), offset.shape[2:]
-    # Half precision would move points by pixels.
     offset = offset.to(torch.promote_types(offset.dtype, torch.float32))
     offset = offset.reshape(count, groups, taps, 2, rows, columns)
     points = offset + _undeformed(kernel_size, (rows, columns), geometry).to(offset)

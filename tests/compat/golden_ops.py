@@ -30,11 +30,15 @@ def collect() -> dict:
         'roi_align': [_roi_align(mode, ratio, aligned) for mode, ratio, aligned in ROI_ALIGN],
         'deform_conv': _deform_conv(masked=False),
         'modulated_deform_conv': _deform_conv(masked=True),
+        'deform_conv_border': [_border(offset_yx, masked) for offset_yx in BORDER for masked in (False, True)],
     }
 
 
 SOFT_NMS = ('naive', 'linear', 'gaussian')
 ROI_ALIGN = [(mode, ratio, aligned) for mode in ('avg', 'max') for ratio in (0, 2) for aligned in (False, True)]
+
+# with these offsets, some or all taps at the border read at exactly -1, or at the size of the map
+BORDER = ((0, 0), (0, 0.5), (-1, 0), (0.5, -1), (-2, 1), (1, 1), (-0.5, 0.25))
 
 
 def _ranked(seed: int) -> dict:
@@ -88,6 +92,23 @@ def _deform_conv(masked: bool) -> dict:
     else:
         output = mmcv.ops.deform_conv2d(maps, offset, weight, 1, 1, 1, 2, 2)
         del inputs['mask']
+    output.mul(_ramp(output)).sum().backward()
+    return {'output': _numbers(output), **{name: _numbers(tensor.grad) for name, tensor in inputs.items()}}
+
+
+def _border(offset_yx: tuple[float, float], masked: bool) -> dict:
+    rng = np.random.RandomState(9)
+    maps, weight = (
+        torch.from_numpy(rng.rand(*shape).astype(np.float32)).requires_grad_()
+        for shape in ((1, 1, 3, 4), (1, 1, 3, 3))
+    )
+    offset = torch.tensor(offset_yx, dtype=torch.float32).view(1, 2, 1, 1).repeat(1, 9, 3, 4).requires_grad_()
+    inputs = {'maps': maps, 'weight': weight, 'offset': offset}
+    if masked:
+        inputs['mask'] = torch.ones(1, 9, 3, 4, requires_grad=True)
+        output = mmcv.ops.modulated_deform_conv2d(maps, offset, inputs['mask'], weight, None, 1, 1, 1, 1, 1)
+    else:
+        output = mmcv.ops.deform_conv2d(maps, offset, weight, 1, 1, 1, 1, 1)
     output.mul(_ramp(output)).sum().backward()
     return {'output': _numbers(output), **{name: _numbers(tensor.grad) for name, tensor in inputs.items()}}
 

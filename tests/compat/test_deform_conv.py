@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from mmcv.ops import deform_conv2d, modulated_deform_conv2d
 
+from mmyolo_ext.compat import deform_conv
+
 # stride, padding, dilation
 GEOMETRIES = [(1, 1, 1), (2, 1, 1), ((1, 2), (2, 0), (2, 1))]
 
@@ -90,3 +92,32 @@ def test_offsets_of_a_larger_map_are_read_as_the_compiled_op_does() -> None:
     ]
     small = modulated_deform_conv2d(maps, *leading, weight, None, 1, (1, 1), (1, 2), 1, 1)
     assert torch.equal(modulated_deform_conv2d(maps, offset, mask, weight, None, 1, (1, 1), (1, 2), 1, 1), small)
+
+
+@pytest.mark.parametrize('torchvision', [False, True])
+def test_no_slope_at_exactly_minus_one(monkeypatch: pytest.MonkeyPatch, torchvision: bool) -> None:
+    """A 1x1 kernel on a map of 2 x 2 whose offsets read at (-1, 0), (0, -1), (-0.5, 0) and (1, 2)."""
+    if torchvision:  # autograd's slope at -1 is torchvision's: that of the points to its right
+        monkeypatch.setattr(deform_conv, 'torchvision_ops', lambda _: TorchvisionLike)
+    maps = torch.tensor([[[[2.0, 3.0], [5.0, 7.0]]]], dtype=torch.double)
+    points = torch.tensor([[[-1.0, 0], [0, -1]], [[-0.5, 0], [1, 2]]], dtype=torch.double)  # row, column, (y, x)
+    cells = torch.tensor([[[0.0, 0], [0, 1]], [[1, 0], [1, 1]]], dtype=torch.double)
+    offset = (points - cells).permute(2, 0, 1)[None].requires_grad_()
+    output = deform_conv2d(maps, offset, torch.ones(1, 1, 1, 1, dtype=torch.double), 1, 0)
+    output.sum().backward()
+    # half of the pixel 2 at (-0.5, 0); the others are outside
+    assert output.flatten().tolist() == [0, 0, 1, 0]
+    # along y it grows by 2 a pixel; along x, half of 3 - 2
+    assert offset.grad.flatten().tolist() == [0, 0, 2, 0, 0, 0, 0.5, 0]
+
+
+class TorchvisionLike:
+    @staticmethod
+    def deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask):
+        """A 1x1 kernel; the four pixels of a point, and the slopes of autograd."""
+        padded = F.pad(input[0, 0], (9, 9, 9, 9))
+        y, x = offset[0, 0] + torch.tensor([[0.0], [1]]), offset[0, 1] + torch.tensor([[0.0, 1]])
+        top, left = y.floor().long(), x.floor().long()
+        dy, dx = y - top, x - left
+        rows = [(1 - dx) * padded[row + 9, left + 9] + dx * padded[row + 9, left + 10] for row in (top, top + 1)]
+        return weight * ((1 - dy) * rows[0] + dy * rows[1])

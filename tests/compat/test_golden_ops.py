@@ -44,3 +44,12 @@ def test_roi_align_is_equal(golden: dict, ours: dict) -> None:
 def test_deform_conv_is_equal(op: str, golden: dict, ours: dict) -> None:
     for part, values in golden[op].items():
         assert ours[op][part] == pytest.approx(values, rel=1e-5, abs=2e-6), part
+
+
+def test_deform_conv_at_the_border_is_equal(golden: dict, ours: dict) -> None:
+    settings = [(offset_yx, masked) for offset_yx in golden_ops.BORDER for masked in (False, True)]
+    for setting, ours_of_case, golden_of_case in zip(
+        settings, ours['deform_conv_border'], golden['deform_conv_border'], strict=True
+    ):
+        for part, values in golden_of_case.items():
+            assert ours_of_case[part] == pytest.approx(values, rel=1e-5, abs=2e-6), (setting, part)
