@@ -1,12 +1,10 @@
 """Join the processes of a run, with or without GPUs."""
 
-import ctypes
 import datetime
 import os
 import re
 import signal
 import socket
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +13,7 @@ from torch import distributed
 
 from mmyolo_ext.apis.rank_check import check_ranks
 from mmyolo_ext.apis.shortcuts import fit_rect_batches
+from mmyolo_ext.engine.stopping import end_with_parent
 
 # Where each launcher says which process this is: (rank, number of processes, rank on this machine).
 VARIABLES = {
@@ -26,7 +25,6 @@ STARTERS = {'pytorch': 'tools/dist_train.sh or torchrun', 'slurm': 'tools/slurm_
 LAUNCHER_PID = 'MMYOLO_EXT_LAUNCHER_PID'  # set by tools/launch.py
 TIMEOUT_S = 600
 DEFAULT_PORT = 29500
-PR_SET_PDEATHSIG = 1
 
 
 def prepare_processes(
@@ -80,12 +78,9 @@ def leave_processes() -> None:
 
 
 def end_with_launcher() -> None:
-    """Let this process receive SIGTERM when torchrun, which started it, dies without a word. Only on Linux."""
-    if not sys.platform.startswith('linux') or 'TORCHELASTIC_RUN_ID' not in os.environ:
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.environ.get(LAUNCHER_PID, str(os.getppid())) != str(os.getppid()):  # it died before the call
-        os.kill(os.getpid(), signal.SIGTERM)
+    """Let this process receive SIGTERM when torchrun, which started it, is killed; then it saves and ends."""
+    if 'TORCHELASTIC_RUN_ID' in os.environ:
+        end_with_parent(signal.SIGTERM, parent=int(os.environ.get(LAUNCHER_PID, os.getppid())))
 
 
 def first_host(node_list: str) -> str:

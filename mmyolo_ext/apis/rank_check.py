@@ -37,7 +37,7 @@ def check_ranks(cfg: Config, loaders: Sequence[str]) -> None:
             differs.
     """
     try:
-        facts = (_config_facts(cfg), _data_facts(cfg, loaders))
+        facts = (config_facts(cfg), _data_facts(cfg, loaders))
         problems = []
     except (OSError, ValueError) as error:
         facts, problems = None, [str(error)]
@@ -74,7 +74,8 @@ def _common(*facts: dict[str, str]) -> list[dict[str, str]]:
     return [{name: part[name] for name in part if all(name in other for other in facts)} for part in facts]
 
 
-def _config_facts(cfg: Config) -> dict[str, str]:
+def config_facts(cfg: Config) -> dict[str, str]:
+    """Return what must be the same on all ranks whatever their data: versions, and each value of the config."""
     facts = {'version of mmyolo_ext': __version__, 'version of torch': torch.__version__}
     facts.update(_leaves(cfg.to_dict()))
     return facts
