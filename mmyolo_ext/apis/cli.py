@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from torch import distributed
 
-from mmyolo_ext.apis.config import load_config
+from mmyolo_ext.apis.config import OptionsAction, load_config
 from mmyolo_ext.apis.distributed import leave_processes
 from mmyolo_ext.apis.memory import keep_freed_memory
 from mmyolo_ext.engine.step_guard import NonFiniteError
@@ -32,7 +32,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         help='settings that replace those of the config, as train_dataloader.batch_size=8 or key="[a,b]"',
     )
     parser.add_argument(
@@ -50,7 +50,10 @@ def load_for_run(args: argparse.Namespace) -> Config:
     install_reader()
     cfg = load_config(args.config, args.cfg_options)
     cfg.check = args.check or cfg.get('check', 'on')
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    if args.work_dir is not None and not args.work_dir.strip():
+        raise ValueError('--work-dir must name a folder, got an empty text')
+    work_dir = args.work_dir or cfg.get('work_dir') or Path('work_dirs') / Path(args.config).stem
+    cfg.work_dir = str(Path(work_dir).expanduser())
     return cfg
 
 

@@ -1,8 +1,10 @@
 """Read a config as our tools read it."""
 
+import argparse
 from pathlib import Path
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
+from mmengine.fileio import load
 
 import mmyolo_ext  # noqa: F401  (supplies mmcv's ops before a config imports mmdet)
 from mmyolo_ext.apis.shortcuts import SHORTCUTS, apply_shortcuts
@@ -41,6 +43,22 @@ class FormattedOnce(Config):
         return text
 
 
+class OptionsAction(DictAction):
+    """``--cfg-options KEY=VALUE ...``; anything else ends the program with one line."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: list[str],
+        option: str | None = None,
+    ) -> None:
+        wrong = [value for value in values if not value.partition('=')[0].strip() or '=' not in value]
+        if wrong:
+            parser.error(f'{option} takes settings as KEY=VALUE, got {wrong[0]!r}')
+        super().__call__(parser, namespace, values, option)
+
+
 def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
     """Read a config file, take over the options, and carry out the shortcuts of :mod:`.shortcuts`.
 
@@ -64,7 +82,12 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
             cfg[name] = options.pop(name)
     apply_shortcuts(cfg)
     if options:
-        cfg.merge_from_dict(options)
+        try:
+            cfg.merge_from_dict(options)
+        except (KeyError, TypeError, IndexError) as error:
+            reason = error.args[0] if error.args else error
+            raise ValueError(f'--cfg-options do not fit the config: {reason}') from error
+        _check_sections(cfg)
         apply_shortcuts(cfg)
     return cfg
 
@@ -95,6 +118,7 @@ def _read(path: str | Path) -> Config:
     if Path(path).suffix not in SUFFIXES:
         raise ValueError(f'{path} is not a config: its name must end in one of {", ".join(SUFFIXES)}')
     check_bases(path)
+    _refuse_data_file(path)
     try:
         cfg = Config.fromfile(path)
     except FileNotFoundError as error:
@@ -106,12 +130,29 @@ def _read(path: str | Path) -> Config:
         raise
     except (Exception, SystemExit) as error:  # a config is code of the user's: whatever it raises is to name the file
         raise ValueError(f'{path} cannot be read: {type(error).__name__}: {error}') from error
-    if 'model' not in cfg and DATA_DESCRIPTION & set(cfg.keys()) and 'names' in cfg:
-        raise ValueError(
-            f'{path} describes a data set, it is not a config: write a config with _base_ = a file of configs/, '
-            f'class_names = {_names(cfg.names)}, data_root, train_ann, train_img, val_ann and val_img'
-        )
     return cfg
+
+
+def _refuse_data_file(path: str) -> None:
+    """A description of a data set, or its annotations, is not a config, though it may be YAML or JSON too."""
+    if path.endswith('.py'):
+        return
+    try:
+        content = load(path)
+    except Exception:  # reading the config tells what is wrong
+        return
+    if not isinstance(content, dict):
+        raise ValueError(
+            f'{path} is not a config: it holds {"nothing" if content is None else type(content).__name__}'
+        )
+    write = 'write a config with _base_ = a file of configs/,'
+    if 'model' not in content and 'names' in content and DATA_DESCRIPTION & set(content):
+        raise ValueError(
+            f'{path} describes a data set, it is not a config: {write} class_names = {_names(content["names"])}, '
+            'data_root, train_ann, train_img, val_ann and val_img'
+        )
+    if 'model' not in content and {'images', 'annotations'} <= set(content):
+        raise ValueError(f'{path} holds annotations, it is not a config: {write} and train_ann = {path!r}')
 
 
 def _names(names: object) -> tuple:

@@ -94,7 +94,7 @@ STRICT = (
 )
 
 
-def names(function: Callable) -> tuple[str, ...]:
+def _arguments(function: Callable) -> tuple[str, ...]:
     return tuple(inspect.signature(function).parameters)
 
 
@@ -106,7 +106,7 @@ LOOPS = {
 }
 NEED_TYPE = ('model', 'model.backbone', 'model.neck', 'model.bbox_head', 'optim_wrapper.optimizer', 'param_scheduler')
 HEAD_CFGS = ('train_cfg', 'test_cfg')
-LOADER_KEYS = (*names(DataLoader.__init__)[1:], 'num_batch_per_epoch')
+LOADER_KEYS = (*_arguments(DataLoader.__init__)[1:], 'num_batch_per_epoch')
 HEAD_TEST_KEYS = (
     *('score_thr', 'conf_thr', 'nms_pre', 'nms_post', 'nms', 'max_per_img', 'max_per_image', 'min_bbox_size'),
     *('multi_label', 'with_nms', 'score_voting', 'mask_thr', 'mask_thr_binary', 'rpn', 'rcnn', 'max_num_grid'),
@@ -133,9 +133,9 @@ HEAD_TRAIN_KEYS = (
 # Dicts without a type, by the key that they stand under.
 FREE_DICTS: dict[str, tuple[str, ...]] = {
     'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
-    'mp_cfg': names(set_multi_processing),
-    'dist_cfg': (*names(init_dist)[1:-1], 'timeout', 'init_method', 'world_size', 'rank', 'port', 'store'),
-    'randomness': names(Runner.set_randomness)[1:],
+    'mp_cfg': _arguments(set_multi_processing),
+    'dist_cfg': (*_arguments(init_dist)[1:-1], 'timeout', 'init_method', 'world_size', 'rank', 'port', 'store'),
+    'randomness': _arguments(Runner.set_randomness)[1:],
     'auto_scale_lr': ('enable', 'base_batch_size'),
     'custom_imports': ('imports', 'allow_failed_imports'),
     'filter_cfg': ('filter_empty_gt', 'min_size', 'bbox_min_size'),
@@ -160,8 +160,8 @@ FREE_DICTS: dict[str, tuple[str, ...]] = {
         *('decay_rate', 'decay_type', 'layer_decay_rate', 'layer_decay'),
     ),
     'rpn_proposal': HEAD_TEST_KEYS,
-    'step_guard': names(StepGuard.__init__)[1:],
-    'compile_parts': ('backend', 'parts', *names(torch.compile)[1:]),
+    'step_guard': _arguments(StepGuard.__init__)[1:],
+    'compile_parts': ('backend', 'parts', *_arguments(torch.compile)[1:]),
 }
 # Of these the list is complete: another key is read by nobody.
 COMPLETE = ('step_guard', 'compile_parts', 'env_cfg', 'mp_cfg', 'randomness', 'auto_scale_lr', 'custom_imports')
