@@ -77,7 +77,7 @@ class CheckpointFolder:
             self.entries[name] = {'sha256': digest, 'size': size, **facts}
             self._write_manifest()
         except OSError as error:
-            raise WriteError(f'cannot write {path}: {error.strerror or error}') from error
+            raise WriteError(f'cannot write {error.filename or path}: {error.strerror or error}') from error
         return path
 
     def point(self, folder: str | Path, name: str) -> None:
@@ -290,9 +290,11 @@ def _write_file(path: Path, fill: Callable[[Any], Any]) -> tuple[str, int]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             unfinished.unlink()
+        if isinstance(error, OSError):
+            error.filename = str(path)
         raise
     _sync_folder(path.parent)
     return stream.hash.hexdigest(), stream.size

@@ -132,8 +132,9 @@ class RemainingBatches:
         self._done = done
 
     def __iter__(self) -> Iterator:
+        # the body runs with the first batch: loaders with workers make an iterator that they never use
         done, self._done = self._done, 0
-        return islice(iter(self._sampler), done, None)
+        yield from islice(iter(self._sampler), done, None)
 
     def __len__(self) -> int:
         """Length of a whole epoch, on which schedules and hooks count."""

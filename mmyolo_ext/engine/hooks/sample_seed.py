@@ -46,4 +46,9 @@ def _seed_process(*words: int) -> None:
     drawn = np.random.SeedSequence(words).generate_state(3)
     random.seed(int(drawn[0]))
     np.random.seed(drawn[1])
-    torch.manual_seed(int(drawn[2]))
+    # torch.manual_seed also queues a call for each kind of device that is not in use, with a trace of the stack
+    torch.default_generator.manual_seed(int(drawn[2]))
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(int(drawn[2]))
+    elif torch.backends.mps.is_available():
+        torch.mps.manual_seed(int(drawn[2]))
