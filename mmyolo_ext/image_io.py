@@ -27,6 +27,7 @@ EXIF_START = b'Exif\0\0'
 ORIENTATION_TAG, UNSIGNED_SHORT = 0x0112, 3
 JPEG_COMPLAINTS = ('Corrupt JPEG data', 'Premature end of JPEG', 'Invalid JPEG', 'Unsupported marker', 'Warning: unkn')
 HARMLESS = 'extraneous bytes before marker 0xd9'  # all of the image was there, and more
+DARK_OF_16_BITS = 4096
 READ_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 
 _stderr_lock = threading.Lock()
@@ -138,6 +139,45 @@ def turned(image: np.ndarray, orientation: int) -> np.ndarray:
         image = cv2.transpose(image)
     flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
     return image if flip is None else cv2.flip(image, flip)
+
+
+def check_sides(image: np.ndarray, info: dict) -> None:
+    """Compare an image (H, W, ...) with the ``height`` and ``width`` of its annotation, where it has them.
+
+    Raises:
+        ValueError: If they differ; the message does not name the image.
+    """
+    if 'height' not in info or 'width' not in info:
+        return
+    noted, found = (info['height'], info['width']), image.shape[:2]
+    if noted != found:
+        turned = ': is its EXIF orientation ignored by the annotation?' if noted == found[::-1] else ''
+        raise ValueError(f'it is {found} (height, width), its annotation says {noted}{turned}')
+
+
+def peculiarities(content: bytes) -> list[str]:
+    """What is unusual about the content of a whole image file, each as a clause that says how it is treated."""
+    found = []
+    if exif_orientation(content) != 1:
+        found.append('have an EXIF orientation: they are turned as it says, so annotate what an image viewer shows')
+    if content.startswith(JPEG_START):
+        return found
+    raw = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if raw is None:
+        return found
+    if raw.dtype == np.uint16:
+        dark = raw.max() < DARK_OF_16_BITS
+        found.append(
+            f'have 16 bits a channel and no value above {DARK_OF_16_BITS} of 65535: they become nearly black when '
+            'scaled to 8 bits, so stretch them first'
+            if dark
+            else 'have 16 bits a channel: they are scaled to 8 bits'
+        )
+    if raw.ndim == 3 and raw.shape[2] == 4 and raw[..., 3].min() < np.iinfo(raw.dtype).max:
+        found.append('have transparent parts: the colours beneath are read')
+    if content[:4] == b'GIF8' or content.startswith(PNG_START) and b'acTL' in content[:200]:
+        found.append('are GIF or APNG: the first frame is read')
+    return found
 
 
 @contextlib.contextmanager

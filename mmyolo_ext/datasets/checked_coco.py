@@ -7,11 +7,8 @@ import numpy as np
 from mmdet.datasets import CocoDataset
 from mmengine.logging import print_log
 
-from mmyolo_ext.registry import DATASETS
-
-from .annotation_arrays import soft_rows
-from .box_format import suspect_boxes
-from .coco_json import (
+from mmyolo_ext.box_format import suspect_boxes
+from mmyolo_ext.coco_json import (
     FAULTS,
     check_boxes,
     check_entries,
@@ -20,6 +17,9 @@ from .coco_json import (
     label_categories,
     read_coco,
 )
+from mmyolo_ext.registry import DATASETS
+
+from .annotation_arrays import soft_rows
 
 UNKNOWN_IMAGE, UNKNOWN_CATEGORY = 'of an unknown image', 'of an unknown category'
 OTHER_CLASS, MARKED_IGNORE = 'of another class', 'marked ignore'

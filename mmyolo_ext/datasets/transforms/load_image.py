@@ -6,7 +6,7 @@ import mmcv
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
 
-from mmyolo_ext.image_io import decode_image, decode_with, read_bytes
+from mmyolo_ext.image_io import check_sides, decode_image, decode_with, read_bytes
 from mmyolo_ext.registry import TRANSFORMS
 
 
@@ -68,17 +68,3 @@ class LoadImage(LoadImageFromFile):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(skip_broken={self.skip_broken}, color_type={self.color_type!r})'
-
-
-def check_sides(image: np.ndarray, info: dict) -> None:
-    """Compare an image (H, W, ...) with the ``height`` and ``width`` of its annotation, where it has them.
-
-    Raises:
-        ValueError: If they differ; the message does not name the image.
-    """
-    if 'height' not in info or 'width' not in info:
-        return
-    noted, found = (info['height'], info['width']), image.shape[:2]
-    if noted != found:
-        turned = ': is its EXIF orientation ignored by the annotation?' if noted == found[::-1] else ''
-        raise ValueError(f'it is {found} (height, width), its annotation says {noted}{turned}')

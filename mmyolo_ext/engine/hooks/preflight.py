@@ -1,15 +1,24 @@
 """Compare model, config and data before the first step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
+from mmyolo_ext.engine.data_checks import Finding, check_overlap, check_split, leaf_datasets, read_split, spread
+from mmyolo_ext.engine.fit_checks import (
+    check_anchors,
+    check_checkpoint_classes,
+    check_evaluator,
+    check_score_names,
+    class_names,
+    head_classes,
+)
 from mmyolo_ext.registry import HOOKS
 
-MAX_PICTURES_READ = 1000
+MAX_LABELS_READ = 1000  # images
 # What apis.load_config turns into the settings of every part; a runner that still finds them got a raw config.
 SHORTCUTS = ('class_names', 'train_ann', 'train_img', 'val_ann', 'val_img', 'input_size')
 
@@ -18,13 +27,17 @@ SHORTCUTS = ('class_names', 'train_ann', 'train_img', 'val_ann', 'val_img', 'inp
 class PreflightHook(Hook):
     """Stops a training or test that cannot succeed, naming both sides of what does not fit and the cure.
 
-    It compares the head's ``num_classes`` with the data set's ``metainfo['classes']``, the classes of training and
-    validation with each other, and the labels of the annotations with both; a training set without a single box is
-    an error. Of a data set that does not count its boxes itself (attribute ``report``) at most 1000 pictures, evenly
-    spread, are read.
+    What cannot work is always an error: another ``num_classes`` of the head than the data set has classes, other
+    classes in validation than in training, labels beyond the classes, a training set without a box.
+
+    Unless the config says ``check = 'off'``, it also looks for what would give a wrong result: of both splits a sample
+    of the images is decoded, and boxes, sizes and files are examined (:mod:`mmyolo_ext.engine.data_checks`); anchors,
+    evaluator, score names and the classes of a checkpoint are compared with the data
+    (:mod:`mmyolo_ext.engine.fit_checks`). Errors stop the run, all others are logged as warnings. The first of several
+    processes looks, and all of them stop alike.
 
     Raises:
-        ValueError: On the first of these that does not hold.
+        ValueError: As said.
     """
 
     priority = 'HIGHEST'
@@ -37,17 +50,68 @@ class PreflightHook(Hook):
                 'the config by mmyolo_ext.apis.load_config'
             )
 
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        training = isinstance(runner._train_loop, BaseLoop)
+        loop = runner._train_loop if training else runner._test_loop
+        dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
+        starts = training and not runner._resume
+        _report(runner, lambda: check_checkpoint_classes(checkpoint, dataset, starts))
+
     def before_train(self, runner: Runner) -> None:
         train = runner.train_dataloader.dataset
         check_classes(runner.model, train, 'training')
         check_labels(train, needs_boxes=True)
+        validation = evaluator = None
         if isinstance(runner.val_loop, BaseLoop):
-            validation = runner.val_dataloader.dataset
+            validation, evaluator = runner.val_dataloader.dataset, runner.val_evaluator
             check_classes(runner.model, validation, 'validation')
             check_same_classes(train, validation)
 
+        def look() -> list[Finding]:
+            datasets = [train] if validation is None else [validation, train]
+            split = read_split(train, 'training')
+            findings = [*check_split(split), *check_anchors(runner.model, split, datasets)]
+            if validation is not None:
+                other = read_split(validation, 'validation')
+                findings += [*check_split(other), *check_overlap(split, other)]
+                findings += check_evaluator(evaluator, validation, 'val')
+                findings += check_score_names(runner.hooks, evaluator)
+            return findings
+
+        _report(runner, look)
+
     def before_test(self, runner: Runner) -> None:
-        check_classes(runner.model, runner.test_dataloader.dataset, 'test')
+        dataset = runner.test_dataloader.dataset
+        check_classes(runner.model, dataset, 'test')
+        _report(
+            runner,
+            lambda: [
+                *check_split(read_split(dataset, 'test')),
+                *check_evaluator(runner.test_evaluator, dataset, 'test'),
+            ],
+        )
+
+
+def _report(runner: Runner, look: Callable[[], list[Finding]]) -> None:
+    """Log the findings of the first process; stop all of them if one is an error."""
+    if runner.cfg.get('check', 'on') == 'off':
+        return
+    findings, failure = [], None
+    if is_main_process():
+        try:
+            findings = look()
+        except Exception as error:  # the others wait below, whatever happens here
+            failure, findings = error, [(True, f'the check before the first step failed: {error!r}')]
+    told = [findings]
+    broadcast_object_list(told, src=0)
+    if failure is not None:
+        raise failure
+    errors = [text for is_error, text in told[0] if is_error]
+    for is_error, text in told[0]:
+        if not is_error:
+            runner.logger.warning(f'Check: {text}')
+    if errors:
+        raise ValueError('. '.join(errors) + '. (To skip this check: --check off, or check = "off" in the config)')
 
 
 def check_classes(model: nn.Module, dataset: object, split: str) -> None:
@@ -72,48 +136,25 @@ def check_same_classes(train: object, validation: object) -> None:
 
 
 def check_labels(dataset: object, needs_boxes: bool) -> None:
-    """Every label read is one of the classes, and there is at least one box."""
-    report = getattr(_innermost(dataset), 'report', None)
-    if report is not None or not hasattr(dataset, 'get_data_info') or len(dataset) == 0:
+    """Every label read is one of the classes, and there is at least one box.
+
+    Of a data set that does not count its boxes itself (attribute ``report``) at most 1000 images, evenly spread, are
+    read.
+    """
+    reports = [getattr(leaf, 'report', None) is not None for leaf in leaf_datasets(dataset)]
+    if all(reports) or not hasattr(dataset, 'get_data_info') or len(dataset) == 0:
         return  # a data set that reports has looked at each box, and refuses to be without any
     classes = class_names(dataset)
-    labels = {label for index in _spread(len(dataset)) for label in _labels(dataset.get_data_info(index))}
+    read = spread(len(dataset), MAX_LABELS_READ)
+    labels = {label for index in read for label in _labels(dataset.get_data_info(index))}
     if needs_boxes and not labels:
         raise ValueError(
-            f'no box in {min(len(dataset), MAX_PICTURES_READ)} training pictures of {type(dataset).__name__}, whose '
-            f'classes are {classes}: compare them with the names in the annotation file'
+            f'no box in {len(read)} training images of {type(dataset).__name__}, whose classes are {classes}: compare '
+            'them with the names in the annotation file'
         )
     wrong = sorted(label for label in labels if classes is not None and not 0 <= label < len(classes))
     if wrong:
         raise ValueError(f'the annotations hold the labels {wrong}, but there are {len(classes)} classes: {classes}')
-
-
-def class_names(dataset: object) -> tuple[str, ...] | None:
-    """The classes a data set declares; None if it declares none."""
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    return (classes,) if isinstance(classes, str) else classes and tuple(classes)
-
-
-def head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """(name, num_classes) of every box head, through wrappers for several processes and test-time augmentation."""
-    if is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    roi = getattr(getattr(model, 'roi_head', None), 'bbox_head', None)
-    heads = [('bbox_head', getattr(model, 'bbox_head', None))]
-    heads += [('roi_head.bbox_head', head) for head in (roi if isinstance(roi, nn.ModuleList) else [roi])]
-    for name, head in heads:
-        if isinstance(getattr(head, 'num_classes', None), int):
-            yield name, head.num_classes
-
-
-def _innermost(dataset: object) -> object:
-    while hasattr(dataset, 'dataset'):
-        dataset = dataset.dataset
-    return dataset
-
-
-def _spread(length: int) -> Sequence[int]:
-    return range(0, length, -(-length // MAX_PICTURES_READ))
 
 
 def _labels(info: dict) -> list[int]:

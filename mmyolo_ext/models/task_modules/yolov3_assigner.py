@@ -32,7 +32,7 @@ class YOLOv3Assigner(YOLOv5Assigner):
         super().__init__(neighbor_offset=0.0, padded=padded)
         self.iou_thr = iou_thr
 
-    def _fits(self, boxes_wh: Tensor, priors_wh: Tensor) -> Tensor:
+    def fits(self, boxes_wh: Tensor, priors_wh: Tensor) -> Tensor:
         """Which box fits which prior: (G, A) bool."""
         overlap = torch.minimum(boxes_wh[:, None], priors_wh[None]).prod(-1)  # (G, A)
         union = boxes_wh.prod(-1)[:, None] + priors_wh.prod(-1)[None] - overlap

@@ -68,7 +68,7 @@ class YOLOv5Assigner:
         self, boxes_cxcywh: Tensor, image: Tensor, priors_wh: Tensor, grid_hw: tuple[int, int]
     ) -> Positives:
         """The same for one level; boxes and priors are in its grid units."""
-        fits = self._fits(boxes_cxcywh[:, 2:], priors_wh)
+        fits = self.fits(boxes_cxcywh[:, 2:], priors_wh)
         cell_y, cell_x, learns = self._cells(boxes_cxcywh[:, :2], grid_hw)
         matches = learns[:, :, None] & fits  # (S, G, A)
         gt = torch.arange(len(image), device=image.device)
@@ -83,7 +83,7 @@ class YOLOv5Assigner:
         padded = image.device.type != 'cpu' if self.padded is None else self.padded
         return candidates if padded else candidates.without_padding()
 
-    def _fits(self, boxes_wh: Tensor, priors_wh: Tensor) -> Tensor:
+    def fits(self, boxes_wh: Tensor, priors_wh: Tensor) -> Tensor:
         """Which box fits which prior: (G, A) bool."""
         ratio = boxes_wh[:, None] / priors_wh[None]  # (G, A, 2)
         return torch.maximum(ratio, 1 / ratio).amax(-1) < self.prior_match_thr

@@ -1,0 +1,255 @@
+"""Do model, data, evaluator and checkpoint fit each other? Asked before the first step.
+
+A finding is a pair: whether it is an error, and a sentence that names both sides and the cure.
+
+Letters: G boxes, K anchors of all levels.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from torch import nn
+
+from mmyolo_ext.engine.data_checks import Finding, Split, leaf_datasets
+
+LEAST_SIDE = 2.0  # px; the training drops boxes with a side up to it
+GOOD_RECALL = 0.98
+MAX_MATCHED = 100_000  # boxes
+BOX_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+PROPOSAL_ITEMS = ('AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000')
+
+
+def class_names(dataset: object) -> tuple[str, ...] | None:
+    """The classes a data set declares; None if it declares none."""
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    return (classes,) if isinstance(classes, str) else classes and tuple(classes)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The detector inside wrappers for several processes and test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+def head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
+    """(name, num_classes) of every box head."""
+    model = unwrapped(model)
+    roi = getattr(getattr(model, 'roi_head', None), 'bbox_head', None)
+    heads = [('bbox_head', getattr(model, 'bbox_head', None))]
+    heads += [('roi_head.bbox_head', head) for head in (roi if isinstance(roi, nn.ModuleList) else [roi])]
+    for name, head in heads:
+        if isinstance(getattr(head, 'num_classes', None), int):
+            yield name, head.num_classes
+
+
+def check_anchors(model: nn.Module, train: Split, datasets: Sequence[object]) -> list[Finding]:
+    """The share of the training boxes that an anchor can match (best possible recall), for heads whose assigner
+    compares sizes by ``fits(boxes_wh, anchors_wh)``.
+
+    Boxes are scaled as the resize of the pipelines scales images; a larger or smaller view of a random resize is not
+    counted.
+
+    Args:
+        model: Its ``bbox_head`` has ``priors_wh`` (levels, anchors, 2) px.
+        train: The training split.
+        datasets: Of training and validation, whose pipelines say the input size.
+    """
+    head = getattr(unwrapped(model), 'bbox_head', None)
+    anchors, fits = getattr(head, 'priors_wh', None), getattr(getattr(head, 'assigner', None), 'fits', None)
+    if anchors is None or fits is None:
+        return []
+    anchors = anchors.detach().float().cpu().reshape(-1, 2)  # (K, 2)
+    if (anchors <= 0).any() or not torch.isfinite(anchors).all():
+        return [(True, f'anchors must have sides above 0, got {anchors.tolist()}: set base_sizes of prior_generator')]
+    size_hw = input_size_hw(datasets)
+    known = (train.sizes_hw[train.image] > 0).all(1) & ~train.ignored
+    if size_hw is None or not known.any():
+        return []
+    scale = (np.array(size_hw) / train.sizes_hw[train.image][known]).min(1, keepdims=True)
+    boxes = train.boxes_xyxy[known]
+    boxes_wh = (boxes[:, 2:] - boxes[:, :2]) * scale
+    boxes_wh = boxes_wh[(boxes_wh > LEAST_SIDE).all(1)]
+    if not len(boxes_wh):
+        return [
+            (
+                True,
+                f'all {int(known.sum())} training boxes have a side of at most {LEAST_SIDE:g} px at an input of '
+                f'{size_hw[1]} x {size_hw[0]} px, where training drops them: choose a larger input_size, or tiles',
+            )
+        ]
+    boxes_wh = boxes_wh[:: -(-len(boxes_wh) // MAX_MATCHED)]
+    recall = float(fits(torch.from_numpy(boxes_wh).float(), anchors).any(1).float().mean())
+    if recall >= GOOD_RECALL:
+        return []
+    sides = np.percentile(boxes_wh, (5, 50, 95), axis=0).round(1)
+    low, middle, high = (f'{w:g} x {h:g}' for w, h in sides.tolist())
+    return [
+        (
+            recall == 0,
+            f'the anchors can match {recall:.1%} of the training boxes (best possible recall), the others are not '
+            f'learned: anchors {_sizes(anchors)} px, boxes {low} to {high} px, median {middle}, at an input of '
+            f'{size_hw[1]} x {size_hw[0]} px. Fit the anchors by tools/anchors.py CONFIG, or change input_size',
+        )
+    ]
+
+
+def input_size_hw(datasets: Sequence[object]) -> tuple[int, int] | None:
+    """Height and width into which the pipelines fit images: of a ``Letterbox``, else of a ``Resize`` with
+    ``keep_ratio``; None if there is neither."""
+    steps = [step for dataset in datasets for step in _steps(dataset)]
+    for step in steps:
+        if type(step).__name__ == 'Letterbox':
+            return tuple(step.size_hw)
+    for step in steps:
+        scale = getattr(step, 'scale', None)
+        if getattr(step, 'keep_ratio', False) and isinstance(scale, (tuple, list)) and len(scale) == 2:
+            width, height = scale
+            return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    return None
+
+
+def check_evaluator(evaluator: Evaluator | None, dataset: object, split: str) -> list[Finding]:
+    """The classes and images of the annotation file of a COCO metric are those of the data set."""
+    classes, findings = class_names(dataset), []
+    for metric in getattr(evaluator, 'metrics', ()):
+        coco = getattr(metric, '_coco_api', None)
+        if coco is None or classes is None:
+            continue
+        names = [category['name'] for category in coco.dataset.get('categories', ())]
+        missing = [name for name in classes if name not in names]
+        ordered = tuple(name for name in names if name in classes)
+        if missing or ordered != classes:
+            findings.append(
+                (
+                    True,
+                    f'the annotation file of {split}_evaluator has the categories {tuple(names)}, the {split} data '
+                    f'set the classes {classes}: scores would be of other classes. Name the same file in both '
+                    '(val_ann sets both)',
+                )
+            )
+        images = set(coco.imgs)
+        own = {info.get('img_id') for leaf in leaf_datasets(dataset) for info in _some_infos(leaf)}
+        unknown = sorted((image for image in own if image not in images), key=str)
+        if own and unknown:
+            findings.append(
+                (
+                    True,
+                    f'the annotation file of {split}_evaluator lacks images of the {split} data set, among them the '
+                    f'id {unknown[0]!r}: name the same file in both (val_ann sets both)',
+                )
+            )
+    return findings
+
+
+def check_score_names(hooks: Sequence[Hook], evaluator: Evaluator | None) -> list[Finding]:
+    """The scores that hooks wait for (``save_best``, ``monitor``) are among those that the evaluator gives.
+
+    Only metrics whose scores are known beforehand are asked, COCO's; of others the prefix is compared.
+    """
+    given, prefixes, all_known = [], set(), True
+    for metric in getattr(evaluator, 'metrics', ()):
+        prefix = getattr(metric, 'prefix', None)
+        prefixes.add(prefix)
+        scores = _coco_scores(metric)
+        all_known &= scores is not None
+        given += [f'{prefix}/{score}' if prefix else score for score in scores or ()]
+    findings = []
+    for what, name in _wanted_scores(hooks):
+        prefix = name.rpartition('/')[0] or None
+        fits = name in given or (not all_known and (prefix in prefixes or None in prefixes))
+        if evaluator is None or not prefixes or fits:
+            continue
+        near = difflib.get_close_matches(name, given, n=1, cutoff=0.5)
+        hint = f', did you mean {near[0]!r}?' if near else ''
+        offer = ', '.join(score for score in given if not score.endswith('_precision')) or ', '.join(
+            f'{prefix}/...' for prefix in prefixes
+        )
+        findings.append((True, f'{what}={name!r} is no score of the evaluator{hint} It gives {offer}'))
+    return findings
+
+
+def check_checkpoint_classes(checkpoint: Mapping, dataset: object, starts: bool) -> list[Finding]:
+    """The classes that a checkpoint was trained on are those of the data set, in the same order.
+
+    Args:
+        checkpoint: As loaded.
+        dataset: Of the training or test.
+        starts: Whether a training starts from the weights, and other classes are intended.
+    """
+    meta = (checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None) or {}
+    trained = (meta.get('dataset_meta') or {}) if isinstance(meta, Mapping) else {}
+    trained = trained.get('classes') or trained.get('CLASSES') or meta.get('CLASSES')
+    trained = (trained,) if isinstance(trained, str) else tuple(trained or ())
+    classes = class_names(dataset)
+    if not trained or classes is None or trained == classes:
+        return []
+    both = f'the checkpoint was trained on the classes {_names(trained)}, the data set has {_names(classes)}'
+    if sorted(trained) == sorted(classes):
+        first = next(a for a, b in zip(trained, classes, strict=True) if a != b)
+        return [
+            (
+                True,
+                f'{both}: the same in another order, so {first!r} and others would be taken for one another. Order '
+                'the categories of the annotation file, and class_names, as in the checkpoint',
+            )
+        ]
+    if len(trained) != len(classes):
+        return []  # other shapes: what was loaded is reported
+    cure = 'its class outputs start from those of other classes' if starts else 'its scores are of other classes'
+    return [(False, f'{both}: {cure}')]
+
+
+def _steps(dataset: object) -> Iterator[object]:
+    """The transforms of a data set and of those inside it."""
+    pipeline = getattr(dataset, 'pipeline', None)
+    yield from getattr(pipeline, 'transforms', pipeline if isinstance(pipeline, (list, tuple)) else ())
+    for part in getattr(dataset, 'datasets', [dataset.dataset] if hasattr(dataset, 'dataset') else []):
+        yield from _steps(part)
+
+
+def _some_infos(leaf: object) -> Iterator[dict]:
+    if hasattr(leaf, 'get_data_info'):
+        for index in {0, len(leaf) // 2, len(leaf) - 1} if len(leaf) else ():
+            yield leaf.get_data_info(index)
+
+
+def _coco_scores(metric: object) -> list[str] | None:
+    """The names of the scores of a COCO metric on boxes, masks or proposals; None of another metric."""
+    kinds = getattr(metric, 'metrics', None)
+    if not hasattr(metric, '_coco_api') or not isinstance(kinds, (list, tuple)):
+        return None
+    scores = []
+    for kind in kinds:
+        if kind == 'proposal_fast':
+            scores += [f'AR@{number}' for number in metric.proposal_nums]
+        elif kind == 'proposal':
+            scores += metric.metric_items or PROPOSAL_ITEMS
+        else:
+            scores += [f'{kind}_{item}' for item in metric.metric_items or BOX_ITEMS]
+            if getattr(metric, 'classwise', False):
+                classes = (getattr(metric, 'dataset_meta', None) or {}).get('classes') or ()
+                scores += [f'{name}_precision' for name in classes]
+    return scores
+
+
+def _wanted_scores(hooks: Sequence[Hook]) -> Iterator[tuple[str, str]]:
+    for hook in hooks:
+        if isinstance(hook, CheckpointHook) or hasattr(hook, 'save_best'):
+            names = getattr(hook, 'save_best', None) or ()
+            yield from (('save_best', n) for n in ([names] if isinstance(names, str) else names) if n != 'auto')
+        if isinstance(hook, EarlyStoppingHook):
+            yield 'monitor', hook.monitor
+
+
+def _sizes(anchors: torch.Tensor) -> str:
+    return ', '.join(f'{w:g} x {h:g}' for w, h in anchors.round(decimals=1).tolist())
+
+
+def _names(names: Sequence[str], most: int = 12) -> str:
+    return f'{tuple(names)}' if len(names) <= most else f'{tuple(names[:most])[:-1]} and {len(names) - most + 1} more'
