@@ -1,0 +1,205 @@
+"""Signals and failures end a training saved, with one last line and the right exit code; resumed, nothing is lost."""
+
+import multiprocessing
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from stoppable import FAR, in_own_process, wait_until
+
+from mmyolo_ext.engine.stopping import reason_of
+
+HERE = Path(__file__).parent
+SECONDS = 60  # to wait for what takes a few
+
+
+class Trainings:
+    """Trainings in processes of their own, forked from a server that has imported everything."""
+
+    def __init__(self, context) -> None:
+        self.context = context
+
+    def start(self, folder: Path, *arguments, ranks: int = 1, **settings):
+        folder.mkdir(exist_ok=True)
+        (folder / 'output').unlink(missing_ok=True)
+        (folder / 'port').write_text(str(free_port()))
+        process = self.context.Process(
+            target=in_own_process, args=(folder, *arguments), kwargs=dict(ranks=ranks, **settings)
+        )
+        process.start()
+        return process
+
+    def run(self, folder: Path, *arguments, **settings) -> tuple[int, str]:
+        """Exit code and output."""
+        process = self.start(folder, *arguments, **settings)
+        process.join(SECONDS)
+        assert process.exitcode is not None, (folder / 'output').read_text()
+        return process.exitcode, (folder / 'output').read_text()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope='module')
+def trainings():
+    context = multiprocessing.get_context('forkserver')
+    before = os.environ.get('PYTHONPATH')
+    os.environ['PYTHONPATH'] = os.pathsep.join([str(HERE), *filter(None, [before])])
+    context.set_forkserver_preload(['stoppable', 'torch._dynamo', 'mmdet.engine', 'mmdet.evaluation', 'mmdet.models'])
+    yield Trainings(context)
+    if before is None:
+        del os.environ['PYTHONPATH']
+    else:
+        os.environ['PYTHONPATH'] = before
+
+
+@pytest.fixture(scope='module')
+def undisturbed(trainings, tmp_path_factory) -> dict[int, dict[str, torch.Tensor]]:
+    """Final weights of one process and of two."""
+    folder = tmp_path_factory.mktemp('undisturbed')
+    weights = {}
+    for ranks in (1, 2):
+        code, output = trainings.run(folder / str(ranks), ranks=ranks)
+        assert code == 0, output
+        weights[ranks] = torch.load(folder / str(ranks) / 'final.pt')
+    return weights
+
+
+def assert_same(found: dict, wanted: dict) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert torch.equal(found[name], value), name
+
+
+def all_gone(folder: Path) -> bool:
+    pids = [pid for file in folder.glob('pids_*') for pid in file.read_text().split()]
+    assert pids
+    return not any(
+        Path(f'/proc/{pid}').exists() and ' Z ' not in Path(f'/proc/{pid}/stat').read_text() for pid in pids
+    )
+
+
+# An epoch has 5 iterations, the steps are after the 2nd, 4th and 5th. Iteration 7 is the third of the second epoch: a
+# training that is told to stop in it has seen 8 batches, and the last step was after 7.
+@pytest.mark.parametrize(
+    ('event', 'when', 'code', 'line'),
+    [
+        ('term', 7, 143, r'Stopped by SIGTERM at epoch 2, iteration 3\. Saved \S+iter_7\.pth'),
+        ('ctrl-c', 7, 130, r'Interrupted at epoch 2, iteration 3\. Saved \S+iter_7\.pth'),
+        ('validation', 2, 143, r'Stopped by SIGTERM at epoch 3, iteration 0\. Saved \S+epoch_2\.pth'),
+        (
+            'worker',
+            7,
+            1,
+            r'Stopped at epoch 2, iteration 3: a worker of the data loader died .*Killed.* Saved \S+iter_7\.pth',
+        ),
+        ('full', 7, 1, r'Stopped at epoch 2, iteration 2: the disk is full \(a\.json\)\. Saved \S+iter_7\.pth'),
+        (
+            'forbidden',
+            7,
+            1,
+            r'Stopped at epoch 2, iteration 2: permission was lost \(a\.json\)\. Saved \S+iter_7\.pth',
+        ),
+    ],
+)
+def test_one_process_stops_saved_and_resumes_bitwise(trainings, undisturbed, tmp_path, event, when, code, line):
+    found, output = trainings.run(tmp_path, event, when)
+    last = output.strip().splitlines()[-1]
+    assert (found, 'Traceback' in output) == (code, False), output
+    assert re.fullmatch(line + r'\. Resume with: python train\.py mine\.py --resume', last), last
+    assert all_gone(tmp_path)
+    code, output = trainings.run(tmp_path, resume=True)
+    assert code == 0, output
+    assert_same(torch.load(tmp_path / 'final.pt'), undisturbed[1])
+
+
+@pytest.mark.parametrize(
+    ('event', 'rank', 'codes', 'line'),
+    [
+        ('term', 1, [143, 143], r'Stopped by SIGTERM at epoch 2, iteration 4\. Saved \S+iter_9\.pth'),
+        ('kill', 1, [1, -9], r'Stopped at .*: another process of this training ended or .* Saved \S+iter_7\.pth'),
+        ('worker', 1, [1, 1], r'Stopped at .*: another process of this training ended or .* Saved \S+iter_7\.pth'),
+        ('kill', 0, [-9, 1], r'process 1: Stopped at .*: another process of this training ended or .*'),
+    ],
+    ids=['one is told to stop', 'one is killed', 'a worker of one is killed', 'the first is killed'],
+)
+def test_two_ranks_stop_together(trainings, undisturbed, tmp_path, event, rank, codes, line):
+    _, output = trainings.run(tmp_path, event, 7, rank, ranks=2)
+    assert 'Traceback' not in output, output
+    assert list(map(int, (tmp_path / 'codes').read_text().split())) == codes, output
+    assert any(re.match(line, said) for said in output.splitlines()), output
+    assert all_gone(tmp_path)
+    code, output = trainings.run(tmp_path, ranks=2, resume=True)
+    assert code == 0, output
+    found = torch.load(tmp_path / 'final.pt')
+    if event == 'term':
+        assert_same(found, undisturbed[2])
+    else:  # the statistics of the rank that is gone are lost, which no weight depends on
+        weights = [name for name in found if 'running' not in name and 'tracked' not in name]
+        assert_same({name: found[name] for name in weights}, {name: undisturbed[2][name] for name in weights})
+
+
+def test_ranks_end_with_their_launcher(trainings, tmp_path):
+    for event, folder in (('launcher kill', tmp_path / 'killed'), ('launcher term', tmp_path / 'told')):
+        process = trainings.start(folder, event, 7, 0, ranks=2, max_epochs=FAR)
+        process.join(SECONDS)
+        assert wait_until(lambda folder=folder: all_gone(folder), SECONDS) < 10
+        output = (folder / 'output').read_text()
+        assert re.search(r'^Stopped by SIGTERM at .* Saved \S+\.pth\. Resume with: ', output, re.MULTILINE), output
+        assert 'Traceback' not in output
+        assert (folder / 'run' / 'last_checkpoint').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('event', ['launcher term', 'launcher kill'])
+def test_torchrun_takes_its_processes_along(tmp_path, event):
+    arguments = ['--nproc-per-node', 2, '--master-port', free_port(), HERE / 'stoppable.py', tmp_path, event, 7, 0]
+    with (tmp_path / 'output').open('w') as output:
+        subprocess.run(
+            [sys.executable, '-m', 'torch.distributed.run', *map(str, arguments)],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, 'PYTHONPATH': str(HERE)},
+            timeout=2 * SECONDS,
+            start_new_session=True,
+        )
+    wait_until(lambda: all_gone(tmp_path), SECONDS)
+    assert re.search(r'^Stopped by SIGTERM at .* Saved \S+\.pth\. ', (tmp_path / 'output').read_text(), re.MULTILINE)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / 'small'
+    folder.mkdir()
+    mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=128k', 'tmpfs', folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f'a tmpfs cannot be mounted here: {mounted.stderr.decode().strip()}')
+    yield folder
+    subprocess.run(['umount', '-l', folder], check=True)
+
+
+def test_a_full_disk_does_not_cost_the_last_good_checkpoint(trainings, tmp_path, small_disk):
+    (tmp_path / 'run').symlink_to(small_disk)
+    found, output = trainings.run(tmp_path, max_epochs=FAR)
+    last = output.strip().splitlines()[-1]
+    assert found == 1 and 'Traceback' not in output and 'No space left' in last
+    path = re.search(r'the last good checkpoint is (\S+\.pth)', last)[1]
+    assert torch.load(path, weights_only=True)['meta']['iter'] > 0
+    assert str(path).endswith((small_disk / 'last_checkpoint').read_text().rpartition('/')[2])
+
+
+def test_other_errors_keep_their_traceback():
+    assert reason_of(KeyError('a')) is None and reason_of(RuntimeError('shape mismatch')) is None
+    assert reason_of(ValueError('No space left')) is None
+    assert 'out of memory' in reason_of(MemoryError())
+    chained = RuntimeError('cannot write')
+    chained.__cause__ = OSError(28, 'No space left on device', 'epoch_1.pth')
+    assert reason_of(chained) == 'the disk is full (epoch_1.pth)'
