@@ -14,11 +14,10 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
-from mmengine.registry import METRICS
+from mmengine.registry import DATASETS, METRICS
 from toy_runner import RECIPE_HOOKS, ToyDataset, ToyModel, toy_runner
 
 from mmyolo_ext.checkpoint.writing import MANIFEST, CheckpointFolder
-from mmyolo_ext.datasets.seeded_dataset import SeededDataset
 from mmyolo_ext.engine.stopping import StopTraining
 
 EVERY_THREE = {'type': 'CheckpointHook', 'interval': 3, 'by_epoch': False, 'max_keep_ckpts': 2}
@@ -162,6 +161,7 @@ def test_checkpoints_by_iterations_are_of_the_end_of_a_step_and_exact(straight, 
     assert_same_end(folder / 'epoch_4.pth', tmp_path / 'iter_20.pth')
 
 
+@DATASETS.register_module()
 class Drawn(torch.utils.data.Dataset):
     """Vectors drawn from the process's generators, which SeededDataset seeds."""
 
@@ -178,7 +178,7 @@ class Drawn(torch.utils.data.Dataset):
 def test_workers_that_live_on_between_epochs_get_the_batches_that_are_left(tmp_path, workers):
     def run(folder, workers, **kwargs):
         loader = {
-            'dataset': SeededDataset(Drawn()),
+            'dataset': {'type': 'mmyolo_ext.SeededDataset', 'dataset': {'type': 'Drawn'}},
             'sampler': {'type': 'DefaultSampler', 'shuffle': True},
             'batch_size': 2,
             'num_workers': workers,
