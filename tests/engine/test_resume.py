@@ -167,6 +167,9 @@ class Drawn(torch.utils.data.Dataset):
 
     metainfo = {'classes': ('a', 'b')}
 
+    def full_init(self) -> None:
+        """As MMEngine asks of a data set that it builds."""
+
     def __len__(self) -> int:
         return 10
 
