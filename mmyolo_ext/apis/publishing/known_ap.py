@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmengine.logging import HistoryBuffer
-
+from mmyolo_ext.checkpoint.resuming import history_of
 from mmyolo_ext.engine.hooks.curves import read_scalars
 
 NAMES = {'bbox_mAP': 'AP50-95', 'bbox_mAP_50': 'AP50', 'bbox_mAP_75': 'AP75', 'mAP': 'AP50'}
@@ -48,9 +47,9 @@ def of_best_checkpoint(content: Mapping[str, Any]) -> dict[str, float]:
         return {}
     scalars = hub.get('log_scalars') or {}
     last = {
-        name.removeprefix('val/'): scalar.current()
+        name.removeprefix('val/'): history.current()
         for name, scalar in scalars.items()
-        if name.startswith('val/') and isinstance(scalar, HistoryBuffer)
+        if name.startswith('val/') and (history := history_of(scalar)) is not None
     }
     return _precisions(last)
 
