@@ -172,7 +172,11 @@ ITERATIONS = {'by_epoch': False, 'max_iters': 4}
 @pytest.mark.parametrize(
     ('hook', 'settings', 'message'),
     [
-        (RECIPE_HOOKS[0], {'train_cfg': ITERATIONS, 'param_scheduler': None}, 'EpochBasedTrainLoop, got IterTrainLoop'),
+        (
+            RECIPE_HOOKS[0],
+            {'train_cfg': ITERATIONS, 'param_scheduler': None},
+            'EpochBasedTrainLoop, got IterTrainLoop',
+        ),
         (
             RECIPE_HOOKS[0],
             {'optim_wrapper': {'optimizer': {'type': 'SGD', 'lr': 1}}},

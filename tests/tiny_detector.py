@@ -1,0 +1,61 @@
+"""A detector of few channels and ready batches for it, small enough to train in seconds."""
+
+from collections.abc import Sequence
+
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+
+CLASSES = 3
+SIZE = 64
+
+
+def tiny_detector(head: dict | None = None, frozen_parts: Sequence[str] = ()) -> dict:
+    """Config of a YOLOv5 of an eighth of the width."""
+    scale = {'deepen_factor': 0.33, 'widen_factor': 0.125}
+    return {
+        'type': 'mmyolo_ext.YOLODetector',
+        'data_preprocessor': {
+            'type': 'mmyolo_ext.DataPreprocessor',
+            'mean': [0, 0, 0],
+            'std': [255, 255, 255],
+            'bgr_to_rgb': True,
+        },
+        'backbone': {'type': 'mmyolo_ext.YOLOv5CSPDarknet', 'arch': 'P5', 'version': 'v6', **scale},
+        'neck': {'type': 'mmyolo_ext.YOLOv5PAFPN', 'in_channels': 'auto', 'out_channels': (256, 512, 1024), **scale},
+        'bbox_head': {
+            'type': 'mmyolo_ext.YOLOv5Head',
+            'num_classes': CLASSES,
+            'in_channels': 'auto',
+            'input_size': SIZE,
+            **(head or {}),
+        },
+        'frozen_parts': frozen_parts,
+    }
+
+
+class NoiseImages(torch.utils.data.Dataset):
+    """Images of noise; the i-th has i mod 4 boxes."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def set_epoch(self, epoch: int, seed: int) -> None:
+        """Nothing here depends on them."""
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict:
+        generator = torch.Generator().manual_seed(index)
+        start = torch.rand(index % 4, 2, generator=generator) * SIZE * 0.6
+        side = 8 + torch.rand(index % 4, 2, generator=generator) * SIZE * 0.3
+        sample = DetDataSample(
+            metainfo={'img_shape': (SIZE, SIZE), 'batch_input_shape': (SIZE, SIZE), 'img_id': index},
+            gt_instances=InstanceData(
+                bboxes=torch.cat([start, start + side], dim=1),
+                labels=torch.randint(CLASSES, (index % 4,), generator=generator),
+            ),
+        )
+        inputs = torch.randint(0, 256, (3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+        return {'inputs': inputs, 'data_samples': sample}
