@@ -11,6 +11,7 @@ from typing import Any
 import mmengine
 import torch
 from mmengine.dist import all_gather_object, broadcast_object_list, get_world_size, is_main_process
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
@@ -119,6 +120,14 @@ class Runner(MMEngineRunner):
                 'and drop_last=True leaves the incomplete batch out, so there is no batch: take a smaller batch_size, '
                 'or drop_last=False'
             )
+        return built
+
+    def build_evaluator(self, evaluator: Evaluator | dict | list) -> Evaluator:
+        """Build the evaluator; results of the ranks travel through their connection, not through a shared disk."""
+        built = super().build_evaluator(evaluator)
+        for metric in built.metrics:
+            if getattr(metric, 'collect_device', None) == 'cpu' and not getattr(metric, 'collect_dir', None):
+                metric.collect_device = 'gpu'  # MMEngine's word for it, on a CPU as well
         return built
 
     def register_hook(self, hook: Hook | dict, priority: Any = None) -> None:

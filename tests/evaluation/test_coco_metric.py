@@ -1,16 +1,18 @@
 """AP worked out by hand, equal by both evaluators."""
 
 import json
+import logging
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmdet.evaluation import CocoMetric as PycocotoolsMetric
-from mmengine.registry import METRICS
+from mmengine.registry import DATASETS, METRICS
 
 import mmyolo_ext  # noqa: F401
-from mmyolo_ext.evaluation import CocoMetric
+from mmyolo_ext.evaluation import CocoMetric, coco_metric
 
 CLASSES = ('cat', 'dog')
 
@@ -116,3 +118,169 @@ def test_an_annotation_numbered_zero_counts(ann_file, tmp_path, base):
         assert evaluate(CocoMetric(ann_file=str(path)), found)['coco/bbox_mAP'] == pytest.approx(1)
     else:  # what mmdet's metric makes of it
         assert evaluate(base(ann_file=str(path)), found)['coco/bbox_mAP'] < 0.8
+
+
+def changed(ann_file: str, tmp_path: Path, *annotations: dict) -> str:
+    """The file with more annotations, numbered from 4."""
+    content = json.loads(Path(ann_file).read_text())
+    for number, annotation in enumerate(annotations, 4):
+        content['annotations'].append({'id': number, 'image_id': 1, 'category_id': 1, 'iscrowd': 0, **annotation})
+    path = tmp_path / 'changed.json'
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+PERFECT = (
+    sample(1, [[10, 10, 50, 50]], [0.9], [0]),
+    sample(2, [[10, 10, 50, 50], [50, 50, 90, 90]], [0.9, 0.8], [0, 1]),
+)
+FAULTY = (
+    {'bbox': [60, 60, 0, 20]},
+    {'bbox': [60, 60, 'a', 20]},
+    {'bbox': [200, 60, 20, 20]},
+    {'bbox': [60, 60, 0.5, 20]},
+    {'bbox': [60, 60, 20, 20], 'image_id': 7},
+    {'bbox': [60, 60, 20, 20], 'category_id': 7},
+)
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """Messages of the metric, with their levels."""
+    messages = []
+    monkeypatch.setattr(coco_metric, 'print_log', lambda text, logger, level: messages.append((level, text)))
+    return messages
+
+
+def test_faulty_boxes_are_not_missed(ann_file, tmp_path, log):
+    """One of five cats would be found at each place if the faulty ones counted."""
+    path = changed(ann_file, tmp_path, *FAULTY)
+    result = evaluate(CocoMetric(ann_file=path), PERFECT)
+    assert result['coco/bbox_mAP'] == result['coco/cat_precision'] == result['coco/dog_precision'] == 1
+    ((level, text),) = log
+    assert level == logging.WARNING
+    assert f'{path}: 6 of 9 annotations are not evaluated:' in text
+    for reason in (
+        '1 of zero or negative size (annotation 4)',
+        '1 not four finite numbers (annotation 5)',
+        '1 outside the image (annotation 6)',
+        '1 under one pixel (annotation 7)',
+        '1 of an unknown image (annotation 8)',
+        '1 of an unknown category (annotation 9)',
+    ):
+        assert reason in text
+
+
+def test_a_file_without_faults_is_not_reported(ann_file, log):
+    evaluate(CocoMetric(ann_file=ann_file), PERFECT)
+    assert not log
+
+
+def test_annotations_of_another_class_are_reported(ann_file, log):
+    metric = CocoMetric(ann_file=ann_file)
+    metric.dataset_meta = {'classes': CLASSES[:1]}
+    metric.process({}, [sample(i, [[10, 10, 50, 50]], [0.9], [0]) for i in (1, 2)])
+    assert metric.evaluate(2)['coco/bbox_mAP'] == 1
+    assert log == [(logging.INFO, f'{ann_file}: 1 of 3 annotations are not evaluated: 1 of another class')]
+
+
+def test_boxes_are_cut_to_their_image(ann_file, tmp_path):
+    """40 x 40 px of the box of 80 x 80 are inside: all of ten thresholds are met by a detection of these, where
+    against the whole box, IoU 1/4, none is."""
+    path = changed(ann_file, tmp_path, {'bbox': [60, 60, 80, 80], 'area': 6400})
+    found = (sample(1, [[10, 10, 50, 50], [60, 60, 100, 100]], [0.9, 0.8], [0, 0]), PERFECT[1])
+    metric = CocoMetric(ann_file=path)
+    assert evaluate(metric, found)['coco/cat_precision'] == 1
+    # 40 * 40 px: a medium box, and no longer a large one
+    assert [annotation['area'] for annotation in metric._coco_api.dataset['annotations']] == [1600] * 4
+    assert evaluate(PycocotoolsMetric(ann_file=path, classwise=True), found)['coco/cat_precision'] < 0.7
+
+
+def test_marked_ignore_is_neither_right_nor_wrong(ann_file, tmp_path):
+    path = changed(ann_file, tmp_path, {'bbox': [60, 60, 30, 30], 'area': 900, 'ignore': 1})
+    there = sample(1, [[60, 60, 90, 90], [10, 10, 50, 50]], [0.95, 0.9], [0, 0])
+    for first in (PERFECT[0], there):
+        assert evaluate(CocoMetric(ann_file=path), (first, PERFECT[1]))['coco/cat_precision'] == 1
+
+
+def test_area_and_crowd_may_be_missing(ann_file, tmp_path):
+    content = json.loads(Path(ann_file).read_text())
+    for annotation in content['annotations']:
+        del annotation['area'], annotation['iscrowd']
+    path = tmp_path / 'short.json'
+    path.write_text(json.dumps(content))
+    result = evaluate(CocoMetric(ann_file=str(path)), PERFECT)
+    assert (result['coco/bbox_mAP_m'], result['coco/bbox_mAP_l']) == (1, -1)  # of 1600 px; COCO has -1 for none
+
+
+def test_the_ground_truth_is_that_of_the_data_set(ann_file, tmp_path):
+    crowd = {'bbox': [70, 70, 20, 20], 'iscrowd': 1}
+    path = changed(ann_file, tmp_path, *FAULTY, {'bbox': [-5, 60, 80.5, 80]}, crowd)
+    dataset = DATASETS.build(
+        {
+            'type': 'mmyolo_ext.CheckedCocoDataset',
+            'ann_file': path,
+            'data_prefix': {'img': ''},
+            'metainfo': {'classes': CLASSES},
+            'pipeline': [],
+            'test_mode': True,
+        }
+    )
+    metric = CocoMetric(ann_file=path)
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        theirs = [(*one['bbox'], one['bbox_label'] + 1, one['ignore_flag']) for one in info['instances']]
+        ours = [
+            (x, y, x + width, y + height, annotation['category_id'], annotation['iscrowd'])
+            for annotation in metric._coco_api.imgToAnns[info['img_id']]
+            for x, y, width, height in [annotation['bbox']]
+        ]
+        np.testing.assert_allclose(ours, theirs)
+    assert dataset.report['boxes'] == len(metric._coco_api.anns) == 5
+
+
+@pytest.mark.parametrize('predicted', [True, False])
+def test_a_class_without_ground_truth_is_nan_and_not_in_the_mean(ann_file, tmp_path, predicted):
+    content = json.loads(Path(ann_file).read_text())
+    content['annotations'] = [one for one in content['annotations'] if one['category_id'] == 1]
+    path = tmp_path / 'cats.json'
+    path.write_text(json.dumps(content))
+    result = evaluate(
+        CocoMetric(ann_file=str(path)), PERFECT if predicted else [sample(i, [], [], []) for i in (1, 2)]
+    )
+    assert math.isnan(result['coco/dog_precision'])
+    assert result['coco/cat_precision'] == result['coco/bbox_mAP'] == float(predicted)
+    assert result['coco/bbox_mAP_s'] == -1  # COCO's own word for it
+
+
+def test_samples_without_a_file(ann_file):
+    """Ground truth from the data samples; one image without a box."""
+    metric = CocoMetric()
+    samples = [sample(1, [[10, 10, 50, 50]], [0.9], [0]), sample(2, [], [], [])]
+    for one, boxes in zip(samples, ([[10.0, 10, 50, 50]], []), strict=True):
+        instances = [{'bbox': box, 'bbox_label': 0} for box in boxes]
+        labels = torch.zeros(len(boxes), dtype=torch.long)
+        one |= {
+            'instances': instances,
+            'gt_instances': {'bboxes': torch.tensor(boxes).reshape(-1, 4), 'labels': labels},
+        }
+    result = evaluate(metric, samples)
+    assert result['coco/cat_precision'] == 1 and math.isnan(result['coco/dog_precision'])
+    empty = [{**one, **sample(one['img_id'], [], [], [])} for one in samples]
+    assert evaluate(CocoMetric(), empty)['coco/cat_precision'] == 0
+
+
+def test_images_without_a_result_are_named(ann_file):
+    metric = CocoMetric(ann_file=ann_file)
+    metric.dataset_meta = {'classes': CLASSES}
+    metric.process({}, [PERFECT[1], PERFECT[1]])
+    with pytest.raises(ValueError, match='1 of 2 images have a result.*Without one are the ids 1 of'):
+        metric.evaluate(2)
+
+
+def test_images_that_the_file_does_not_have_are_named(ann_file):
+    metric = CocoMetric(ann_file=ann_file)
+    metric.dataset_meta = {'classes': CLASSES}
+    metric.process({}, [*PERFECT, sample(9, [], [], [])])
+    with pytest.raises(ValueError, match=r'1 evaluated images are not in .*truth.json, among them the ids \[9\]'):
+        metric.evaluate(3)

@@ -1,0 +1,105 @@
+"""Several processes evaluate what one evaluates: each image once, without a disk that they share."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmdet.evaluation import CocoMetric as MMDetMetric
+from mmengine.dataset import DefaultSampler
+from mmengine.evaluator import Evaluator
+from torch import distributed
+from torch.multiprocessing import spawn
+from torch.utils.data import DataLoader
+
+from mmyolo_ext.engine.runner import Runner
+from mmyolo_ext.evaluation import CocoMetric
+
+IMAGES = 7  # not divisible by 2 or 3
+CLASSES = ('cat', 'dog')
+BATCH_SIZES = (1, 2, 3)
+
+
+def boxes_of(img_id: int, seed: int, count: int) -> np.ndarray:
+    corner = np.random.RandomState(10 * seed + img_id).uniform(0, 60, (count, 2))
+    return np.hstack([corner, corner + 30])
+
+
+def write_truth(path: Path) -> None:
+    annotations = [
+        {'image_id': img_id, 'category_id': 1 + k % 2, 'bbox': [*box[:2].tolist(), 30, 30], 'area': 900, 'iscrowd': 0}
+        for img_id in range(IMAGES)
+        for k, box in enumerate(boxes_of(img_id, 0, 4))
+    ]
+    content = {
+        'images': [{'id': i, 'width': 100, 'height': 100, 'file_name': f'{i}.jpg'} for i in range(IMAGES)],
+        'categories': [{'id': 1 + i, 'name': name} for i, name in enumerate(CLASSES)],
+        'annotations': [{'id': k, **annotation} for k, annotation in enumerate(annotations, 1)],
+    }
+    path.write_text(json.dumps(content))
+
+
+def prediction(img_id: int) -> dict:
+    """The boxes of an image, shifted by some pixels, with one too many."""
+    boxes = np.vstack([boxes_of(img_id, 0, 4) + img_id % 4, boxes_of(img_id, 1, 1)])
+    instances = {
+        'bboxes': torch.from_numpy(boxes),
+        'scores': torch.linspace(0.9, 0.3, 5) + img_id / 100,
+        'labels': torch.tensor([0, 1, 0, 1, 0]),
+    }
+    return {'img_id': img_id, 'ori_shape': (100, 100), 'pred_instances': instances}
+
+
+def score(metric: CocoMetric | MMDetMetric, batch_size: int, skipped: int | None = None) -> dict[str, float]:
+    """As a test loop does."""
+    evaluator = Runner.build_evaluator(Runner.__new__(Runner), Evaluator([metric]))
+    evaluator.dataset_meta = {'classes': CLASSES}
+    images = list(range(IMAGES))
+    loader = DataLoader(images, batch_size, sampler=DefaultSampler(images, shuffle=False), collate_fn=list)
+    for batch in loader:
+        evaluator.process([prediction(img_id) for img_id in batch if img_id != skipped])
+    return evaluator.evaluate(len(images))
+
+
+def run_rank(rank: int, world_size: int, port: int, folder: str) -> None:
+    own = Path(folder) / f'rank_{rank}'  # its working folder: nothing here is seen by another rank
+    own.mkdir()
+    os.chdir(own)
+    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size))
+    distributed.init_process_group('gloo')
+    truth = str(Path(folder) / 'truth.json')
+    answers = {f'ours {size}': score(CocoMetric(ann_file=truth), size) for size in BATCH_SIZES}
+    answers['mmdet'] = score(MMDetMetric(ann_file=truth, classwise=True), 2)
+    for name, metric, skipped in (
+        ('missing', CocoMetric(ann_file=truth), 4),
+        ('failing', CocoMetric(ann_file=truth, metric_items=['mAP_0']), None),
+    ):
+        try:
+            score(metric, 2, skipped)
+        except Exception as error:  # which one is in the answer
+            answers[name] = f'{type(error).__name__}: {error}'
+    (Path(folder) / f'{rank}.json').write_text(json.dumps(answers))
+    assert not list(own.iterdir())
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('world_size', [2, 3])
+def test_ranks_score_like_one_process(tmp_path, world_size):
+    write_truth(tmp_path / 'truth.json')
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    spawn(run_rank, (world_size, port, str(tmp_path)), nprocs=world_size)
+    alone = score(CocoMetric(ann_file=str(tmp_path / 'truth.json')), 2)
+    assert 0.2 < alone['coco/bbox_mAP'] < 0.9
+    for rank in range(world_size):
+        answers = json.loads((tmp_path / f'{rank}.json').read_text())
+        for name in ('mmdet', *(f'ours {size}' for size in BATCH_SIZES)):
+            assert answers[name] == alone, (rank, name)
+        assert answers['missing'].startswith('ValueError: 6 of 7 images have a result')
+        assert 'Without one are the ids 4 of the annotation file' in answers['missing']
+        assert 'metric item "mAP_0" is not supported' in answers['failing']
