@@ -53,6 +53,7 @@ SLOTS: dict[str, tuple[Registry, ...]] = {
     'datasets': (root.DATASETS,),
     'pipeline': (root.TRANSFORMS,),
     'switch_pipeline': (root.TRANSFORMS,),
+    'transforms': (root.TRANSFORMS,),
     'init_cfg': (root.WEIGHT_INITIALIZERS,),
     'optimizer': (root.OPTIMIZERS,),
     'collate_fn': (root.FUNCTIONS,),
@@ -273,6 +274,8 @@ def _check_part(part: Part) -> Iterator[tuple[str, str]]:
     path, node, key = part.path, part.node, part.key
     if key == 'nms' and part.top == 'model':
         yield from _check_nms(path, node)
+    elif key == 'roi_layer' and part.top == 'model':
+        yield from _check_roi_layer(path, node)
     elif key in HEAD_CFGS and part.top == 'model' or key in ('rpn', 'rcnn') and part.parent in HEAD_CFGS:
         yield from _check_head_cfg(path, node, part)
     elif path in LOADERS:
@@ -326,7 +329,7 @@ def _check_type(path: str, node: dict, registries: tuple[Registry, ...], certain
     for key in node:
         if key in known or key in taken_out:
             continue
-        message = unknown_key(path, key, known, of)
+        message = unknown_key(path, key, known | taken_out, of)
         if message is None and strict:
             message = f'{path}: {key!r} is not an argument of {of}, which has {_listed(known - {"self"})}'
         if message:
@@ -348,6 +351,14 @@ def _check_nms(path: str, node: dict) -> Iterator[tuple[str, str]]:
                 unknown_key(path, key, known, name)
                 or f'{path}: {key!r} is not an argument of {name}: {_listed(known)}',
             )
+
+
+def _check_roi_layer(path: str, node: dict) -> Iterator[tuple[str, str]]:
+    layer = getattr(mmcv.ops, str(node.get('type')), None)
+    for key in node if layer else ():
+        message = key != 'type' and unknown_key(path, key, accepted(layer)[0] - {key}, node['type'])
+        if message and key not in accepted(layer)[0]:
+            yield 'error', message
 
 
 def _check_head_cfg(path: str, node: dict, part: Part) -> Iterator[tuple[str, str]]:

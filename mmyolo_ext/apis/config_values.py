@@ -181,8 +181,10 @@ def _check_hook(part: Part) -> Checked:
     for rule in rules if isinstance(rules, (list, tuple)) else [rules]:
         if rule not in (None, 'greater', 'less'):
             yield 'error', f"{part.path}.rule must be 'greater' or 'less', got {rule!r}"
-    if part.node.get('save_best') == 'auto' and kind(part.cfg.get('val_evaluator') or {}) == 'CocoMetric':
-        yield 'warning', f"{part.path}.save_best='auto' takes the first score, which may be the AP of one class alone"
+    metric = part.cfg.get('val_evaluator')
+    metric = metric if isinstance(metric, dict) else {}
+    if part.node.get('save_best') == 'auto' and metric.get('classwise', _is_ours(metric)):
+        yield 'warning', f"{part.path}.save_best='auto' takes the first score, which is the AP of the first class"
     priority = part.node.get('priority', 'NORMAL')
     if isinstance(priority, str) and priority.upper() not in Priority.__members__:
         yield 'error', f'{part.path}.priority must be one of {", ".join(Priority.__members__)}, got {priority!r}'
@@ -288,7 +290,11 @@ def _check_nms(part: Part) -> Checked:
 
 
 def _is_our_head(cfg: Config) -> bool:
-    return str((cfg.model.get('bbox_head') or {}).get('type')).startswith('mmyolo_ext.')
+    return _is_ours(cfg.model.get('bbox_head') or {})
+
+
+def _is_ours(node: dict) -> bool:
+    return str(node.get('type')).startswith('mmyolo_ext.')
 
 
 def _check_loss(part: Part) -> Checked:
@@ -304,7 +310,7 @@ def _check_indices(part: Part) -> Checked:
         not isinstance(given, Sequence) or not given or any(number_fault(index, whole=True) for index in given)
     ):
         yield 'error', f'{part.path}.out_indices must be a tuple of whole numbers such as (2, 3, 4), got {indices!r}'
-    elif isinstance(indices, int) and str(part.node.get('type')).startswith('mmyolo_ext.'):
+    elif isinstance(indices, int) and _is_ours(part.node):
         yield 'error', f'{part.path}.out_indices must be a tuple such as (2, 3, {indices}), got {indices!r}'
 
 
