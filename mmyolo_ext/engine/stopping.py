@@ -273,6 +273,8 @@ def resume_command() -> str:
 
 
 def _outcome(runner, path: str | None) -> str:
+    if runner.rank > 0:
+        return 'Process 0 saves what can be saved'
     if path:
         return f'Saved {path}. Resume with: {resume_command()}'
     newest = runner.checkpoints.newest() if runner.checkpoints is not None else None

@@ -59,8 +59,7 @@ class Strike(Hook):
         elif self.event == 'worker':
             pid = workers()[0]
             os.kill(pid, signal.SIGKILL)
-            while Path(f'/proc/{pid}/stat').exists() and _state(pid) != 'Z':
-                os.sched_yield()
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         elif self.event in ('full', 'forbidden'):
             raise OSError({'full': errno.ENOSPC, 'forbidden': errno.EACCES}[self.event], 'from the system', 'a.json')
         elif self.event == 'launcher term':
@@ -72,13 +71,6 @@ class Strike(Hook):
 def workers() -> list[int]:
     """Return the ids of the processes that this one has started."""
     return [int(pid) for pid in Path(f'/proc/self/task/{os.getpid()}/children').read_text().split()]
-
-
-def _state(pid: int) -> str:
-    try:
-        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
-    except OSError:
-        return 'Z'
 
 
 def train(folder: Path, event: str = '', iteration: int = -1, rank: int = 0, resume: bool = False, **settings) -> None:
