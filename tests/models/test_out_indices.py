@@ -46,6 +46,55 @@ class Unmeasurable(nn.Module):
         raise RuntimeError('no blank maps')
 
 
+class LastByDefault(nn.Module):
+    """As in mmpretrain: ``out_indices=-1``, the last output alone; the strides of all are given."""
+
+    strides: tuple[int, ...] = ()
+    keeps_what_is_written = False  # in ``out_indices``; most count from 0 there
+
+    def __init__(self, out_indices: int | Sequence[int] = -1, out_type: str = 'featmap') -> None:
+        super().__init__()
+        asked = [out_indices] if isinstance(out_indices, int) else list(out_indices)
+        self.used = [index % len(self.strides) if index < 0 else index for index in asked]
+        assert max(self.used) < len(self.strides)
+        self.out_indices = out_indices if self.keeps_what_is_written else self.used
+        self.out_type = out_type
+        self.stages = nn.ModuleList(nn.Conv2d(3, 8 + i, 3, stride, 1) for i, stride in enumerate(self.strides))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        maps = tuple(self.stages[index](x) for index in self.used)
+        return maps if self.out_type == 'featmap' else tuple(item.mean((2, 3)) for item in maps)
+
+
+@MODELS.register_module(force=True)
+class PoolFormerLike(LastByDefault):
+    """Four stages, and before three of them an embedding."""
+
+    strides = (4, 8, 8, 16, 16, 32, 32)
+
+
+@MODELS.register_module(force=True)
+class DenseNetLike(LastByDefault):
+    """A transition halves the maps after all stages but the last."""
+
+    strides = (8, 16, 32, 32)
+    keeps_what_is_written = True
+
+
+@MODELS.register_module(force=True)
+class ViTLike(LastByDefault):
+    """Twelve layers of one stride."""
+
+    strides = (16,) * 12
+
+
+@MODELS.register_module(force=True)
+class DeepViTLike(LastByDefault):
+    """More layers than are tried one by one."""
+
+    strides = (16,) * 24
+
+
 def error_of(config: dict) -> str:
     """What building says."""
     with pytest.raises(ValueError, match=r'\w') as caught:
@@ -101,7 +150,7 @@ FIVE = {'add_extra_convs': 'on_input'}
                 pafpn(in_channels=[16, 32, 64]),
                 yolov5_head(in_channels=[16, 32, 64]),
             ),
-            ('the strides (8, 16, 16)', 'Expected size 16 but got size 32', '0: 4, 1: 8, 2: 16, 3: 16), the neck'),
+            ('the strides (8, 16, 16)', 'Expected size 16 but got size 32', '0: 4, 1: 8, 2 to 3: 16), the neck'),
         ),
         # mmdet's neck
         (detector(resnet((0, 1, 2)), fpn()), ('strides (4, 8, 16)', TRY_123)),
@@ -136,6 +185,28 @@ FIVE = {'add_extra_convs': 'on_input'}
         (
             detector({'type': 'mmyolo_ext.ShuffleNetV2', 'widen_factor': 0.5, 'out_indices': (0, 1, 2)}, pafpn()),
             ('strides (4, 8, 16)', TRY_123),
+        ),
+        # out_indices=-1 by default: the last output alone
+        (
+            detector({'type': 'mmyolo_ext.PoolFormerLike'}, fpn()),
+            ('the strides (32, 64, 128)', 'now (6,);', 'try out_indices=(2, 4, 6))'),
+        ),
+        (
+            detector({'type': 'mmyolo_ext.DenseNetLike'}, fpn()),
+            ('the channels (16, 16, 16) and the strides (32, 64, 128)', 'now (-1,);', 'try out_indices=(0, 1, 3))'),
+        ),
+        (
+            detector({'type': 'mmyolo_ext.DenseNetLike', 'out_indices': (0, 1, 2, -1)}, fpn()),
+            ('FPN cannot be built', 'now (0, 1, 2, -1);', 'try out_indices=(0, 1, 3))'),
+        ),
+        (
+            detector({'type': 'mmyolo_ext.ViTLike'}, pafpn()),
+            ('ViTLike gives maps of the channels (19,) and the strides (16,)', 'indices are 0 to 11: 16), the neck'),
+        ),
+        (detector({'type': 'mmyolo_ext.DeepViTLike'}), ('strides (16,)', 'now (23,);', 'indices are 0 to 23: 16)')),
+        (
+            detector({'type': 'mmyolo_ext.ViTLike', 'out_type': 'cls_token'}, fpn()),
+            ('ViTLike must give a tuple of maps (N, C, H, W), shallow to deep, got tuple of (1, 19)', "'featmap'"),
         ),
         # nothing to choose from
         (

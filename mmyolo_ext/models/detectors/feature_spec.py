@@ -97,10 +97,20 @@ def _measured(module: nn.Module, blank_of_size: Callable[[int], Any]) -> Feature
 def _channels(module: nn.Module, maps: Any) -> tuple[int, ...]:
     if not isinstance(maps, Sequence) or not all(isinstance(item, Tensor) and item.dim() == 4 for item in maps):
         raise ValueError(
-            f'{type(module).__name__} must give a tuple of maps (N, C, H, W), shallow to deep, got '
-            f'{type(maps).__name__}'
+            f'{type(module).__name__} must give a tuple of maps (N, C, H, W), shallow to deep, got {_told(maps)}; '
+            "transformers of mmpretrain give maps with out_type='featmap'"
         )
     return tuple(item.shape[1] for item in maps)
+
+
+def _told(output: Any) -> str:
+    """What came, with shapes: ``tuple of (1, 768)``."""
+    if isinstance(output, Tensor):
+        return f'one tensor {tuple(output.shape)}'
+    if not isinstance(output, Sequence):
+        return type(output).__name__
+    parts = [str(tuple(item.shape)) if isinstance(item, Tensor) else type(item).__name__ for item in output]
+    return f'{type(output).__name__} of {", ".join(parts) or "nothing"}'
 
 
 def _strides(widths: dict[int, list[int]]) -> tuple[int, ...]:

@@ -36,8 +36,8 @@ def check_strides(features: FeatureSpec | None, head: nn.Module) -> None:
     if features is None or wanted is None or features.strides == wanted:
         return
     raise MisfitError(
-        f'The features that reach the head have the strides {features.strides}, the priors of '
-        f'{type(head).__name__} have {wanted}.'
+        f'The features that reach the head have the channels {features.channels} and the strides {features.strides}, '
+        f'the priors of {type(head).__name__} have {wanted}.'
     )
 
 

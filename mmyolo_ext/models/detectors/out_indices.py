@@ -1,6 +1,7 @@
 """Which outputs of a backbone suit the rest of a detector: found by trying."""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from torch import nn
 
@@ -28,21 +29,23 @@ def advice(
         backbone: built.
     """
     name = type(backbone).__name__
-    now = tuple(getattr(backbone, 'out_indices', None) or option(config, 'out_indices') or ())
+    written = getattr(backbone, 'out_indices', None)
+    now = _as_tuple(option(config, 'out_indices') if written is None else written)
     if not now:
         return f'{name} has no out_indices to choose from: change the neck, or the strides of the head.'
     change = f'Change out_indices of {name} (now {now}; '
     strides = _stage_strides(config, backbone, now)
     asking = _asking(neck)
-    for indices in _candidates(strides, wanted or (), default(config, 'out_indices') or ()):
+    usual = _counted_from_0(_as_tuple(default(config, 'out_indices')), len(strides))
+    for indices in _candidates(strides, wanted or (), usual):
         features = _features(config, asking, indices)
         if not features or features.strides != wanted:
             continue
-        if indices == now:
+        if indices == _counted_from_0(now, len(strides)):
             return '' if asking == neck else "Write in_channels='auto' in the neck."
         also = '' if asking == neck else " with in_channels='auto' in the neck"
         return f'{change}try out_indices={indices}{also}), or the strides of the head.'
-    listed = ', '.join(f'{index}: {stride}' for index, stride in enumerate(strides))
+    listed = _listed(strides)
     known = f'the strides of its indices are {listed}' if listed else 'choose those of the strides of the head'
     return f'{change}{known}), the neck, or the strides of the head.'
 
@@ -53,12 +56,35 @@ def _stage_strides(config: dict, backbone: nn.Module, out_indices: Sequence[int]
     if declared is not None:
         return tuple(declared)
     found: tuple[int, ...] = ()
-    for count in range(max(out_indices) + 1, MOST_INDICES + 1):
+    first = max(1, max(out_indices) + 1)
+    for count in range(first, max(first, MOST_INDICES) + 1):
         features = _features(config, None, tuple(range(count)))
         if features is None or len(features.strides) != count:
             break
         found = features.strides
     return found
+
+
+def _as_tuple(out_indices: int | Sequence[int] | None) -> tuple[int, ...]:
+    """Indices as parts write them: none, one number, or several."""
+    if out_indices is None:
+        return ()
+    return (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+
+
+def _counted_from_0(indices: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """Indices below 0 count from the last of ``count`` outputs."""
+    return tuple(index + count if index < 0 else index for index in indices)
+
+
+def _listed(strides: Sequence[int]) -> str:
+    """``(4, 8, 8, 8)`` -> '0: 4, 1 to 3: 8'."""
+    runs = [
+        (stride, [index for index, _ in run]) for stride, run in groupby(enumerate(strides), key=lambda pair: pair[1])
+    ]
+    return ', '.join(
+        f'{run[0]}: {stride}' if len(run) == 1 else f'{run[0]} to {run[-1]}: {stride}' for stride, run in runs
+    )
 
 
 def _candidates(strides: tuple[int, ...], wanted: Sequence[int], usual: Sequence[int]) -> Iterator[tuple[int, ...]]:
