@@ -4,12 +4,13 @@ Its neck counts from deep to shallow, keeps the 1x1 convolution after a top-down
 apart. For four levels (P6) the names follow by the same rule; shapes tell whether they fit.
 """
 
-import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
+
+from mmyolo_ext.checkpoint.config_text import parse_plain_parts
 
 
 def is_mmyolo(weights: Mapping[str, Any]) -> bool:
@@ -41,17 +42,23 @@ def facts_of(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def anchors_of_config(text: Any) -> list | None:
     """``base_sizes`` in the text of a config, if it stands there as numbers; px, for each level."""
-    if not isinstance(text, str):
-        return None
-    try:
-        tree = ast.parse(text)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.keyword) and node.arg == 'base_sizes':
-                return [[(float(w), float(h)) for w, h in level] for level in ast.literal_eval(node.value)]
-    # a config that is not plain numbers there, or not Python
-    except (SyntaxError, ValueError, TypeError, RecursionError):
-        return None
+    for value in _values_of('base_sizes', parse_plain_parts(text)):
+        try:
+            return [[(float(w), float(h)) for w, h in level] for level in value]
+        except (TypeError, ValueError, OverflowError):  # not pairs of numbers
+            return None
     return None
+
+
+def _values_of(key: str, node: Any) -> Iterator[Any]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if name == key:
+                yield value
+            yield from _values_of(key, value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _values_of(key, value)
 
 
 def _renamed(name: str, levels: int) -> str:

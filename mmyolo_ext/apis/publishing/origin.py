@@ -4,7 +4,6 @@ A chain is followed as long as its files are there: a checkpoint that started fr
 third. Nothing in them is executed; the config that MMEngine keeps in a checkpoint is read as text.
 """
 
-import ast
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from types import NoneType
 from typing import Any, NamedTuple
 
 from mmyolo_ext.apis.config_nodes import kind, walk
+from mmyolo_ext.checkpoint.config_text import parse_plain_parts
 from mmyolo_ext.compat.checkpoint_file import read_checkpoint
 from mmyolo_ext.weights import detect
 
@@ -84,35 +84,6 @@ def pretrained_of(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [init for init in inits if isinstance(init, Mapping) and kind(init) == 'Pretrained']
 
 
-def config_of_text(text: Any) -> dict[str, Any]:
-    """A config in Python's notation as plain data, without running it; what is no plain data becomes None."""
-    try:
-        tree = ast.parse(text) if isinstance(text, str) else ast.Module([], [])
-        return {
-            target.id: _plain(node.value)
-            for node in tree.body
-            if isinstance(node, ast.Assign)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
-    except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError):
-        return {}
-
-
-def _plain(node: ast.expr) -> Any:
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [_plain(part) for part in node.elts]
-    if isinstance(node, ast.Dict) and None not in node.keys:
-        return {_plain(key): _plain(value) for key, value in zip(node.keys, node.values, strict=True)}
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
-        inner = {key: value for part in node.args for key, value in (_plain(part) or {}).items()}
-        return {**inner, **{keyword.arg: _plain(keyword.value) for keyword in node.keywords}}
-    try:
-        return ast.literal_eval(node)  # a number, a text, a constant
-    except ValueError:
-        return None
-
-
 def _behind(place: str, seen: set[str]) -> list[Origin]:
     """What stands behind a place, itself first."""
     if place in seen:
@@ -143,7 +114,7 @@ def _behind_content(content: Any, name: str, seen: set[str]) -> list[Origin]:
     converted = re.fullmatch(r'(.+) \((\w+)\)', str(meta.get('converted_from')))
     found = [Origin(converted[1], converted[2], FORMAT_LICENCES.get(converted[2]))] if converted else []
     found += _told(meta.get('origins'))
-    return found + [more for place in places(config_of_text(meta.get('cfg'))) for more in _behind(place, seen)]
+    return found + [more for place in places(parse_plain_parts(meta.get('cfg'))) for more in _behind(place, seen)]
 
 
 def _told(entries: Any) -> list[Origin]:

@@ -9,8 +9,8 @@ from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
 from mmyolo_ext.apis.class_names import class_names_of
-from mmyolo_ext.apis.publishing.origin import config_of_text
 from mmyolo_ext.apis.shortcuts import leaf_datasets
+from mmyolo_ext.checkpoint.config_text import parse_config
 from mmyolo_ext.compat.checkpoint_file import read_checkpoint
 from mmyolo_ext.compat.fit_checkpoint import fit
 from mmyolo_ext.registry import MODELS
@@ -70,8 +70,15 @@ def read_source(cfg: Config, path: Path) -> Source:
 
 
 def changed_since(cfg: Config, meta: Mapping[str, Any]) -> list[str]:
-    """Keys of the config that may change the boxes and are not as in the training; none if that is not known."""
-    before = config_of_text(meta.get('cfg'))
+    """Keys of the config that may change the boxes and are not as in the training; none if that is not known.
+
+    Raises:
+        ValueError: the config in the checkpoint is not plain data; nothing of it has been executed.
+    """
+    try:
+        before = parse_config(meta['cfg']) if 'cfg' in meta else {}
+    except ValueError as error:
+        raise ValueError(f"meta['cfg'] of the checkpoint cannot be read: {error}") from error
     now = cfg.to_dict()
     return [path for key in DECIDES if key in before for path in _differences(before[key], now.get(key), key)]
 
@@ -90,7 +97,7 @@ def _differences(before: Any, now: Any, path: str) -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [key for key in {**before, **now} if key not in DOES_NOT]
         return [found for key in keys for found in _differences(before.get(key), now.get(key), f'{path}.{key}')]
-    if isinstance(before, list) and isinstance(now, (list, tuple)) and len(before) == len(now):
+    if isinstance(before, (list, tuple)) and isinstance(now, (list, tuple)) and len(before) == len(now):
         pairs = enumerate(zip(before, now, strict=True))
         return [found for index, pair in pairs for found in _differences(*pair, f'{path}.{index}')]
     return [] if before == now else [path]
