@@ -15,6 +15,9 @@ compat.install()
 
 try:
     from . import registry as registry
+    from .compat import safe_yaml
+
+    safe_yaml.install()
 except (
     ImportError,
     OSError,

@@ -6,6 +6,13 @@ from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import (
+    _process_mmcls_checkpoint,
+    get_deprecated_model_names,
+    get_external_models,
+    get_mmcls_models,
+    get_torchvision_models,
+)
 
 from mmyolo_ext.checkpoint.finite import check_finite
 from mmyolo_ext.compat.checkpoint_file import read_checkpoint
@@ -15,6 +22,8 @@ from mmyolo_ext.registry import FUNCTIONS
 from mmyolo_ext.weights.convert import Converted, convert
 from mmyolo_ext.weights.detect import detect, state_dict_of
 
+CATALOGUES = ('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://')
+MMENGINE = 'mmengine.runner.checkpoint'
 FOREIGN = ('ultralytics', 'mmyolo')
 
 
@@ -93,7 +102,34 @@ def load_from_http(filename: str, map_location: Any = None) -> Any:
     return read_weights(downloaded(filename), map_location)
 
 
+def load_from_catalogue(filename: str, map_location: Any = None) -> Any:
+    """:func:`read_weights` for names of MMEngine's lists: ``torchvision://``, ``mmcls://``, ``open-mmlab://``."""
+    scheme, _, name = filename.partition('://')
+    if scheme in ('torchvision', 'modelzoo'):
+        urls = get_torchvision_models()
+    elif scheme == 'mmcls':
+        urls = get_mmcls_models()
+    else:
+        urls = get_external_models()
+        name = get_deprecated_model_names().get(name, name)
+    if not str(urls.get(name)).startswith(('http://', 'https://')):
+        raise ValueError(f'{filename} is not in the list of MMEngine: give a file or a URL')
+    content = load_from_http(urls[name], map_location)
+    return _process_mmcls_checkpoint(content) if scheme == 'mmcls' else content
+
+
+def load_from_storage(filename: str, map_location: Any = None) -> Any:
+    """Refuse an address whose reader in MMEngine would execute what is in the file."""
+    raise ValueError(f'{filename} cannot be read from there: download the file, and give its path')
+
+
 def install_reader() -> None:
-    """Let MMEngine read checkpoints by this module: ``load_from``, ``resume`` and ``init_cfg`` of any model."""
+    """Let MMEngine read checkpoints by this module: ``load_from``, ``resume`` and ``init_cfg`` of any model.
+
+    All addresses that MMEngine knows are replaced, for its own readers unpickle what they get.
+    """
+    theirs = [prefix for prefix, loader in CheckpointLoader._schemes.items() if loader.__module__ == MMENGINE]
+    CheckpointLoader.register_scheme(theirs, load_from_storage, force=True)
+    CheckpointLoader.register_scheme(CATALOGUES, load_from_catalogue, force=True)
     CheckpointLoader.register_scheme('', load_from_local, force=True)
     CheckpointLoader.register_scheme(('http://', 'https://'), load_from_http, force=True)
