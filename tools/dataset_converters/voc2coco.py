@@ -14,14 +14,18 @@ Nothing is lost in silence: every box that is dropped or clipped is counted and 
 import argparse
 import json
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from xml.parsers import expat
 
 import cv2
 
 SUFFIXES = ('.jpg', '.jpeg', '.JPG', '.JPEG', '.png', '.PNG', '.bmp')
+MAX_XML = 16_000_000  # bytes; real files have some thousand
+MAX_SIDE = 1_000_000  # px
 DIFFICULT = ('ignore', 'keep', 'drop')
 
 
@@ -49,17 +53,30 @@ class Report:
 
 
 def parse_xml(path: Path) -> ElementTree.Element:
-    """Root of one annotation file.
+    """Read the root of one annotation file.
 
     Raises:
-        ValueError: If it is missing or no XML.
+        ValueError: If it is missing, no XML, too large, or has a document type or entities, by which a small file can
+            fill the memory or name other files.
     """
     try:
-        return ElementTree.parse(path).getroot()
+        if path.stat().st_size > MAX_XML:
+            raise ValueError(f'it has {path.stat().st_size:,} bytes, at most {MAX_XML:,} are read')
+        builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate()
+        parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = _refuse_declaration
+        parser.StartElementHandler = builder.start
+        parser.EndElementHandler = builder.end
+        parser.CharacterDataHandler = builder.data
+        parser.Parse(path.read_bytes(), True)
+        return builder.close()
     except FileNotFoundError:
         raise ValueError(f'annotation file is missing: {path}') from None
-    except ElementTree.ParseError as error:
+    except (expat.ExpatError, ValueError, LookupError) as error:  # LookupError: of an encoding
         raise ValueError(f'annotation file is broken: {path}: {error}') from error
+
+
+def _refuse_declaration(name: str, *_: object) -> None:
+    raise ValueError(f'it declares the document type or entity {name!r}, which annotations do not need')
 
 
 def find_image(folder: Path, name: str) -> Path:
@@ -72,10 +89,18 @@ def find_image(folder: Path, name: str) -> Path:
 
 def image_size(root: ElementTree.Element, image: Path) -> tuple[int, int]:
     """Width and height: those of the XML, or of the picture itself where the XML has none or zeros."""
-    width, height = (int(float(root.findtext(f'size/{key}') or 0)) for key in ('width', 'height'))
-    if width > 0 and height > 0:
-        return width, height
-    pixels = cv2.imread(str(image))
+    try:
+        width, height = (float(root.findtext(f'size/{key}') or 0) for key in ('width', 'height'))
+    except ValueError as error:
+        raise ValueError(f'the annotation of {image.name} has a size that is not numbers: {error}') from error
+    if 1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE:
+        return int(width), int(height)
+    if width or height:
+        raise ValueError(f'the annotation of {image.name} has a size of {width:g} x {height:g} px')
+    try:
+        pixels = cv2.imread(str(image))
+    except cv2.error:  # of more pixels than OpenCV decodes
+        pixels = None
     if pixels is None:
         raise ValueError(f'picture cannot be read, and its annotation gives no size: {image}')
     return pixels.shape[1], pixels.shape[0]
@@ -161,10 +186,15 @@ def read_splits(root: Path, wanted: list[str] | None) -> dict[str, list[str]]:
         raise ValueError(
             f'no list of pictures for {missing or "any split"} in {folder}, which has: {there or "nothing"}'
         )
-    return {
+    names = {
         split: [line.split()[0] for line in (folder / f'{split}.txt').read_text().splitlines() if line.strip()]
         for split in chosen
     }
+    for split in chosen:
+        for name in names[split]:
+            if name.startswith(('/', '\\')) or '\0' in name or '..' in re.split(r'[/\\]', name):
+                raise ValueError(f'{folder / split}.txt names {name!r}, which leads out of the folder of annotations')
+    return names
 
 
 def read_classes(values: list[str] | None) -> list[str] | None:

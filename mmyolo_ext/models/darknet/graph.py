@@ -3,6 +3,7 @@
 Layers count from 0, [net] left out. Sizes are those of the picture that [net] names.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from mmyolo_ext.models.darknet.parser import Section, read_sections
 from mmyolo_ext.models.darknet.vocabulary import OTHER_NAMES, check_vocabulary
 
 PICTURE = -1  # the input of the first layer
+# far beyond any published network, which has at most 300 million weights
+MAX_WEIGHTS, MAX_CELLS, MAX_KERNEL = 2**29, 2**30, 1000
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def read_graph(path: str | Path) -> Graph:
         if section.kind == 'net':
             section.fail('is there twice')
         layers.append(_layer(section, layers, picture))
+    _check_size(layers)
     levels = [_level(layer, layers, picture) for layer in layers if layer.section.kind == 'yolo']
     _check_levels(net, levels)
     _check_uses(layers, levels)
@@ -86,7 +90,24 @@ def _layer(section: Section, before: Sequence[Layer], picture: Shape) -> Layer:
     options, shape = KINDS[section.kind](section, shapes)
     if min(shape) < 1:
         section.fail(f'nothing is left of the map: (channels, height, width) would be {tuple(shape)}')
+    if math.prod(shape) > MAX_CELLS:
+        section.fail(f'its map of (channels, height, width) {tuple(shape)} has more than {MAX_CELLS:,} cells')
+    for name in ('size', 'padding'):
+        value = getattr(options, name, 0)
+        if value > MAX_KERNEL:
+            section.fail(f'{name} must be at most {MAX_KERNEL}, got {value}', name)
     return Layer(section, index, inputs, options, shape)
+
+
+def _check_size(layers: Sequence[Layer]) -> None:
+    """Refuse a network that would fill the memory, before any weight is made."""
+    total = 0
+    for layer in layers:
+        if layer.section.kind == 'convolutional':
+            options = layer.options
+            total += options.filters * options.in_channels // options.groups * options.size**2
+        if total > MAX_WEIGHTS:
+            layer.section.fail(f'the network has more than {MAX_WEIGHTS:,} weights up to here')
 
 
 def _references(section: Section, index: int) -> list[int]:

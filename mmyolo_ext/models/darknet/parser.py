@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 Number = TypeVar('Number', int, float)
+MAX_BYTES = 1_000_000  # of a file; YOLOv4's has 12,000
+MAX_INTEGER = 2**31 - 1
 COMMENT_STARTS = ('#', ';')
 
 
@@ -39,7 +41,10 @@ class Section:
         if name not in self.fields and default is not None:
             return default
         wanted = f'{name} must be a whole number of at least {least}'
-        return self._checked(name, int, wanted, lambda value: value >= least)
+        value = self._checked(name, int, wanted, lambda value: value >= least)
+        if value > MAX_INTEGER:
+            self.fail(f'{name} must be at most {MAX_INTEGER:,}', name)
+        return value
 
     def switch(self, name: str) -> bool:
         """0 or 1, 0 by default."""
@@ -82,6 +87,8 @@ def read_sections(path: str | Path) -> list[Section]:
         FileNotFoundError: no such file.
     """
     path = Path(path)
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f'{path} has {path.stat().st_size:,} bytes: a .cfg file has at most {MAX_BYTES:,}')
     sections: list[Section] = []
     for number, raw_line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
         text = raw_line.split('#')[0].strip()
