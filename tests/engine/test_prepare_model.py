@@ -2,13 +2,16 @@
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.runner import Runner as MMEngineRunner
+from mmengine.runner import runner as mmengine_runner
 from torch import nn
 from toy_runner import RECIPE_HOOKS, toy_runner
 
 from mmyolo_ext.engine.hooks import StepEMAHook
 from mmyolo_ext.engine.prepare_model import prepare_model
+from mmyolo_ext.engine.runner import Runner
 
 
 class Images(BaseModel):
@@ -47,6 +50,28 @@ def test_stages_that_freeze_in_training_mode_are_frozen_before_wrapping():
     model = Images()
     assert model.frozen.weight.requires_grad
     assert not prepare_model(model, {}).frozen.weight.requires_grad
+
+
+@pytest.mark.parametrize('sync_bn', ['torch', None])
+def test_norms_are_converted_before_the_wrapper_is_built(monkeypatch, sync_bn):
+    """As far as a CPU goes: DistributedDataParallel takes SyncBN on GPUs alone."""
+    built = []
+    monkeypatch.setattr(mmengine_runner, 'MMDistributedDataParallel', lambda module, **_: built.append(module))
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4))
+    model[2].requires_grad_(False)
+    parameters = dict(model.named_parameters())
+    runner = Runner.__new__(Runner)
+    runner._distributed = True
+    runner.cfg = Config({'sync_bn': sync_bn, 'memory_format': 'channels_last'})
+    runner.wrap_model(None, model)
+    (wrapped,) = built
+    assert wrapped[0].weight.is_contiguous(memory_format=torch.channels_last)
+    for norm in wrapped[1:]:
+        assert isinstance(norm, nn.SyncBatchNorm if sync_bn else nn.BatchNorm2d)
+        assert norm.training
+    assert [p.requires_grad for p in wrapped.parameters()] == [True, True, True, True, False, False]
+    assert all(parameter is parameters[name] for name, parameter in wrapped.named_parameters())
 
 
 def test_the_wrapper_comes_last(tmp_path, monkeypatch):

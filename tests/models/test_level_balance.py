@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from mmengine.structures import InstanceData
 
+from mmyolo_ext.models.heads import YOLOv5Head
 from mmyolo_ext.models.heads.level_balance import LevelBalance
 from mmyolo_ext.models.heads.task_gains import task_gains
 
@@ -39,6 +41,42 @@ def test_adapts_in_training_alone() -> None:
     middle = 0.9999 + 0.0001 / 0.5
     expected = [(0.9999 * 4 + 0.0001 / 0.1) / middle, 1.0, (0.9999 * 0.4 + 0.0001 / 2) / middle]
     assert balance.weights.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_adapts_with_the_loss_before_its_gain() -> None:
+    balance = LevelBalance('auto', (8, 16, 32), auto_balance=True)
+    assert balance(torch.tensor([0.3, 1.5, 6.0]), gain=3.0).item() == pytest.approx(4 * 0.3 + 1.5 + 0.4 * 6)
+    # losses of 0.1, 0.5 and 2 before the gain
+    middle = 0.9999 + 0.0001 / 0.5
+    expected = [(0.9999 * 4 + 0.0001 / 0.1) / middle, 1.0, (0.9999 * 0.4 + 0.0001 / 2) / middle]
+    assert balance.weights.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_without_a_gain_nothing_adapts() -> None:
+    balance = LevelBalance('auto', (8, 16, 32), auto_balance=True)
+    balance(torch.zeros(3), gain=0.0)
+    assert balance.weights.tolist() == pytest.approx([4.0, 1.0, 0.4])
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda gain: {'type': 'mmyolo_ext.BCELoss', 'loss_weight': gain},
+        lambda gain: {'type': 'mmdet.CrossEntropyLoss', 'use_sigmoid': True, 'loss_weight': gain},
+        lambda gain: {'type': 'mmyolo_ext.FocalLoss', 'loss': {'type': 'mmyolo_ext.BCELoss', 'loss_weight': gain}},
+    ],
+)
+def test_the_gain_of_the_objectness_loss_changes_no_level_weight(wrap) -> None:
+    weights = []
+    for gain in (1.0, 8.0):
+        torch.manual_seed(0)
+        head = YOLOv5Head(2, [4, 4, 4], loss_obj=wrap(gain), auto_balance=True)
+        feats = [torch.randn(1, 4, size, size) for size in (8, 4, 2)]
+        truth = InstanceData(bboxes=torch.tensor([[4.0, 4, 30, 40]]), labels=torch.tensor([1]))
+        head.loss_by_feat(*head(feats), [truth], [{}])
+        weights.append(head.obj_balance.weights)
+    assert not torch.equal(weights[0], torch.tensor([4.0, 1.0, 0.4]))
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-6, atol=0)
 
 
 def test_survives_a_loss_of_zero() -> None:
