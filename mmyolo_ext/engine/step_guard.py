@@ -17,6 +17,7 @@ from torch import Tensor, distributed
 from mmyolo_ext.engine.non_finite import Iteration, as_number, diagnose, write_dump
 
 MAX_SKIPS = 5
+NAMED = 8  # images in the message
 SCALER_PATIENCE = 24  # steps in a row in which a GradScaler may look for a scale: from 2**24 down to 1
 
 
@@ -263,7 +264,9 @@ class StepGuard(Hook):
         seen = (
             f'the first {stage} that is not finite is that of {layer}' if layer else 'no layer shows it when run again'
         )
-        images = ', '.join(iteration.images) or 'unknown'
+        names = iteration.images
+        more = f' and {len(names) - NAMED} more' if len(names) > NAMED else ''
+        images = f'{", ".join(names[:NAMED])}{more}' if names else 'unknown'
         scale = f'{self._wrapper.loss_scaler.get_scale():g}' if self._scaler_works() else 'none'
         text = (
             f'Training stopped{{where}} at epoch {runner.epoch + 1}, iteration {iteration.number + 1} after '
