@@ -5,20 +5,24 @@ Run as a script it is one rank of torchrun: ``torchrun --nproc-per-node 2 stoppa
 
 import errno
 import os
+import runpy
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 from torch import distributed
 from toy_runner import RECIPE_HOOKS, ToyDataset, toy_runner
 
 from mmyolo_ext.apis.cli import run_tool
 from mmyolo_ext.apis.distributed import end_with_launcher
 
+TOOLS = Path(__file__).parents[2] / 'tools'
 EPOCHS = 3
 FAR = 10_000  # epochs of a training that only a signal from outside ends
 
@@ -33,6 +37,7 @@ class Count(BaseMetric):
         return {'count': len(results)}
 
 
+@HOOKS.register_module()
 class Strike(Hook):
     """Lets an event happen before an iteration, counted from 0, on one rank; 'validation' counts epochs."""
 
@@ -50,6 +55,7 @@ class Strike(Hook):
             os.kill(os.getpid(), signal.SIGTERM)
 
     def strike(self, runner) -> None:
+        (Path(runner.work_dir) / 'struck').touch()
         if self.event == 'term':
             os.kill(os.getpid(), signal.SIGTERM)
         elif self.event == 'ctrl-c':  # the terminal sends it to the loader's workers too
@@ -121,13 +127,10 @@ def in_own_process(folder: Path, *arguments, ranks: int = 1, **settings) -> None
 
     The launcher does what torchrun does: it sends SIGTERM to all when one fails, and passes SIGTERM on.
     """
-    os.setsid()
+    _detach(folder)
     sys.argv = ['train.py', 'mine.py', '--resume']
-    output = os.open(folder / 'output', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
     if ranks == 1:
-        _run(lambda: train(folder, *arguments, **settings))
+        _run(lambda: run_tool(lambda: train(folder, *arguments, **settings)))
     started = [_start_rank(rank, ranks, folder, arguments, settings) for rank in range(ranks)]
 
     def pass_on(*_):
@@ -146,6 +149,20 @@ def in_own_process(folder: Path, *arguments, ranks: int = 1, **settings) -> None
     os._exit(max(map(abs, codes.values())))
 
 
+def tool_in_own_process(folder: Path, name: str, *arguments: object) -> None:
+    """Be the process of one of the tools; all output goes to ``folder/output``."""
+    _detach(folder)
+    sys.argv = [name, *map(str, arguments)]
+    _run(lambda: runpy.run_path(str(TOOLS / name), run_name='__main__'))
+
+
+def _detach(folder: Path) -> None:
+    os.setsid()
+    output = os.open(folder / 'output', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+
+
 def _start_rank(rank: int, ranks: int, folder: Path, arguments: tuple, settings: dict) -> int:
     pid = os.fork()
     if pid:
@@ -153,17 +170,19 @@ def _start_rank(rank: int, ranks: int, folder: Path, arguments: tuple, settings:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), TORCHELASTIC_RUN_ID='test')
     os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=(folder / 'port').read_text())
     end_with_launcher()
-    _run(lambda: train(folder, *arguments, **settings))
+    _run(lambda: run_tool(lambda: train(folder, *arguments, **settings)))
 
 
 def _run(main) -> None:
-    """Call ``main`` as a tool does and end this process."""
+    """Call ``main`` and end this process with its exit code."""
     code = 1
     try:
-        run_tool(main)
+        main()
         code = 0
     except SystemExit as end:
         code = end.code
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from stoppable import FAR, in_own_process, wait_until
+from stoppable import FAR, in_own_process, tool_in_own_process, wait_until
+from tiny_coco import make_tiny_coco, write_user_config
 
 from mmyolo_ext.engine.stopping import reason_of
 
@@ -24,13 +25,11 @@ class Trainings:
     def __init__(self, context) -> None:
         self.context = context
 
-    def start(self, folder: Path, *arguments, ranks: int = 1, **settings):
+    def start(self, folder: Path, *arguments, of=in_own_process, **settings):
         folder.mkdir(exist_ok=True)
         (folder / 'output').unlink(missing_ok=True)
         (folder / 'port').write_text(str(free_port()))
-        process = self.context.Process(
-            target=in_own_process, args=(folder, *arguments), kwargs=dict(ranks=ranks, **settings)
-        )
+        process = self.context.Process(target=of, args=(folder, *arguments), kwargs=settings)
         process.start()
         return process
 
@@ -173,6 +172,43 @@ def test_torchrun_takes_its_processes_along(tmp_path):
         )
     wait_until(lambda: all_gone(tmp_path), SECONDS)
     assert re.search(r'^Stopped by SIGTERM at .* Saved \S+\.pth\. ', (tmp_path / 'output').read_text(), re.MULTILINE)
+
+
+STRIKE = "custom_hooks = [dict(type='Strike', event='term', iteration=8, rank=0)]"
+
+
+@pytest.mark.slow
+def test_the_training_tool_saves_within_ten_seconds_and_resumes_bitwise(trainings, tmp_path):
+    data = make_tiny_coco(tmp_path / 'data', train=12)
+    # 6 iterations an epoch, a step every second one: iteration 8, counted from 0, is in the middle of the second epoch and of a step
+    lines = [
+        'max_epochs = 3',
+        'train_dataloader = dict(num_workers=2, persistent_workers=True)',
+        'default_hooks = dict(accumulate=dict(nominal_batch_size=4))',
+    ]
+    config = write_user_config(tmp_path / 'mine.py', data, extra='\n'.join(lines))
+    told = tmp_path / 'told.py'
+    told.write_text(f"_base_ = 'mine.py'\n{STRIKE}\n")
+
+    def train(work_dir: str, *arguments) -> tuple[int, str]:
+        return trainings.run(
+            tmp_path, 'train.py', *arguments, '--work-dir', tmp_path / work_dir, of=tool_in_own_process
+        )
+
+    code, output = train('undisturbed', config)
+    assert code == 0, output
+    code, output = train('run', told)
+    last = output.strip().splitlines()[-1]
+    assert code == 143 and re.match(r'Stopped by SIGTERM at epoch 2, iteration 3\. Saved \S+iter_8\.pth', last), output
+    saved = tmp_path / 'run' / 'iter_8.pth'
+    assert saved.stat().st_mtime - (tmp_path / 'run' / 'struck').stat().st_mtime < 10
+    code, output = train('run', config, '--resume')
+    assert code == 0 and 'Traceback' not in output, output
+    found, wanted = (torch.load(tmp_path / name / 'epoch_3.pth') for name in ('run', 'undisturbed'))
+    for key in ('state_dict', 'ema_state_dict'):
+        assert_same(found[key], wanted[key])
+    for number, state in wanted['optimizer']['state'].items():
+        assert_same(found['optimizer']['state'][number], state)
 
 
 @pytest.fixture

@@ -1,0 +1,76 @@
+"""How tools end: exit code and last line."""
+
+import os
+import signal
+
+import pytest
+
+from mmyolo_ext.apis.cli import run_tool
+from mmyolo_ext.engine.step_guard import NonFiniteError
+from mmyolo_ext.engine.stopping import StopTraining
+
+
+def raiser(error: BaseException):
+    def main() -> None:
+        raise error
+
+    return main
+
+
+@pytest.fixture
+def ended(monkeypatch, capfd):
+    """Exit code and last line of a tool on a rank."""
+
+    def run(main, rank: int = 0) -> tuple[int, str]:
+        monkeypatch.setenv('RANK', str(rank))
+        monkeypatch.delenv('MMYOLO_EXT_DEBUG', raising=False)
+        monkeypatch.setattr('mmyolo_ext.apis.cli.SECONDS_FOR_THE_FIRST', 0)
+        with pytest.raises(SystemExit) as end:
+            run_tool(main)
+        return end.value.code, capfd.readouterr().err.strip()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ('error', 'code', 'first', 'second'),
+    [
+        (StopTraining(143, 'Stopped.\nSaved a.pth'), 143, 'Stopped. Saved a.pth', ''),
+        (StopTraining(130, 'Interrupted'), 130, 'Interrupted', ''),
+        (StopTraining(1, 'the disk is full'), 1, 'the disk is full', 'process 1: the disk is full'),
+        (NonFiniteError('loss is nan'), 1, 'loss is nan', ''),
+        (ValueError('no such file'), 2, 'error: no such file', 'error (process 1): no such file'),
+        (
+            KeyboardInterrupt(),
+            130,
+            'Interrupted; a training resumes from its newest checkpoint, if there is one, with --resume',
+            '',
+        ),
+    ],
+)
+def test_exit_codes_and_who_says_why(ended, error, code, first, second):
+    assert ended(raiser(error)) == (code, first)
+    assert ended(raiser(error), rank=1) == (code, second)
+
+
+def test_sigterm_before_a_training_ends_in_one_line(ended):
+    before = signal.getsignal(signal.SIGTERM)
+    code, line = ended(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert (code, line) == (143, 'Stopped by SIGTERM: no training was running, so nothing was saved')
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_faults_of_ours_keep_their_traceback():
+    with pytest.raises(KeyError):
+        run_tool(raiser(KeyError('a')))
+
+
+def test_debugging_shows_all_tracebacks(monkeypatch):
+    monkeypatch.setenv('MMYOLO_EXT_DEBUG', '1')
+    with pytest.raises(ValueError, match='wrong'):
+        run_tool(raiser(ValueError('wrong')))
+
+
+def test_an_uncaught_stop_still_gives_the_exit_code():
+    # Python ends without a traceback and with the code of a SystemExit
+    assert isinstance(StopTraining(143, 'told'), SystemExit) and StopTraining(143, 'told').code == 143
