@@ -73,12 +73,32 @@ class FixedNet(FakeNet):
         return super().forward(x)
 
 
+class ShavingNet(FakeNet):
+    """Its last layers have no padding, as those of Inception; timm declares strides all the same."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        for stage in list(self.values())[1:]:
+            stage[0].padding = (0, 0)
+
+
+class SlowNet(FakeNet):
+    """Its last map has the stride of the one before it."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        if 'stages_4' in self:
+            self['stages_4'][0].stride = (1, 1)
+
+
 NETWORKS: dict[str, Callable[..., FakeNet]] = {
     'smallnet18': FakeNet,
     'smallnet34': FakeNet,
     'swinlike': FakeNet,
     'rigid': FixedNet,
     'unnamed': FakeNet,
+    'inceptionlike': ShavingNet,
+    'misdeclared': SlowNet,
 }
 
 
@@ -126,6 +146,7 @@ def fake_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ('smallnet18', None, (16, 24, 32), (8, 16, 32)),
         ('smallnet18', (0, 3), (8, 24), (2, 16)),
+        ('misdeclared', None, (16, 24, 32), (8, 16, 16)),  # timm says 32
         ('swinlike', None, (16, 24, 32), (8, 16, 32)),  # channels last, and told to take any picture size
     ],
 )
@@ -195,6 +216,12 @@ def test_weights(tmp_path: Path) -> None:
         ({'model_name': 'zzz'}, r'timm.list_models\(\) tells all'),
         ({'model_name': 'vitlike'}, 'timm cannot give vitlike as a backbone: features_only not implemented'),
         ({'model_name': 'rigid'}, r'rigid takes pictures of \(64, 64\) alone.*AssertionError: Input \(256, 320\)'),
+        # 128 -> 64, then (n - 3) // 2 + 1: 31, 15, 7, 3; 160 -> 80, 39, 19, 9, 4
+        (
+            {'model_name': 'inceptionlike'},
+            'inceptionlike gives maps of 15 x 19, 7 x 9, 3 x 4 cells for an image of 128 x 160 px, not those of the '
+            r'strides \(8, 16, 32\)',
+        ),
         ({'out_indices': (2, 5)}, r'increasing numbers from 0 \(stride 2\), 1 \(stride 4\).*32\), got \(2, 5\)'),
         ({'out_indices': (3, 2)}, r'got \(3, 2\)'),
         ({'out_indices': (-1,)}, r'got \(-1,\)'),

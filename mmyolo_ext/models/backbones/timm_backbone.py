@@ -1,5 +1,6 @@
 """Any network of timm as a backbone."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,12 +9,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmyolo_ext.models.backbones.timm_features import build_features, feature_strides
+from mmyolo_ext.models.detectors.feature_spec import run_without_trace
 from mmyolo_ext.registry import MODELS
 
 
 @MODELS.register_module()
 class TIMMBackbone(BaseModule):
-    """A network of timm without its classifier; ``out_channels`` and ``out_strides`` (tuples) say what comes out.
+    """A network of timm without its classifier; ``out_channels`` and ``out_strides`` (tuples) say what comes out,
+    measured on a blank image.
 
     Networks that timm makes for one picture size (Swin, ViT) are told to take any. ``init_cfg`` of type
     ``'Pretrained'`` takes checkpoints of this class; those of timm go to ``checkpoint_path``.
@@ -34,7 +37,8 @@ class TIMMBackbone(BaseModule):
     Raises:
         ImportError: timm is absent or does not import.
         ValueError: unknown name, indices or strides that the network does not have, one that takes pictures of one
-            size only, a file of another network, or ``frozen_stages`` that cannot be told from its layers.
+            size only, maps whose sizes are not those of a stride, a file of another network, or ``frozen_stages`` that
+            cannot be told from its layers.
     """
 
     def __init__(
@@ -57,13 +61,12 @@ class TIMMBackbone(BaseModule):
         self.model.is_init = True
         info = self.model.feature_info
         self.out_indices = tuple(info.out_indices)
-        self.out_channels = tuple(info.channels())
-        self.out_strides = tuple(info.reduction())
         self.stage_strides = tuple(feature_strides(self.model))
         # as timm's Swin works
         self.channels_last = getattr(self.model, 'output_fmt', 'NCHW') == 'NHWC'
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
+        self.out_channels, self.out_strides = self._measure(model_name, in_channels, kwargs.get('img_size'))
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -82,6 +85,34 @@ class TIMMBackbone(BaseModule):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+    def _measure(
+        self, model_name: str, in_channels: int, img_size: int | Sequence[int] | None
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Channels and strides of the maps of a blank image; what timm declares is not always what comes.
+
+        Raises:
+            ValueError: If the image is no whole multiple of a map, so that cells are not where strides put them.
+        """
+        declared = self.model.feature_info.reduction()
+        cells = math.lcm(*declared)
+        size_hw = (4 * cells, 5 * cells)
+        if img_size is not None:
+            size_hw = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        like = next(self.parameters())
+        maps = run_without_trace(self, like.new_zeros(1, in_channels, *size_hw))
+        strides = []
+        for item in maps:
+            (stride_h, rest_h), (stride_w, rest_w) = map(divmod, size_hw, item.shape[2:])
+            if rest_h or rest_w or stride_h != stride_w:
+                came = ', '.join(f'{height} x {width}' for height, width in (item.shape[2:] for item in maps))
+                raise ValueError(
+                    f'{model_name} gives maps of {came} cells for an image of {size_hw[0]} x {size_hw[1]} px, not '
+                    f'those of the strides {tuple(declared)} that timm declares: its layers cut off borders, so '
+                    'predictions would be in the wrong places. Take another network.'
+                )
+            strides.append(stride_h)
+        return tuple(item.shape[1] for item in maps), tuple(strides)
 
     def _freeze(self) -> None:
         if self.frozen_stages == -1:

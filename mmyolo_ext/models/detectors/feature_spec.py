@@ -53,7 +53,7 @@ def takes(module: nn.Module, inputs: FeatureSpec) -> bool:
     """Whether a neck or head runs on blank maps of these channels and strides."""
     for size in BLANK_SIZES:
         try:
-            _run(module, _blank_maps(module, inputs, size))
+            run_without_trace(module, _blank_maps(module, inputs, size))
         except Exception:  # any model may stand here, and fail in its own way
             continue
         return True
@@ -75,7 +75,7 @@ def _measured(module: nn.Module, blank_of_size: Callable[[int], Any]) -> Feature
     for size in BLANK_SIZES:
         blank = blank_of_size(size)
         try:
-            maps = _run(module, blank)
+            maps = run_without_trace(module, blank)
         except Exception as error:  # any model may stand here, and fail in its own way
             failure = error
             continue
@@ -135,8 +135,8 @@ def _zeros(module: nn.Module, channels: int, size: int) -> Tensor:
     return like.new_zeros(1, channels, size, size)
 
 
-def _run(module: nn.Module, inputs: Any) -> Any:
-    """Its output, with no trace left in it: no gradient, statistic, mode or random number."""
+def run_without_trace(module: nn.Module, inputs: Any) -> Any:
+    """Run a module; no gradient, statistic, mode or random number is changed."""
     devices = {parameter.device for parameter in module.parameters() if parameter.is_cuda}
     with _evaluating(module), torch.no_grad(), torch.random.fork_rng(devices=list(devices)):
         return module(inputs)
