@@ -101,6 +101,12 @@ def edit_json(data: Path) -> Callable:
 
 
 @pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """``tool(name, *arguments)``: run one of the tools."""
+    return lambda name, *arguments: run_tool(name, *arguments, monkeypatch=monkeypatch)
+
+
+@pytest.fixture
 def train(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
     """``train(config='', *arguments)``: train with lines of config after those of ``BASE``, and with more arguments
     of the command line."""
@@ -119,7 +125,9 @@ def run_tool(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, 'argv', [name, *arguments])
     monkeypatch.delenv('MMYOLO_EXT_DEBUG', raising=False)
     monkeypatch.setenv('LOCAL_RANK', '0')
-    monkeypatch.setattr(CurvesHook, 'after_train', lambda self, runner: None)  # drawing takes a third of a run
+    # What takes most of the time of a run this short: curves, and the config's text, which is the same unformatted.
+    monkeypatch.setattr(CurvesHook, 'after_train', lambda self, runner: None)
+    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **style: (text, True))
     forget_instances()
     out, code = io.StringIO(), 0
     with (

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from mmyolo_ext.coco_json import check_file_name
 from mmyolo_ext.datasets import CheckedCocoDataset, checked_coco
 from mmyolo_ext.registry import DATASETS
 
@@ -69,12 +70,52 @@ def test_pictures_without_boxes_leave_when_asked(write_coco):
         ([1, 2, float('inf'), 3], 'not four finite numbers'),
         ([1, 2, '3', 4], 'not four finite numbers'),
         ([1, 2, None, 4], 'not four finite numbers'),
+        ([1, 2, True, 4], 'not four finite numbers'),
+        ([[1, 2, 3, 4]], 'not four finite numbers'),
+        ([1, 2, 1e308, 1e308], 'with a number above 1,000,000'),
+        ([1, 2, 10**400, 4], 'with a number above 1,000,000'),
+        ([-(10**400), 2, 3, 4], 'with a number above 1,000,000'),
     ],
 )
 def test_bad_boxes_are_dropped_and_counted(write_coco, bbox, reason):
     dataset = load(write_coco(annotations=[box(1, 2, 10, 20), box(*bbox, id=2)]))
     assert [instance['bbox'] for instance in instances(dataset)] == [[1, 2, 11, 22]]
     assert dataset.report['boxes'] == 1 and dataset.report['dropped'] == {reason: 1}
+
+
+@pytest.mark.parametrize('bbox', [None, {'x': 1}, 'text', 7])
+def test_a_box_that_is_no_list_is_dropped(write_coco, bbox):
+    dataset = load(write_coco(annotations=[box(1, 2, 10, 20), {**box(id=2), 'bbox': bbox}]))
+    assert dataset.report['dropped'] == {'not four finite numbers': 1}
+
+
+@pytest.mark.parametrize(
+    ('name', 'expected'),
+    [
+        ('a.png', 'root/img/a.png'),
+        ('sub/a b.png', 'root/img/sub/a b.png'),
+        ('sub\\a.png', 'root/img/sub/a.png'),
+        ('../other/a.png', 'root/img/../other/a.png'),  # inside of data_root
+        ('x..y/..a.png', 'root/img/x..y/..a.png'),
+        ('12:30.png', 'root/img/12:30.png'),
+    ],
+)
+def test_file_names_inside_the_root(name, expected):
+    assert check_file_name(name, 'root/img', 'root', False, 'x.json') == expected
+
+
+@pytest.mark.parametrize('root', ['root', 'root/', '.', None, './root'])
+@pytest.mark.parametrize('name', ['../../../a.png', '..\\..\\..\\a.png', 'b/../../../../a.png', '/a.png', 'C:\\a.png'])
+def test_file_names_outside_the_root(name, root):
+    with pytest.raises(ValueError, match='x.json: file_name .*allow_outside=True'):
+        check_file_name(name, 'root/img', root, False, 'x.json')
+    assert check_file_name(name, 'root/img', root, True, 'x.json').endswith('a.png')
+
+
+def test_a_root_is_no_prefix_of_letters():
+    """'rootless' starts with 'root' and is not inside it."""
+    with pytest.raises(ValueError, match='leads out of root'):
+        check_file_name('../../rootless/a.png', 'root/img', 'root', False, 'x.json')
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ train_dataloader = dict(
             pipeline=[
                 dict(type='mmyolo_ext.LoadImage'),
                 dict(type='LoadAnnotations', with_bbox=True),
-                dict(type='Resize', scale=(_size, _size), keep_ratio=True),
+                dict(type='mmyolo_ext.Letterbox', size_hw=(_size, _size)),
                 dict(type='mmyolo_ext.RandomAffine', size=(_size, _size), scale=0.1, translate=0.1),
                 dict(type='PackDetInputs', meta_keys=_meta_keys),
             ],
