@@ -16,6 +16,7 @@ from mmyolo_ext.checkpoint.writing import (
     checkpoint_names,
     digest_of,
     is_plain_name,
+    moment_of,
     plain,
 )
 from mmyolo_ext.compat.checkpoint_file import read_checkpoint
@@ -46,9 +47,10 @@ def find_newest(folder: str | Path, warn: Callable[[str], None]) -> tuple[str, d
         if facts.get('kind') == 'best' or name.startswith('best_'):
             continue
         try:
-            if 'iter' not in facts:
+            if 'epoch' not in facts:
                 unknown[name] = read_resumable(Path(folder) / name)
-            order.append((facts['iter'] if 'iter' in facts else unknown[name]['meta']['iter'], name))
+                facts = known_meta(unknown[name]['meta'])
+            order.append((moment_of(facts), name))
         except ValueError as error:
             reasons[name] = str(error)
     found = None
@@ -58,7 +60,8 @@ def find_newest(folder: str | Path, warn: Callable[[str], None]) -> tuple[str, d
             break
         except ValueError as error:
             reasons[name] = str(error)
-    newer = {key: reason for key, reason in reasons.items() if found is None or is_newer(key, entries, found['meta'])}
+    meta = known_meta(found['meta']) if found else None
+    newer = {key: reason for key, reason in reasons.items() if meta is None or is_newer(key, entries, meta)}
     for reason in newer.values():
         warn(f'Passed over for resuming: {reason}')
     if found is None:
@@ -107,7 +110,10 @@ def read_resumable(path: str | Path, facts: Mapping[str, Any] | None = None) -> 
 
 
 def known_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a run takes over of ``meta``: counts, seed, class names, and the facts that are compared."""
+    """Return what a run takes over of ``meta``: counts, seed, class names, and the facts that are compared.
+
+    Added is ``batch``, the completed iterations of the epoch after the completed ones.
+    """
     known: dict[str, Any] = {key: int(meta[key]) for key in ('epoch', 'iter')}
     if _is_count(meta.get('seed')):
         known['seed'] = int(meta['seed'])
@@ -118,6 +124,8 @@ def known_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
             known['classes'] = [str(name) for name in classes]
     if isinstance(meta.get('run'), Mapping):
         known['run'] = plain(meta['run'])
+    length = known['run'].get('epoch_length', 0) if 'run' in known else known['iter'] // max(known['epoch'], 1)
+    known['batch'] = known['iter'] - known['epoch'] * (length if _is_count(length) else 0)
     return known
 
 
@@ -168,10 +176,10 @@ def history_of(value: Any) -> HistoryBuffer | None:
 
 
 def is_newer(name: str, entries: Mapping[str, Mapping[str, Any]], meta: Mapping[str, Any]) -> bool:
-    """Return whether a file is of a later moment than ``meta``, by the manifest or else by its name."""
+    """Return whether a file is of a later moment than that of :func:`known_meta`, by the manifest or by its name."""
     facts = entries.get(name, {})
-    if 'iter' in facts:
-        return facts['iter'] > meta['iter']
+    if 'epoch' in facts:
+        return moment_of(facts) > moment_of(meta)
     match = NUMBERED.fullmatch(name)
     return match is not None and int(match['number']) > meta[match['unit']]
 
@@ -185,7 +193,7 @@ def compare_runs(before: Mapping[str, Any], now: Mapping[str, Any], meta: Mappin
     Args:
         before: Facts in the checkpoint; may be incomplete.
         now: Facts of this run.
-        meta: ``epoch`` and ``iter`` of the checkpoint.
+        meta: That of the checkpoint, by :func:`known_meta`.
 
     Returns:
         Lines on what differs and is rescaled.

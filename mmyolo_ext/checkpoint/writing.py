@@ -25,7 +25,16 @@ OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
 # what MMEngine and this package call checkpoints of a run; best_* hold weights alone
 NUMBERED = re.compile(r'(?P<best>best_.+_)?(?P<unit>epoch|iter)_(?P<number>\d{1,15})\.pth')
 RESUMABLE = ('periodic', 'emergency')
-FACTS = {'epoch': int, 'iter': int, 'size': int, 'sha256': str, 'kind': str, 'metric': str, 'score': float}
+FACTS = {
+    'epoch': int,
+    'iter': int,
+    'batch': int,
+    'size': int,
+    'sha256': str,
+    'kind': str,
+    'metric': str,
+    'score': float,
+}
 
 
 class WriteError(RuntimeError):
@@ -35,8 +44,9 @@ class WriteError(RuntimeError):
 class CheckpointFolder:
     """The checkpoints of a run, and the manifest of those that were completely written.
 
-    ``checkpoints.json`` gives for each file ``sha256``, ``size``, ``epoch`` and ``iter`` (completed counts), ``kind``
-    (``periodic``, ``emergency`` or ``best``), and for the best ones ``metric`` and ``score``. A file that was renamed
+    ``checkpoints.json`` gives for each file ``sha256``, ``size``, ``epoch`` and ``iter`` (completed counts), ``batch``
+    (completed iterations of the epoch after those), ``kind`` (``periodic``, ``emergency`` or ``best``), and for the
+    best ones ``metric`` and ``score``. A file that was renamed
     just before the process was killed is not in it; its own checksums tell whether it is whole.
 
     Args:
@@ -55,7 +65,7 @@ class CheckpointFolder:
             content: What ``torch.save`` takes; only plain data, so that ``torch.load`` reads it back safely.
             expendable: Files of the run that would be deleted after this write anyway; if the disk is full, they are
                 deleted before a second attempt.
-            **facts: ``epoch``, ``iter``, ``kind``, ``metric``, ``score``.
+            **facts: ``epoch``, ``iter``, ``batch``, ``kind``, ``metric``, ``score``.
 
         Raises:
             WriteError: The disk is full, permission was lost, or the file reads back differently.
@@ -112,7 +122,7 @@ class CheckpointFolder:
     def newest(self) -> Path | None:
         """Return the newest checkpoint of the manifest to resume from, if any is there."""
         usable = [
-            (facts.get('iter', -1), name)
+            (moment_of(facts), name)
             for name, facts in self.entries.items()
             if facts.get('kind') in RESUMABLE and _is_file(self.folder / name)
         ]
@@ -155,6 +165,14 @@ class CheckpointFolder:
                     path.unlink()
                     gone = True
         return gone
+
+
+def moment_of(facts: Mapping[str, Any]) -> tuple[int, int]:
+    """Return when a checkpoint was saved, in epochs and iterations of the next one, which sorts in order of time.
+
+    The count of iterations would not: epochs get shorter when a run resumes with a larger batch.
+    """
+    return facts.get('epoch', -1), facts.get('batch', 0)
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:

@@ -252,6 +252,12 @@ class Runner(MMEngineRunner):
         }
         return {key: value for key, value in facts.items() if value is not None}
 
+    def position(self, meta: Mapping[str, int]) -> dict[str, int]:
+        """Return ``epoch`` and ``iter`` with ``batch``, the completed iterations of the epoch after those."""
+        by_epoch = isinstance(self.train_loop, EpochBasedTrainLoop)
+        done = meta['epoch'] * len(self.train_dataloader) if by_epoch else 0
+        return {'epoch': meta['epoch'], 'iter': meta['iter'], 'batch': meta['iter'] - done}
+
     @property
     def accumulation(self) -> int:
         """Batches whose gradients are added up for an optimizer step."""
@@ -515,7 +521,7 @@ class Runner(MMEngineRunner):
         own = Path(folder).resolve() == self.checkpoints.folder.resolve()
         target = self.checkpoints if own else CheckpointFolder(folder)
         facts = {key: value for key, value in facts.items() if value is not None}
-        position = {key: content['meta'][key] for key in ('epoch', 'iter')}
+        position = self.position(content['meta'])
         target.write(name, content, outdated, **position, **facts)
         if facts['kind'] in ('periodic', 'emergency'):
             target.point(self.work_dir, name)

@@ -20,6 +20,7 @@ from toy_runner import RECIPE_HOOKS, ToyDataset, ToyModel, toy_runner
 from mmyolo_ext.checkpoint.writing import MANIFEST, CheckpointFolder
 from mmyolo_ext.engine.stopping import StopTraining
 
+KEEP_TWO = {'interval': 1, 'max_keep_ckpts': 2}
 EVERY_THREE = {'type': 'CheckpointHook', 'interval': 3, 'by_epoch': False, 'max_keep_ckpts': 2}
 
 
@@ -692,3 +693,31 @@ def test_checkpoints_may_be_in_another_folder(straight, tmp_path):
     assert names(tmp_path / 'out' / 'run') == ['epoch_1.pth', 'epoch_2.pth'] and names(tmp_path / 'run') == []
     _, after = train(tmp_path / 'run', resume=True, checkpoint=checkpoint)
     assert after == straight[1][10:]
+
+
+def test_after_rescaling_the_newest_checkpoint_is_found_by_its_epoch(tmp_path):
+    """Five iterations an epoch, then two: iteration 12 comes after iteration 20."""
+    settings = {'optim_wrapper': with_rate(1e-4), 'max_epochs': 8, 'checkpoint': {'type': 'CheckpointHook'} | KEEP_TWO}
+    train(tmp_path, 21, **settings)
+    _, before = train(tmp_path, 12, by=signal.SIGTERM, resume=True, batch_size=5, **settings)
+    assert before[-1][0] == 11
+    assert names(tmp_path) == ['epoch_4.pth', 'epoch_5.pth', 'iter_12.pth'], 'before the end of epoch 6'
+    _, after = train(tmp_path, resume=True, batch_size=5, **settings)
+    assert [row[0] for row in after] == [12, 13, 14, 15]
+
+
+def test_files_of_a_killed_run_that_should_be_gone_go_at_the_next_start(tmp_path):
+    settings = {'checkpoint': BEST, **validated({1: 0.5, 2: 0.7, 3: 0.6, 4: 0.6})}
+    train(tmp_path, 17, **settings)
+    folder = CheckpointFolder(tmp_path)
+    for name, facts in (
+        ('epoch_1.pth', {'epoch': 1, 'iter': 5, 'batch': 0, 'kind': 'periodic'}),
+        ('best_score_epoch_1.pth', {'epoch': 1, 'iter': 5, 'batch': 0, 'kind': 'best', 'metric': 'score', 'score': 1}),
+    ):
+        folder.entries = {name: facts, **folder.entries}
+        folder.write(f'x_{name}', {}, **facts)
+        (tmp_path / f'x_{name}').rename(tmp_path / name)
+        folder.entries.pop(f'x_{name}')
+    folder._write_manifest()
+    train(tmp_path, 18, resume=True, **settings)
+    assert names(tmp_path) == ['best_score_epoch_2.pth', 'epoch_2.pth', 'epoch_3.pth']

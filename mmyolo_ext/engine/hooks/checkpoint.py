@@ -3,11 +3,11 @@
 import math
 from pathlib import Path
 
-from mmengine.dist import broadcast_object_list
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import Runner
 
-from mmyolo_ext.checkpoint.writing import NUMBERED, file_names
+from mmyolo_ext.checkpoint.writing import NUMBERED, file_names, moment_of
 from mmyolo_ext.engine.train_loop import is_step_boundary
 from mmyolo_ext.registry import HOOKS
 
@@ -55,6 +55,10 @@ class CheckpointHook(MMEngineCheckpointHook):
             found = [runner.checkpoints.best(metric) or self._of_hub(runner, metric)]
             broadcast_object_list(found)  # the ranks must agree on what is better
             self._note_best(runner, metric, *(found[0] or (None, None)))
+        if is_main_process() and runner.resumed:  # a run that was killed after a write has not deleted what it should
+            position = {'epoch': runner.epoch, 'iter': runner.iter}
+            outdated = self._outdated(runner, position['epoch' if self.by_epoch else 'iter'], position)
+            runner.checkpoints.delete(outdated + self._other_best(runner))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, *args, **kwargs) -> None:
         """Save at the first end of an optimizer step from when a checkpoint is due by iterations."""
@@ -77,7 +81,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             save_optimizer=self.save_optimizer,
             save_param_scheduler=self.save_param_scheduler,
             meta=meta,
-            outdated=self._outdated(runner, step, meta['iter']),
+            outdated=self._outdated(runner, step, meta),
         )
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
@@ -104,11 +108,7 @@ class CheckpointHook(MMEngineCheckpointHook):
                 save_optimizer=False,
                 save_param_scheduler=False,
                 meta={'epoch': runner.epoch, 'iter': runner.iter},
-                outdated=[
-                    other
-                    for other, facts in runner.checkpoints.entries.items()
-                    if facts.get('kind') == 'best' and facts.get('metric') == metric and other != name
-                ],
+                outdated=self._other_best(runner),
                 metric=metric,
                 score=float(score),
             )
@@ -134,35 +134,40 @@ class CheckpointHook(MMEngineCheckpointHook):
         known = isinstance(name, str) and name in file_names(runner.checkpoints.folder) and score is not None
         if not known:
             return None
-        runner.checkpoints.entries[name] = {
-            'kind': 'best',
-            'metric': metric,
-            'score': score,
-            'epoch': runner.epoch,
-            'iter': runner.iter,
-        }
+        facts = runner.position({'epoch': runner.epoch, 'iter': runner.iter})
+        runner.checkpoints.entries[name] = {'kind': 'best', 'metric': metric, 'score': score, **facts}
         return name, score
+
+    def _other_best(self, runner: Runner) -> list[str]:
+        """Files that were the best of a metric before those that are noted as the best."""
+        noted = {
+            metric: Path(path).name
+            for metric in (self.key_indicators if self.save_best else ())
+            if (path := runner.message_hub.get_info(self._info_key('best_ckpt', metric)))
+        }
+        return [
+            name
+            for name, facts in runner.checkpoints.entries.items()
+            if facts.get('kind') == 'best' and name != noted.get(facts.get('metric'), name)
+        ]
 
     def _info_key(self, start: str, metric: str) -> str:
         return start if len(self.key_indicators) == 1 else f'{start}_{metric}'
 
-    def _outdated(self, runner: Runner, step: int, iteration: int) -> list[str]:
+    def _outdated(self, runner: Runner, step: int, meta: dict) -> list[str]:
         """What goes when the checkpoint of ``step`` is there: emergency saves, and all but the newest periodic."""
-        unit = 'epoch' if self.by_epoch else 'iter'
-        entries = runner.checkpoints.entries
+        now, entries = moment_of(runner.position(meta)), runner.checkpoints.entries
         outdated = [
-            name
-            for name, facts in entries.items()
-            if facts.get('kind') == 'emergency' and facts.get('iter', iteration) < iteration
+            name for name, facts in entries.items() if facts.get('kind') == 'emergency' and moment_of(facts) < now
         ]
         if self.max_keep_ckpts < 1:
             return outdated
-        older = {}
+        unit, older = 'epoch' if self.by_epoch else 'iter', {}
         for name in file_names(runner.checkpoints.folder):
             facts, match = entries.get(name, {}), NUMBERED.fullmatch(name)
-            if facts.get('kind') == 'periodic':
-                older[name] = facts.get(unit, step)
-            elif not facts and match and match['unit'] == unit and not match['best']:
-                older[name] = int(match['number'])
-        ordered = sorted((name for name in older if older[name] < step), key=older.get)
+            if facts.get('kind') == 'periodic' and moment_of(facts) < now:
+                older[name] = moment_of(facts)
+            elif not facts and match and match['unit'] == unit and not match['best'] and int(match['number']) < step:
+                older[name] = (-1, int(match['number']))
+        ordered = sorted(older, key=older.get)
         return outdated + ordered[: max(len(ordered) - self.max_keep_ckpts + 1, 0)]
