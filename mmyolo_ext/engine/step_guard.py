@@ -11,7 +11,6 @@ import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
 from torch import Tensor, distributed
 
 from mmyolo_ext.engine.non_finite import Iteration, as_number, diagnose, write_dump
@@ -40,7 +39,6 @@ class StepGuard(Hook):
 
     Attributes:
         skipped: Whether the last step was skipped, as far as this process knows.
-        position: Completed epochs and iterations after the last optimizer step.
 
     Raises:
         ValueError: If ``max_skips`` is negative.
@@ -54,7 +52,6 @@ class StepGuard(Hook):
         self.max_skips = max_skips
         self.skipped = False
         self._in_a_row = 0
-        self.position = (0, 0)
         self._changed = False  # parameters, by a step whose hooks have not all run
         self._snapshots: list[_BufferCopy] = []
         self._group: list[Iteration] = []  # of the step to come
@@ -62,24 +59,18 @@ class StepGuard(Hook):
 
     def attach(self, runner) -> None:
         """Guard the steps of a runner's optimizer wrapper; call it once, after the wrapper is built."""
-        wrapper = runner.optim_wrapper
-        if not isinstance(wrapper, OptimWrapper) or not hasattr(wrapper, 'optimizer'):
-            runner.logger.warning(
-                f'The steps of {type(wrapper).__name__} are not checked for numbers that are not finite'
-            )
-            return
-        self._runner, self._wrapper = runner, wrapper
-        self._inner_step = wrapper.step
+        self._wrapper = runner.optim_wrapper
+        self._inner_step = self._wrapper.step
 
         @wraps(self._inner_step)  # schedulers look for a mark on it
         def step(**kwargs) -> None:
             self._step(**kwargs)
 
-        wrapper.step = step
+        self._wrapper.step = step
         runner.register_hook(self)
 
     def rewind(self, runner) -> bool:
-        """Bring the model to the moment of ``position``, from the middle of accumulation or of a validation.
+        """Bring the model to its state after the last optimizer step, from amid accumulation or a validation.
 
         Returns:
             False where this cannot be done, in the middle of a step or of the hooks after it.
@@ -95,24 +86,14 @@ class StepGuard(Hook):
             snapshot.restore()
         return True
 
-    def check(self, runner) -> None:
-        """End an iteration and read the decisions that have arrived.
-
-        Raises:
-            NonFiniteError: After too many skipped steps in a row.
-        """
-        if self._unread:
-            self._read(runner, 1 if self._wrapper.should_update() else len(self._unread))
-        self._changed = False
-
     def before_train(self, runner) -> None:
         self._model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         # a mask of infinities is no fault
         self._unwatched = {name for name, buffer in self._model.named_buffers() if not buffer.isfinite().all()}
-        self._take_snapshots(runner)
+        self._take_snapshots()
 
     def before_train_epoch(self, runner) -> None:
-        self._take_snapshots(runner)
+        self._take_snapshots()
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: Any = None) -> None:
         self._iteration = Iteration(runner.iter, data_batch)
@@ -124,13 +105,17 @@ class StepGuard(Hook):
         alone_on_cpu = isinstance(loss, Tensor) and loss.device.type == 'cpu' and get_world_size() == 1
         if self._group and alone_on_cpu and loss.isfinite():
             self._iteration.forget_batch()  # its memory is used again, see datasets/reused_memory.py
+        if self._unread:
+            self._read(runner, 1 if self._wrapper.should_update() else len(self._unread))
+        self._changed = False  # this hook is the last one
 
     def after_train_epoch(self, runner) -> None:
-        self._take_snapshots(runner)  # the last hooks of an epoch may have changed buffers, as SyncBuffersHook does
+        self._take_snapshots()  # the last hooks of an epoch may have changed buffers, as SyncBuffersHook does
         self._read(runner, 0)
 
-    def _take_snapshots(self, runner) -> None:
-        self.position = (runner.epoch, runner.iter)
+    def _take_snapshots(self) -> None:
+        if self._group:  # gradients are summed up over the end of the epoch, so this is no moment to go back to
+            return
         by_kind = defaultdict(list)
         for name, buffer in self._model.named_buffers():
             if name not in self._unwatched and buffer.numel():
@@ -151,7 +136,6 @@ class StepGuard(Hook):
         else:
             self._step_on_host(flag, buffers, kwargs)
         self._group = []
-        self.position = (self._runner.epoch, self._runner.iter + 1)
 
     def _step_on_host(self, flag: Tensor, buffers: list[Tensor], kwargs: dict) -> None:
         self.skipped = bool(flag)

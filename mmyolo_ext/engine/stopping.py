@@ -273,10 +273,10 @@ def resume_command() -> str:
 
 
 def _outcome(runner, path: str | None) -> str:
-    if runner.rank > 0:
-        return 'Process 0 saves what can be saved'
     if path:
         return f'Saved {path}. Resume with: {resume_command()}'
+    if runner.rank > 0:
+        return 'Process 0 saves what can be saved'
     newest = runner.checkpoints.newest() if runner.checkpoints is not None else None
     if newest:
         return f'Nothing new could be saved; the newest checkpoint is {newest}. Resume with: {resume_command()}'

@@ -160,8 +160,6 @@ def _watched(runner) -> AbstractContextManager:
 
 def _end_iteration(loop: EpochTrainLoop | IterTrainLoop) -> None:
     runner = loop.runner
-    if runner.step_guard is not None:
-        runner.step_guard.check(runner)
     if is_step_boundary(runner):
         _note_boundary(loop)
     if runner.stopper is not None:

