@@ -4,6 +4,7 @@ The registries of :mod:`mmyolo_ext.registry` import the modules that hold the pa
 for, so ``import mmyolo_ext`` costs what ``import mmengine`` costs.
 """
 
+import os
 import warnings
 
 from . import compat
@@ -11,6 +12,8 @@ from .version import __version__
 
 __all__ = ['__version__']
 
+# a small file can hold an image that fills the memory; OpenCV reads the limit when it is imported
+os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(2**28))
 compat.install()
 
 try:

@@ -15,17 +15,28 @@ predict a box, C classes, K detections. Boxes are xyxy in px.
 import argparse
 import importlib
 import json
+import math
+import os
+import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
+
+os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(2**28))  # OpenCV reads it when it is imported
 
 import cv2
 import numpy as np
 
 FORMAT = 1
+MAX_PIXELS = 2**25  # of the input
+MAX_NAMES, MAX_STRIDE, MAX_METADATA = 100_000, 1024, 2**24
 INTERPOLATIONS = {'nearest': cv2.INTER_NEAREST, 'bilinear': cv2.INTER_LINEAR, 'area': cv2.INTER_AREA}
+READ_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+JPEG_START, JPEG_END, JPEG_SCAN, JPEG_APP1 = b'\xff\xd8', b'\xff\xd9', 0xDA, 0xE1
+PNG_START, PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'
+EXIF_START, ORIENTATION_TAG, UNSIGNED_SHORT = b'Exif\0\0', 0x0112, 3
 CPU = ('CPUExecutionProvider',)
 Picture = str | Path | np.ndarray
 Size = Sequence[int]  # height, width
@@ -61,6 +72,7 @@ class ExportedDetector:
             self._run, properties = open_openvino(model, threads)
         else:
             self._run, properties = open_onnx(model, threads, providers)
+        self.model = model
         self.rules = read_rules(properties, model)
         self.names = tuple(self.rules['names'])
         self.size_hw = self._check_size(size_hw or self.rules['size_hw'])
@@ -82,11 +94,19 @@ class ExportedDetector:
 
     def _detect(self, images: list[np.ndarray], canvas_hw: Size, score_thr: float) -> list[Detections]:
         placed = [letterbox(image, self.size_hw, canvas_hw, self.rules['letterbox']) for image in images]
-        outputs = self._run(normalise([canvas for canvas, _, _ in placed], self.rules))
+        outputs = self._outputs(normalise([canvas for canvas, _, _ in placed], self.rules))
         return [
             to_picture(finish(outputs, index, self.rules, score_thr), scale_wh, pad_lt, image.shape[:2])
             for index, (image, (_, scale_wh, pad_lt)) in enumerate(zip(images, placed, strict=True))
         ]
+
+    def _outputs(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        try:
+            outputs = self._run(batch)
+        except Exception as error:  # onnxruntime and openvino have classes of their own
+            raise ValueError(f'{self.model} cannot run on an input of {batch.shape}: {error}') from error
+        check_outputs(outputs, len(batch), self.rules, self.model)
+        return outputs
 
     def _check_size(self, size_hw: Size) -> Size:
         own_hw, stride = tuple(self.rules['size_hw']), max(self.rules['strides'])
@@ -94,6 +114,8 @@ class ExportedDetector:
             raise ValueError(f'the model takes {own_hw} only (height, width), got {tuple(size_hw)}')
         if len(size_hw) != 2 or any(side < 1 or side % stride for side in size_hw):
             raise ValueError(f'height and width must be multiples of {stride}, got {tuple(size_hw)}')
+        if math.prod(size_hw) > MAX_PIXELS:
+            raise ValueError(f'the input may have {MAX_PIXELS:,} pixels, got {tuple(size_hw)} (height, width)')
         return tuple(size_hw)
 
 
@@ -123,7 +145,12 @@ def open_openvino(model: str | Path, threads: int) -> tuple[Run, dict[str, str]]
     compiled = core.compile_model(network, 'CPU', config)
     names = [output.get_any_name() for output in network.outputs]
     section = ['mmyolo_ext', 'metadata']
-    properties = json.loads(network.get_rt_info(section).value) if network.has_rt_info(section) else {}
+    try:
+        properties = json.loads(network.get_rt_info(section).value) if network.has_rt_info(section) else {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{model} has metadata that is not JSON: {error}') from error
+    if not isinstance(properties, dict) or not all(isinstance(value, str) for value in properties.values()):
+        raise ValueError(f'{model} has metadata that is not text by name')
     return lambda images: dict(zip(names, compiled([images]).values(), strict=True)), properties
 
 
@@ -136,27 +163,225 @@ def need(package: str) -> ModuleType:
 
 
 def read_rules(properties: dict[str, str], model: str | Path) -> dict:
-    """The metadata of an export, decoded; ValueError if there is none of ours, or of a later form."""
+    """Decode the metadata of an export, and check it before it is believed.
+
+    Raises:
+        ValueError: If there is none of ours, it is of a later form, or a value is missing or out of range; the message
+            names file, key and value.
+    """
     if 'format' not in properties:
         raise ValueError(f'{model} has no metadata of mmyolo_ext: export it by tools/export.py')
-    rules = {key: json.loads(value) for key, value in properties.items()}
-    if rules['format'] != FORMAT:
-        raise ValueError(f'{model} has metadata of form {rules["format"]}, this runtime.py knows {FORMAT}: copy anew')
+    if sum(map(len, properties.values())) > MAX_METADATA:
+        raise ValueError(f'{model} has more than {MAX_METADATA:,} bytes of metadata')
+    try:
+        rules = {key: json.loads(value) for key, value in properties.items() if key in CHECKS or key == 'format'}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{model} has metadata that is not JSON: {error}') from error
+    if type(rules['format']) is not int or rules['format'] != FORMAT:
+        raise ValueError(
+            f'{model} has metadata of form {brief(rules["format"])}, this runtime.py knows {FORMAT}: copy anew'
+        )
+    rules.setdefault('class_agnostic', False)  # of earlier exports
+    for key, (wanted, fits) in CHECKS.items():
+        if key not in rules:
+            raise ValueError(f'{model} has no {key} in its metadata: export it anew by tools/export.py')
+        if not fits(rules[key]):
+            raise ValueError(f'{model} has metadata with {key} = {brief(rules[key])}: it must be {wanted}')
     return rules
 
 
+def brief(value: object) -> str:
+    """Write a value for an error message."""
+    try:
+        text = json.dumps(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits
+        text = f'a {type(value).__name__}'
+    return text if len(text) <= 80 else text[:80] + '...'
+
+
+def number(low: float, high: float, kinds: tuple[type, ...] = (int, float)) -> Callable[[object], bool]:
+    """Make a check for a finite number in a range, both ends included."""
+    return lambda value: type(value) in kinds and low <= value <= high
+
+
+def several(fits: Callable[[object], bool], least: int, most: int) -> Callable[[object], bool]:
+    """Make a check for a list with values that each pass ``fits``."""
+    return lambda value: type(value) is list and least <= len(value) <= most and all(map(fits, value))
+
+
+def is_letterbox(value: object) -> bool:
+    """Whether these are the four settings of :func:`letterbox`."""
+    return (
+        type(value) is dict
+        and value.keys() == {'pad_val', 'centred', 'allow_upscale', 'interpolation'}
+        and number(0, 255)(value['pad_val'])
+        and type(value['centred']) is bool
+        and type(value['allow_upscale']) is bool
+        and value['interpolation'] in tuple(INTERPOLATIONS)
+    )
+
+
+COUNT = ('a whole number, -1 for no limit', number(-1, 2**31, (int,)))
+SHARE = ('a number from 0 to 1', number(0, 1))
+SWITCH = ('true or false', lambda value: type(value) is bool)
+CHECKS = {
+    'mmyolo_ext': ('a version', lambda value: type(value) is str and len(value) <= 100),
+    'names': (
+        f'a list of 1 to {MAX_NAMES:,} names',
+        several(lambda name: type(name) is str and len(name) <= 1000, 1, MAX_NAMES),
+    ),
+    'size_hw': ('two whole numbers above 0', several(number(1, MAX_PIXELS, (int,)), 2, 2)),
+    'strides': (f'whole numbers from 1 to {MAX_STRIDE}', several(number(1, MAX_STRIDE, (int,)), 1, 16)),
+    'dynamic': SWITCH,
+    'precision': ("'float32', 'float16' or 'int8'", lambda value: value in ('float32', 'float16', 'int8')),
+    'letterbox': (f'pad_val, centred, allow_upscale and interpolation ({", ".join(INTERPOLATIONS)})', is_letterbox),
+    'channels': ("'RGB' or 'BGR'", lambda value: value in ('RGB', 'BGR')),
+    'mean': ('three finite numbers', several(number(-1e6, 1e6), 3, 3)),
+    'std': ('three numbers from 1e-6 to 1e6', several(number(1e-6, 1e6), 3, 3)),
+    'activation': ("'sigmoid' or 'softmax'", lambda value: value in ('sigmoid', 'softmax')),
+    'multi_label': SWITCH,
+    'nms_in_graph': SWITCH,
+    'score_thr': SHARE,
+    'nms_pre': COUNT,
+    'nms_iou': SHARE,
+    'class_agnostic': SWITCH,
+    'max_per_img': COUNT,
+}
+
+
+def check_outputs(outputs: dict[str, np.ndarray], count: int, rules: dict, model: str | Path) -> None:
+    """Check what the graph gives for ``count`` images against what its metadata says; ValueError if it differs."""
+    in_graph = rules['nms_in_graph']
+    wanted = {'boxes': 3, 'scores': 2, 'labels': 2, 'num_dets': 2} if in_graph else {'boxes': 3, 'scores': 3}
+    shapes = {name: getattr(value, 'shape', None) for name, value in outputs.items()}
+    fits = all(
+        name in outputs and len(shapes[name]) == sides and shapes[name][0] == count for name, sides in wanted.items()
+    )
+    if fits:
+        places = shapes['boxes'][1]
+        fits = shapes['boxes'][2] == 4 and shapes['scores'][1] == places
+        fits = fits and (in_graph or shapes['scores'][2] == len(rules['names']))
+    if fits and in_graph:
+        labels, kept = outputs['labels'], outputs['num_dets']
+        fits = shapes['labels'][1] == places and shapes['num_dets'][1] == 1
+        fits = (
+            fits and labels.dtype.kind in 'iu' and kept.dtype.kind in 'iu' and kept.min() >= 0 and kept.max() <= places
+        )
+        used = np.arange(places) < kept if fits else None
+        fits = fits and bool(((labels >= 0) & (labels < len(rules['names'])))[used].all())
+    if not fits:
+        raise ValueError(f'{model} gives outputs that do not fit its metadata: {shapes}')
+
+
 def read_picture(picture: Picture) -> np.ndarray:
-    """(H, W, 3) BGR uint8, turned as its EXIF says; ValueError if it is no picture."""
+    """Read an image as training does: turned as its EXIF orientation says, 16 bits a channel scaled to 8.
+
+    Returns:
+        (H, W, 3) BGR uint8.
+
+    Raises:
+        ValueError: If it is missing, cut short, or no image, or an array of another form.
+    """
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
             raise ValueError(f'a picture must be (H, W, 3) uint8 in BGR, got {picture.shape} {picture.dtype}')
         return picture
     if not Path(picture).is_file():
         raise ValueError(f'there is no picture {picture}')
-    content = np.fromfile(str(picture), np.uint8)
-    if not content.size or (image := cv2.imdecode(content, cv2.IMREAD_COLOR)) is None:
+    content = Path(picture).read_bytes()
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), READ_FLAGS) if content else None
+    except cv2.error as error:  # such as more pixels than OpenCV may decode
+        raise ValueError(f'{picture} cannot be decoded: {" ".join(str(error).split())}') from error
+    if image is None:
         raise ValueError(f'{picture} cannot be decoded, is it a picture?')
-    return image
+    if is_truncated(content):
+        raise ValueError(f'{picture} is cut short, copy it again')
+    if image.dtype == np.uint16:
+        image = cv2.convertScaleAbs(image, alpha=255 / 65535)
+    elif image.dtype != np.uint8:
+        raise ValueError(f'{picture} has pixels of type {image.dtype}: convert it to 8 or 16 bits a channel')
+    return turned(image, exif_orientation(content))
+
+
+def is_truncated(content: bytes) -> bool:
+    """Whether a JPEG or PNG lacks its end."""
+    if content.startswith(PNG_START):
+        return PNG_END not in content
+    if content.startswith(JPEG_START):
+        scan = next(
+            (start for marker, start, _ in jpeg_segments(content) if marker in (JPEG_SCAN, None)), len(content)
+        )
+        return content.find(JPEG_END, scan) < 0
+    return False
+
+
+def exif_orientation(content: bytes) -> int:
+    """The EXIF orientation, 1 to 8, of a JPEG, PNG or WebP; 1, upright, where there is none or a faulty one."""
+    try:
+        if content.startswith(JPEG_START):
+            parts = (content[start:end] for marker, start, end in jpeg_segments(content) if marker == JPEG_APP1)
+            return orientation_of(next((part for part in parts if part.startswith(EXIF_START)), b''))
+        if content.startswith(PNG_START):
+            return orientation_of(next(chunks(content, b'eXIf'), b''))
+        if content[:4] == b'RIFF' and content[8:12] == b'WEBP':
+            return orientation_of(next(chunks(content, b'EXIF'), b''))
+    except (struct.error, IndexError):
+        pass
+    return 1  # OpenCV turns TIFF by itself
+
+
+def jpeg_segments(content: bytes) -> Iterator[tuple[int | None, int, int]]:
+    """(marker, start, end) of each segment up to the first scan; the marker is None where something else comes."""
+    place = len(JPEG_START)
+    while place + 4 <= len(content):
+        if content[place] != 0xFF:
+            yield None, place, len(content)
+            return
+        if content[place + 1] == 0xFF:  # a fill byte
+            place += 1
+            continue
+        marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], 'big')
+        yield marker, place + 4 if marker != JPEG_SCAN else place, place + 2 + length
+        if marker == JPEG_SCAN:
+            return
+        place += 2 + length
+
+
+def chunks(content: bytes, kind: bytes) -> Iterator[bytes]:
+    """Contents of the chunks of one kind in a PNG or WebP."""
+    png = content.startswith(PNG_START)
+    place = len(PNG_START) if png else 12
+    while place + 8 <= len(content):
+        length, name = (
+            struct.unpack_from('>I4s', content, place) if png else struct.unpack_from('<4sI', content, place)[::-1]
+        )
+        if name == kind:
+            yield content[place + 8 : place + 8 + length]
+        place += 12 + length if png else 8 + length + length % 2
+
+
+def orientation_of(exif: bytes) -> int:
+    """The orientation in the first directory of EXIF data, which is a TIFF structure."""
+    tiff = exif.removeprefix(EXIF_START)
+    order = {b'II*\0': '<', b'MM\0*': '>'}.get(tiff[:4])
+    if order is None:
+        return 1
+    (directory,) = struct.unpack_from(f'{order}I', tiff, 4)
+    (entries,) = struct.unpack_from(f'{order}H', tiff, directory)
+    for entry in range(entries):
+        tag, kind, _, value = struct.unpack_from(f'{order}HHIH', tiff, directory + 2 + 12 * entry)
+        if tag == ORIENTATION_TAG:
+            return value if kind == UNSIGNED_SHORT and 1 <= value <= 8 else 1
+    return 1
+
+
+def turned(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn an image (H, W, C) upright from an EXIF orientation, 1 to 8."""
+    if orientation in (5, 6, 7, 8):
+        image = cv2.transpose(image)
+    flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
+    return image if flip is None else cv2.flip(image, flip)
 
 
 def letterbox(image: np.ndarray, size_hw: Size, canvas_hw: Size, rule: dict) -> tuple:
