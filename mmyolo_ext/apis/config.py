@@ -16,6 +16,7 @@ SECTIONS = (
     *('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg', 'test_cfg'),
     *('optim_wrapper', 'default_hooks', 'env_cfg', 'randomness'),
 )
+HOOKS_OF_MMENGINE = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 NEVER_NONE = ('env_cfg', 'randomness')
 DATA_DESCRIPTION = {'train', 'val', 'nc', 'path'}  # keys of a data.yaml, as YOLO tools write it
 
@@ -81,6 +82,7 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
         if name in options:
             cfg[name] = options.pop(name)
     apply_shortcuts(cfg)
+    _leave_out_hooks(cfg)
     if options:
         try:
             cfg.merge_from_dict(options)
@@ -89,7 +91,15 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
             raise ValueError(f'--cfg-options do not fit the config: {reason}') from error
         _check_sections(cfg)
         apply_shortcuts(cfg)
+        _leave_out_hooks(cfg)
     return cfg
+
+
+def _leave_out_hooks(cfg: Config) -> None:
+    """``default_hooks = dict(NAME=None)`` leaves a hook out; MMEngine allows that only of those it adds itself."""
+    hooks = cfg.get('default_hooks') or {}
+    for name in [name for name, hook in hooks.items() if hook is None and name not in HOOKS_OF_MMENGINE]:
+        del hooks[name]
 
 
 def _check_sections(cfg: Config) -> None:

@@ -1,5 +1,6 @@
 """Errors while a config is built, as one line that names the part of the config."""
 
+import linecache
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +9,11 @@ from types import FrameType
 
 from mmengine import registry as root
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
 
 from mmyolo_ext.apis.config_keys import accepted, unknown_key, unknown_type
-from mmyolo_ext.apis.config_nodes import Part, parts
+from mmyolo_ext.apis.config_nodes import Part, kind, parts
 
 # Functions of MMEngine's Runner that build, and the key of a config that each reads.
 RUNNER_STEPS = {
@@ -79,6 +81,8 @@ def describe(error: Exception, cfg: Config) -> str | None:
             loader = LOADERS.get(step)
         elif name in RUNNER_STEPS:
             step = RUNNER_STEPS[name]
+    if builds and not any(_locate(frame, cfg) for frame in builds):
+        step = step or _hook_path(error, cfg)
     located = next(((frame, part) for frame in reversed(builds) if (part := _locate(frame, cfg))), None)
     if located is None and step is None:
         return None
@@ -121,7 +125,23 @@ def _plain(error: Exception) -> str:
     """The message, without what older versions of MMEngine put before it and without the quotes of a KeyError."""
     text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
     text = re.sub(r'^(class `\w+` in [\w/.]+: )+', '', ' '.join(str(text).split()))
-    return text or type(error).__name__
+    return text or _failed_line(error)
+
+
+def _failed_line(error: Exception) -> str:
+    """The line of code that failed, for assertions without a message."""
+    *_, last = _frames(error) if error.__traceback__ else (None,)
+    return last and linecache.getline(last.f_code.co_filename, last.f_lineno).strip() or type(error).__name__
+
+
+def _hook_path(error: Exception, cfg: Config) -> str | None:
+    """Where the hook stands whose method was building something."""
+    for frame in _frames(error):
+        owner = frame.f_locals.get('self')
+        if isinstance(owner, Hook):
+            names = {type(owner).__name__}
+            return next((part.path for part in parts(cfg) if kind(part.node) in names), 'the hooks')
+    return None
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:

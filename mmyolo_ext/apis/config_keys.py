@@ -106,6 +106,8 @@ LOOPS = {
     'test_cfg': ('TestLoop',),
 }
 NEED_TYPE = ('model', 'model.backbone', 'model.neck', 'model.bbox_head', 'optim_wrapper.optimizer', 'param_scheduler')
+LISTS = ('pipeline', 'switch_pipeline', 'transforms', 'datasets', 'metrics', 'vis_backends')
+DICTS = ('train_cfg', 'test_cfg', 'mp_cfg', 'dist_cfg', 'metainfo', 'data_prefix')
 HEAD_CFGS = ('train_cfg', 'test_cfg')
 LOADER_KEYS = (*_arguments(DataLoader.__init__)[1:], 'num_batch_per_epoch')
 HEAD_TEST_KEYS = (
@@ -191,6 +193,8 @@ def resolve(name: object, registries: tuple[Registry, ...], scope: str | None = 
     """What ``type`` stands for in each of the registries that know it; call it within the config's default scope."""
     if not isinstance(name, str):
         return [name] if callable(name) else []
+    if not name or not isinstance(scope, (str, type(None))):
+        return []
     default = DefaultScope.get_current_instance()
     found = (_find(name, registry, scope, default and default.scope_name) for registry in registries)
     return [built for built in found if built is not None]
@@ -272,6 +276,14 @@ def _check_names(cfg: Config) -> Iterator[tuple[str, str]]:
 
 def _check_part(part: Part) -> Iterator[tuple[str, str]]:
     path, node, key = part.path, part.node, part.key
+    for name, value in node.items():
+        if isinstance(value, (dict, list, tuple, type(None))) or callable(value):
+            continue
+        if name in SLOTS or path == 'default_hooks' or path in LOADERS and name in ('sampler', 'batch_sampler'):
+            wanted = 'a list of dicts' if name in LISTS else 'a dict'
+            yield 'error', f'{path}.{name} must be {wanted} with a type, got {value!r}'
+        elif name in DICTS and (part.top == 'model' or name not in HEAD_CFGS):
+            yield 'error', f'{path}.{name} must be a dict, got {value!r}'
     if key == 'nms' and part.top == 'model':
         yield from _check_nms(path, node)
     elif key == 'roi_layer' and part.top == 'model':
@@ -296,13 +308,16 @@ def _check_part(part: Part) -> Iterator[tuple[str, str]]:
 
 def _needs_type(part: Part) -> bool:
     in_list = part.path.endswith(']')
-    return part.key in ('pipeline', 'custom_hooks', 'param_scheduler') and in_list or part.path in NEED_TYPE
+    data = part.top in LOADERS and part.key in ('dataset', 'sampler')
+    return data or part.key in ('pipeline', 'custom_hooks', 'param_scheduler') and in_list or part.path in NEED_TYPE
 
 
 def _registries(part: Part) -> tuple[tuple[Registry, ...], bool]:
     """Where a type is looked up, and whether a type that is not found there is certainly an error."""
     if part.key in SLOTS:
         return SLOTS[part.key], True
+    if part.top in LOADERS and part.keys[1:] in (('sampler',), ('batch_sampler',)):
+        return (root.DATA_SAMPLERS,), True
     direct = len(part.keys) <= (2 if part.top == 'default_hooks' else 1)
     if direct or part.top in ('model', 'tta_model', *LOADERS):
         return AREAS.get(part.top, ()), direct
@@ -339,8 +354,8 @@ def _check_type(path: str, node: dict, registries: tuple[Registry, ...], certain
 def _check_nms(path: str, node: dict) -> Iterator[tuple[str, str]]:
     name = node.get('type', 'nms')
     function = getattr(mmcv.ops, name, None) if isinstance(name, str) else name
-    if function is None:
-        match = closest(name, NMS_TYPES)
+    if not callable(function):
+        match = closest(str(name), NMS_TYPES)
         yield 'error', f'{path}.type must be one of {NMS_TYPES}, got {name!r}' + (f': {match!r}?' if match else '')
         return
     known = (*(set(accepted(function)[0]) - {'boxes', 'scores', 'dets'}), *NMS_KEYS)
@@ -364,7 +379,8 @@ def _check_roi_layer(path: str, node: dict) -> Iterator[tuple[str, str]]:
 def _check_head_cfg(path: str, node: dict, part: Part) -> Iterator[tuple[str, str]]:
     known = HEAD_TEST_KEYS if 'test_cfg' in path else HEAD_TRAIN_KEYS
     yield from _check_free(path, node, known, False)
-    head = str((part.cfg.model.get('bbox_head') or {}).get('type', ''))
+    head = part.cfg.model.get('bbox_head')
+    head = str(head.get('type')) if isinstance(head, dict) else ''
     if path == 'model.test_cfg' and head in ('mmyolo_ext.YOLOv5Head', 'mmyolo_ext.YOLOv3Head'):
         for key in node:
             if key in HEAD_TEST_KEYS and key not in OUR_HEAD_TEST_KEYS:

@@ -106,6 +106,7 @@ NUMBERS: dict[str, tuple[tuple[str, ...], float, float, bool]] = {
     'nominal_batch_size': (('default_hooks', 'custom_hooks'), 1, math.inf, True),
     'num_last_epochs': (('default_hooks', 'custom_hooks'), 0, math.inf, True),
     'pad_size_divisor': (('model',), 1, math.inf, True),
+    'pad_value': (('model',), -math.inf, math.inf, False),
     'iou_threshold': (('model',), 0, 1, False),
     'score_thr': (('model',), 0, 1, False),
 }
@@ -147,11 +148,11 @@ def _check_loader(part: Part) -> Checked:
 def _check_packing(part: Part) -> Checked:
     """A model gets nothing from a pipeline of known transforms of which none packs."""
     for dataset in walk(part.node['dataset']):
-        if 'pipeline' in dataset and not dataset['pipeline'] and 'dataset' not in dataset:
+        if dataset.get('pipeline') == [] and 'dataset' not in dataset:
             yield 'error', f'{part.path}: the pipeline of {kind(dataset)} is empty; it must load images and pack them'
-    pipelines = [node['pipeline'] for node in walk(part.node['dataset']) if node.get('pipeline')]
+    pipelines = [node['pipeline'] for node in walk(part.node['dataset']) if isinstance(node.get('pipeline'), list)]
     kinds = [kind(step) for step in walk(pipelines)]
-    if pipelines and all(name in KNOWN_TRANSFORMS for name in kinds):
+    if kinds and all(name in KNOWN_TRANSFORMS for name in kinds):
         yield (
             'error',
             f'{part.path}: no transform packs the inputs: end the pipeline with PackDetInputs, got {", ".join(kinds)}',
@@ -290,11 +291,11 @@ def _check_nms(part: Part) -> Checked:
 
 
 def _is_our_head(cfg: Config) -> bool:
-    return _is_ours(cfg.model.get('bbox_head') or {})
+    return _is_ours((cfg.get('model') or {}).get('bbox_head'))
 
 
-def _is_ours(node: dict) -> bool:
-    return str(node.get('type')).startswith('mmyolo_ext.')
+def _is_ours(node: object) -> bool:
+    return isinstance(node, dict) and str(node.get('type')).startswith('mmyolo_ext.')
 
 
 def _check_loss(part: Part) -> Checked:
@@ -322,9 +323,24 @@ def _check_transform(part: Part) -> Checked:
                 continue
             if min(sides) < 1 and not (kind(part.node) == 'Resize' and -1 in sides):
                 yield 'error', f'{part.path}.{key} must be sides above 0 px, got {sides!r}'
+    keys = part.node.get('meta_keys', ())
+    if not isinstance(keys, (list, tuple)) or not all(isinstance(key, str) for key in keys):
+        yield 'error', f'{part.path}.meta_keys must be a list of names, got {keys!r}'
+    wants_boxes = part.top == 'train_dataloader' and kind(part.node) == 'LoadAnnotations' and _is_our_head(part.cfg)
+    if wants_boxes and part.node.get('with_bbox', True) is not True:
+        yield (
+            'error',
+            f'{part.path}.with_bbox={part.node["with_bbox"]!r}: it must be True, for the head learns from boxes',
+        )
     probability = part.node.get('prob')
     if isinstance(probability, (str, bool)) or isinstance(probability, numbers.Real) and not 0 <= probability <= 1:
         yield 'error', f'{part.path}.prob must be a number from 0 to 1, got {probability!r}'
+
+
+def _check_paths(part: Part) -> Checked:
+    for key in ('data_root', 'ann_file'):
+        if isinstance(part.node.get(key), numbers.Real):
+            yield 'error', f'{part.path}.{key} must be a path, got {part.node[key]!r}'
 
 
 def _check_metainfo(part: Part) -> Checked:
@@ -380,6 +396,7 @@ CHECKS: tuple[tuple[Callable[[Part], bool], Callable[[Part], Checked]], ...] = (
     (lambda part: part.top == 'model' and 'loss_weight' in part.node, _check_loss),
     (lambda part: part.path == 'model.backbone' and 'out_indices' in part.node, _check_indices),
     (lambda part: 'pipeline' in part.keys and 'type' in part.node, _check_transform),
+    (lambda part: part.top in LOADERS or part.top.endswith('_evaluator'), _check_paths),
     (lambda part: part.key == 'metainfo', _check_metainfo),
     (lambda part: part.key == 'mp_cfg', _check_environment),
     (lambda part: part.key == 'dist_cfg', _check_backend),

@@ -248,6 +248,10 @@ VALUES = {
     'model = dict(data_preprocessor=dict(mean=[0, 0]))': 'data_preprocessor.mean must be 3 numbers',
     head('loss_cls=dict(loss_weight=-1.0)'): 'loss_cls.loss_weight must be a number of at least 0, got -1.0',
     "param_scheduler = [dict(type='LinearLR', begin=5, end=2)]": 'end must be after begin',
+    hook('ema', 'gamma=-1'): 'default_hooks.ema: .*gamma must be greater than 0, but got -1',
+    'default_hooks = dict(logger=-1)': 'default_hooks.logger must be a dict with a type, got -1',
+    "train_dataloader = dict(sampler='x')": "train_dataloader.sampler must be a dict with a type, got 'x'",
+    'model = dict(test_cfg=3)': 'model.test_cfg must be a dict, got 3',
     "param_scheduler = 'cosine'": "param_scheduler must be a list of dicts .* got 'cosine'",
     "param_scheduler = [dict(type='mmyolo_ext.WarmupLinearLR', warmup_epochs=-1)]": 'warmup_epochs must .* got -1',
     'model = []': r'model must be a dict, got \[\]',
@@ -416,6 +420,11 @@ def test_configs_of_mmdet_pass(name):
     assert [message for level, message in check(cfg) if level == 'error'] == []
     cfg.train_dataloader.batch_sze = 2
     assert [message for level, message in check(cfg) if level == 'error' and "'batch_size'" in message]
+
+
+def test_a_hook_of_none_is_left_out(tmp_path):
+    cfg = load_config(write(tmp_path / 'mine.py', 'default_hooks = dict(curves=None, timer=None)'))
+    assert 'curves' not in cfg.default_hooks and cfg.default_hooks.timer is None
 
 
 def test_errors_outside_of_building_keep_their_traceback():
