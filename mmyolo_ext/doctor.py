@@ -110,9 +110,9 @@ def _check_package(package: Package, environment: Environment) -> Finding:
     if not installed and (error or not package.needed):
         status, cure = (FAULT, install) if package.needed else (NOTE, '')
         return Finding(package.module, status, 'not installed' + ('' if package.needed else ' (optional)'), cure)
-    if error:
-        status, cure = (FAULT, _cure_of_import(package, error)) if package.needed else (NOTE, '')
-        return Finding(package.module, status, f'{versions} does not import: {error}', cure)
+    if error:  # optional packages are used wherever they are found
+        cure = _cure_of_import(package, error, environment)
+        return Finding(package.module, FAULT, f'{versions or "found, but it"} does not import: {error}', cure)
     ours = environment.distributions.get(package.distributions[0])
     if ours and _number(ours) < _number(package.minimum):
         return Finding(package.module, FAULT, f'{versions}, needed is {package.minimum} or newer', install)
@@ -123,14 +123,29 @@ def _requirement(package: Package) -> str:
     return f"'{package.distributions[0]}>={package.minimum}'" if package.minimum != '0' else package.distributions[0]
 
 
-def _cure_of_import(package: Package, error: str) -> str:
+def _cure_of_import(package: Package, error: str, environment: Environment) -> str:
     library = missing_library(error)
     if library is not None:
         return f'apt-get update && apt-get install -y {SYSTEM_LIBRARIES[library]}'
+    if package.module == 'torchvision':
+        return torchvision_command(environment.distributions.get('torch', ''))
     if package.module == 'cv2':
         uninstall = 'pip uninstall -y opencv-python opencv-contrib-python'
         return f'{uninstall} && pip install --force-reinstall --no-deps opencv-python-headless'
     return f'pip install --force-reinstall --no-deps {_requirement(package)}'
+
+
+def torchvision_command(torch_version: str) -> str:
+    """Install the torchvision that is built for a torch, as ``2.13.0+cpu``; uninstall it where that is unknown.
+
+    Release 0.(n + 15) belongs to torch 2.n. A torch from PyTorch's own index says in its version which one.
+    """
+    found = re.match(r'2\.(\d+)', torch_version)
+    if found is None:
+        return 'pip uninstall -y torchvision'
+    build = torch_version.partition('+')[2]
+    index = f' --index-url https://download.pytorch.org/whl/{build}' if build else ''
+    return f"pip install --force-reinstall --no-deps 'torchvision==0.{int(found[1]) + 15}.*'{index}"
 
 
 def missing_library(error: str) -> str | None:
@@ -177,6 +192,25 @@ def check_ops(environment: Environment) -> list[Finding]:
     return [Finding('mmcv ops', OK, f'supplied by mmyolo_ext; to have the compiled ones: {compile_command()}')]
 
 
+def check_models(environment: Environment) -> list[Finding]:
+    """mmdet's models import; nothing is said while a package they stand on is at fault itself."""
+    error = environment.import_errors.get('mmdet.models')
+    if error is None:
+        return [] if 'mmdet' in environment.import_errors else [Finding('mmdet.models', OK, 'imports')]
+    below = {package.module for package in PACKAGES if package.needed or environment.installed(package)} | {'mmcv.ops'}
+    if environment.import_errors.keys() & below:
+        return []
+    package = next(package for package in PACKAGES if package.module == 'mmdet')
+    missing = re.match(r"ModuleNotFoundError: No module named '([\w-]+)", error)
+    if 'torchvision' in error:
+        cure = torchvision_command(environment.distributions.get('torch', ''))
+    elif missing and missing[1] not in ('mmdet', 'mmcv', 'mmengine', 'torch'):
+        cure = f'pip install {missing[1]}'
+    else:
+        cure = _cure_of_import(package, error, environment)
+    return [Finding('mmdet.models', FAULT, f'does not import: {error}', cure)]
+
+
 def check_devices(environment: Environment) -> list[Finding]:
     """What torch can compute on; never a fault, for a CPU is enough."""
     return [Finding('devices', OK, ', '.join(environment.devices) or 'none: torch does not import')]
@@ -188,6 +222,7 @@ CHECKS: tuple[Callable[[Environment], list[Finding]], ...] = (
     check_opencv_twins,
     check_mixed_stack,
     check_ops,
+    check_models,
     check_devices,
 )
 
@@ -198,8 +233,10 @@ def examine() -> Environment:
     for distribution in importlib.metadata.distributions():
         if name := distribution.metadata['Name']:
             distributions.setdefault(re.sub(r'[-_.]+', '-', name).lower(), distribution.version)
-    modules = [package.module for package in PACKAGES] + ['mmcv.ops']
+    modules = [package.module for package in PACKAGES] + ['mmcv.ops', 'mmdet.models']
     errors = {module: error for module in modules if (error := _import_error(module))}
+    if not errors.keys() & {'torch', 'torchvision'} and (error := _torchvision_error()):
+        errors['torchvision'] = error
     return Environment(tuple(sys.version_info[:3]), distributions, errors, ops_status(), _devices(errors))
 
 
@@ -208,8 +245,26 @@ def _import_error(module: str) -> str:
     try:
         importlib.import_module(module)
     except Exception as error:
-        return f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no message"}'
+        return _first_line(error)
     return ''
+
+
+def _torchvision_error() -> str:
+    """The same of torchvision's compiled ops: one of another build imports, and fails at the first call."""
+    import torch
+    import torchvision
+
+    try:
+        for device in ('cpu', *(['cuda'] if torch.cuda.is_available() else [])):
+            box = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=device)
+            torchvision.ops.nms(box, box[:, 0], 0.5)
+    except Exception as error:
+        return _first_line(error)
+    return ''
+
+
+def _first_line(error: Exception) -> str:
+    return f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no message"}'
 
 
 def _devices(errors: dict[str, str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -114,6 +115,45 @@ def test_compiled_ops_of_another_torch() -> None:
     assert 'undefined symbol' in findings['mmcv ops'].detail
 
 
+NMS_ERROR = 'RuntimeError: operator torchvision::nms does not exist'
+
+
+@pytest.mark.parametrize(
+    ('torch', 'cure'),
+    [
+        ('2.13.0+cpu', "'torchvision==0.28.*' --index-url https://download.pytorch.org/whl/cpu"),
+        ('2.4.1+cu121', "'torchvision==0.19.*' --index-url https://download.pytorch.org/whl/cu121"),
+        ('2.6.0', "'torchvision==0.21.*'"),  # from PyPI
+    ],
+)
+def test_a_torchvision_of_another_build(torch: str, cure: str) -> None:
+    distributions = {**GOOD, 'torch': torch, 'torchvision': '0.29.1'}
+    # mmdet's models, which fail for the same reason, are no second fault
+    findings = examine(
+        distributions=distributions, import_errors=dict.fromkeys(('torchvision', 'mmdet.models'), NMS_ERROR)
+    )
+    assert faults(findings) == {'torchvision'}
+    assert findings['torchvision'].cure == f'pip install --force-reinstall --no-deps {cure}'
+    assert findings['torchvision'].detail == f'torchvision 0.29.1 does not import: {NMS_ERROR}'
+
+
+@pytest.mark.parametrize(
+    ('error', 'cure'),
+    [
+        ("ModuleNotFoundError: No module named 'shapely.geometry'", 'pip install shapely'),
+        ("ModuleNotFoundError: No module named 'mmdet.models.layers'", 'pip install --force-reinstall --no-deps '),
+        (GL_ERROR, 'apt-get update && apt-get install -y libgl1'),
+        ('AssertionError: MMCV==2.9.9 is used but incompatible', 'pip install --force-reinstall --no-deps '),
+        (NMS_ERROR, "pip install --force-reinstall --no-deps 'torchvision==0.28.*'"),
+    ],
+)
+def test_models_of_mmdet_that_do_not_import(error: str, cure: str) -> None:
+    absent = "ModuleNotFoundError: No module named 'torchvision'"  # which is no reason
+    finding = examine(import_errors={'mmdet.models': error, 'torchvision': absent})['mmdet.models']
+    assert finding.status == FAULT and finding.detail == f'does not import: {error}'
+    assert finding.cure.startswith(cure)
+
+
 def test_report_ends_with_the_cures() -> None:
     findings = [Finding('a', OK, 'fine'), Finding('long name', FAULT, 'broken', 'mend it')]
     assert doctor.report(findings).splitlines() == [
@@ -148,3 +188,43 @@ def test_starts_on_a_broken_stack(missing: list[str]) -> None:
     for name in missing:
         assert lines[name].split()[1] == FAULT
         assert run.returncode == 1
+
+
+# what a torchvision of another build does: one fails when it is imported, one at the first call
+BROKEN = {
+    'imported': "raise RuntimeError('operator torchvision::nms does not exist')",
+    'called': """
+import types
+def nms(*arguments):
+    raise NotImplementedError("Could not run 'torchvision::nms' with arguments from the 'CPU' backend")
+ops = types.SimpleNamespace(nms=nms)
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('fails_when', BROKEN)
+def test_a_broken_torchvision_is_found(tmp_path: Path, fails_when: str) -> None:
+    (tmp_path / 'torchvision').mkdir()
+    (tmp_path / 'torchvision' / '__init__.py').write_text(BROKEN[fails_when])
+    (tmp_path / 'torchvision-0.1.dist-info').mkdir()
+    (tmp_path / 'torchvision-0.1.dist-info' / 'METADATA').write_text('Name: torchvision\nVersion: 0.1\n')
+    start = f'import sys; sys.path.insert(0, {str(tmp_path)!r})' + START.format(missing=[])
+    run = subprocess.run([sys.executable, '-c', start], capture_output=True, text=True, timeout=100)
+    assert run.returncode == 1, run.stderr
+    lines = {line.split()[0]: line for line in run.stdout.splitlines() if line}
+    assert 'FAULT  torchvision 0.1 does not import: ' in run.stdout and 'torchvision::nms' in run.stdout
+    assert lines['pip'].split()[:4] == ['pip', 'install', '--force-reinstall', '--no-deps']
+    assert run.stdout.rstrip().endswith('1 fault found.')
+
+
+@pytest.mark.slow
+def test_models_that_do_not_import_are_found() -> None:
+    run = subprocess.run(
+        [sys.executable, '-c', START.format(missing=['mmdet.models.losses'])],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert run.returncode == 1, run.stderr
+    assert 'mmdet.models      FAULT  does not import: ModuleNotFoundError' in run.stdout
