@@ -7,6 +7,8 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmyolo_ext.checkpoint.writing import checkpoint_names
+from mmyolo_ext.compat.checkpoint_file import check_growth
+from mmyolo_ext.compat.inert import RefusedError
 
 
 def check_work_dir(work_dir: str) -> None:
@@ -89,7 +91,10 @@ def _checkpoint_folder(cfg: Config) -> Path:
 def _check_archive(path: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
+            check_growth(archive.infolist(), Path(path).stat().st_size)
             broken = archive.testzip()
+    except RefusedError as error:
+        raise ValueError(f'the checkpoint {path} is refused: it asks for {error}') from error
     except (zipfile.BadZipFile, OSError) as error:
         raise ValueError(f'the checkpoint {path} is broken or cut short: {error}') from error
     if broken:

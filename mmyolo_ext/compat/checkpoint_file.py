@@ -20,6 +20,7 @@ __all__ = ['StandIn', 'read_checkpoint']
 ZIP_START = b'PK\x03\x04'
 # torch stores without compression; a zip that grows by more was made to fill the memory
 MOST_GROWTH = 20
+MOST_VALUES, MOST_DEPTH = 20_000_000, 100
 
 
 def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
@@ -40,7 +41,9 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
         raise ValueError(f'the checkpoint {path} is empty (0 bytes): copy or download it again')
     try:
         with path.open('rb') as file:
-            return _read(file, path.stat().st_size, map_location)
+            content = _read(file, path.stat().st_size, map_location)
+        _count(content, {}, 0)
+        return content
     except RefusedError as error:
         raise ValueError(
             f'the checkpoint {path} is refused, and nothing of it has run: it asks for {error}. A checkpoint that '
@@ -69,14 +72,44 @@ def _read(file: BinaryIO, size: int, map_location: Any) -> Any:
     return PickleModule(lambda key: 0).load(file)
 
 
+def check_growth(entries: list[zipfile.ZipInfo], size: int) -> None:
+    """Refuse a zip whose entries are together far larger than the file, compressed or overlapping.
+
+    Raises:
+        RefusedError: They are.
+    """
+    if sum(entry.file_size for entry in entries) > MOST_GROWTH * size + 2**20:
+        raise RefusedError(f'more than {MOST_GROWTH} times its own size')
+
+
+def _count(node: Any, counted: dict[int, int], depth: int) -> int:
+    """Return the number of values in plain containers, with those that are there by reference.
+
+    A file may refer to a list again and again, or to itself: whoever walks through it would never end.
+
+    Raises:
+        RefusedError: There are too many, or they are nested too deeply.
+    """
+    if not isinstance(node, (dict, list, tuple, set, frozenset)):
+        return 1
+    if depth > MOST_DEPTH:
+        raise RefusedError(f'values nested more than {MOST_DEPTH} levels deep')
+    if id(node) not in counted:
+        counted[id(node)] = MOST_VALUES  # of what is inside of itself
+        parts = node.values() if isinstance(node, dict) else node
+        counted[id(node)] = 1 + sum(_count(part, counted, depth + 1) for part in parts)
+    if counted[id(node)] > MOST_VALUES:
+        raise RefusedError(f'more than {MOST_VALUES:,} values, by references or to itself')
+    return counted[id(node)]
+
+
 def _storage_rooms(file: BinaryIO, size: int) -> dict[str, int]:
     """Bytes of every storage in a zip of torch, by its key; anything else in the file must be as torch writes it."""
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
     if any(entry.filename.startswith(('/', '\\')) or '..' in entry.filename.split('/') for entry in entries):
         raise RefusedError('a file outside of the archive')
-    if sum(entry.file_size for entry in entries) > MOST_GROWTH * size + 2**20:
-        raise RefusedError(f'more than {MOST_GROWTH} times its own size')
+    check_growth(entries, size)
     file.seek(0)
     # by torch's own list, for by it torch decides to run a program
     if 'constants.pkl' in torch._C.PyTorchFileReader(file).get_all_records():

@@ -6,6 +6,7 @@ Python's own reader in Python, with every instruction replaced that makes, calls
 import io
 import pickle
 import re
+import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -39,6 +40,15 @@ class SafeUnpickler(pickle._Unpickler):
     def storage_room(self, key: Any) -> int | None:
         """How many bytes a storage can have; None where the file does not hold any."""
         return None
+
+    def total_room(self) -> int | None:
+        """How many bytes all storages can have together; None where :meth:`storage_room` limits each."""
+        return None
+
+    def load_bytearray8(self) -> None:
+        # Python's own makes an array of the stated length before it reads
+        (length,) = struct.unpack('<Q', self.read(8))
+        self.append(bytearray(self.read(length)))
 
     def load_reduce(self) -> None:
         args = self.stack.pop()
@@ -124,6 +134,12 @@ class SafeUnpickler(pickle._Unpickler):
         room = self.storage_room(key)
         if room is not None and count * dtype.itemsize > room:
             raise ValueError(f'the storage {key} should have {count} x {dtype}, of which the file holds {room} bytes')
+        if self.total_room() is not None:
+            claimed = self.__dict__.setdefault('claimed', {})
+            self.sum_claimed = getattr(self, 'sum_claimed', 0) + max(count * dtype.itemsize - claimed.get(key, 0), 0)
+            claimed[key] = max(count * dtype.itemsize, claimed.get(key, 0))
+            if self.sum_claimed > self.total_room():
+                raise ValueError(f'the storages should have more bytes together than the file, {self.total_room()}')
         return saved
 
 
@@ -139,6 +155,7 @@ for _code, _name in {
     pickle.ADDITEMS: 'load_additems',
     pickle.PERSID: 'load_persid',
     pickle.BINPERSID: 'load_binpersid',
+    pickle.BYTEARRAY8: 'load_bytearray8',
 }.items():
     SafeUnpickler.dispatch[_code[0]] = getattr(SafeUnpickler, _name)
 
@@ -148,12 +165,16 @@ class PickleModule:
 
     Args:
         storage_room: how many bytes the file holds for the storage of a key.
+        total: and for all of them, where that is known of all alone.
     """
 
     __name__ = 'mmyolo_ext.compat.safe_unpickler'
 
-    def __init__(self, storage_room: Callable[[Any], int]) -> None:
+    def __init__(self, storage_room: Callable[[Any], int], total: int | None = None) -> None:
         class Unpickler(SafeUnpickler):
+            def total_room(self) -> int | None:
+                return total
+
             def storage_room(self, key: Any) -> int:
                 return storage_room(key)
 
@@ -169,7 +190,7 @@ def load_legacy(content: bytes, map_location: Any = 'cpu') -> Any:
 
     From memory: of a file on disk torch would first try whether it is a tar archive, and unpack it.
     """
-    module = PickleModule(lambda key: len(content))
+    module = PickleModule(lambda key: len(content), len(content))
     return torch.load(io.BytesIO(content), map_location, module, weights_only=False)
 
 
