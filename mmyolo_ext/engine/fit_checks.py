@@ -182,10 +182,12 @@ def check_checkpoint_classes(checkpoint: Mapping, dataset: object, starts: bool)
         dataset: Of the training or test.
         starts: Whether a training starts from the weights, and other classes are intended.
     """
-    meta = (checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None) or {}
-    trained = (meta.get('dataset_meta') or {}) if isinstance(meta, Mapping) else {}
-    trained = trained.get('classes') or trained.get('CLASSES') or meta.get('CLASSES')
-    trained = (trained,) if isinstance(trained, str) else tuple(trained or ())
+    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+    meta = meta if isinstance(meta, Mapping) else {}
+    described = meta.get('dataset_meta')
+    described = described if isinstance(described, Mapping) else {}
+    trained = described.get('classes') or described.get('CLASSES') or meta.get('CLASSES') or ()
+    trained = (trained,) if isinstance(trained, str) else tuple(map(str, trained))
     classes = class_names(dataset)
     if not trained or classes is None or trained == classes:
         return []

@@ -45,7 +45,7 @@ def test_training_leaves_checkpoints_a_config_and_curves(trained):
     folder, output = trained
     work = folder / 'work'
     assert (work / 'epoch_2.pth').exists() and (work / 'curves.png').exists() and (work / 'mine.py').exists()
-    assert 'kept 8 boxes on 6 pictures (2 background)' in output
+    assert 'kept 8 boxes on 6 images (2 background)' in output
     assert '--auto-scale-lr changes nothing here' in output and 'batch 2 x 1 rank(s) x 32 iteration(s)' in output
     assert 'Detected call of `scheduler.step()`' not in output
     saved = torch.load(work / 'epoch_2.pth', weights_only=False)

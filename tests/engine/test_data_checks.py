@@ -1,0 +1,229 @@
+"""What is wrong with the data of any data set of mmdet is found before the first step, and alike on all ranks."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmdet.datasets import CocoDataset
+from torch import nn
+from toy_runner import toy_runner
+
+from mmyolo_ext.engine.data_checks import check_overlap, check_split, read_split, spread
+from mmyolo_ext.engine.fit_checks import check_anchors, check_checkpoint_classes
+from mmyolo_ext.models.task_modules import YOLOv5Assigner
+
+
+@pytest.fixture
+def host_dataset(write_images):
+    """mmdet's own data set, with its own loader."""
+
+    def build(name='train', **changes):
+        return CocoDataset(
+            **{
+                'ann_file': str(write_images(name)),
+                'data_prefix': {'img': str(write_images(name).parent / name)},
+                'metainfo': {'classes': ('thing',)},
+                'pipeline': [{'type': 'LoadImageFromFile'}, {'type': 'LoadAnnotations', 'with_bbox': True}],
+                **changes,
+            }
+        )
+
+    return build
+
+
+@pytest.fixture
+def write_images(tmp_path):
+    """Six images of 60 x 40 px and a box on each; their annotation file."""
+    import json
+
+    def write(name: str) -> Path:
+        path = tmp_path / f'{name}.json'
+        if path.exists():
+            return path
+        rng = np.random.RandomState(len(name))
+        (tmp_path / name).mkdir()
+        for number in range(6):
+            cv2.imwrite(str(tmp_path / name / f'{number}.png'), rng.randint(0, 256, (40, 60, 3), dtype=np.uint8))
+        images = [{'id': k, 'file_name': f'{k}.png', 'width': 60, 'height': 40} for k in range(6)]
+        boxes = [
+            {'id': k + 1, 'image_id': k, 'category_id': 1, 'bbox': [5, 5, 20, 10 + k], 'area': 200, 'iscrowd': 0}
+            for k in range(6)
+        ]
+        path.write_text(
+            json.dumps({'images': images, 'annotations': boxes, 'categories': [{'id': 1, 'name': 'thing'}]})
+        )
+        return path
+
+    return write
+
+
+def findings_of(dataset, name='training'):
+    return check_split(read_split(dataset, name))
+
+
+def test_a_whole_data_set_gives_no_finding(host_dataset):
+    assert findings_of(host_dataset()) == findings_of(host_dataset('val'), 'validation') == []
+    assert check_overlap(read_split(host_dataset(), 'training'), read_split(host_dataset('val'), 'validation')) == []
+
+
+def test_a_cut_image_of_an_mmdet_data_set(host_dataset, tmp_path):
+    dataset = host_dataset()
+    path = tmp_path / 'train' / '3.png'
+    path.write_bytes(path.read_bytes()[:500])
+    assert findings_of(dataset) == [(True, f'cannot use image {path}: the file is cut short, copy it again')]
+
+
+def test_images_that_a_loader_may_skip_are_a_warning(host_dataset, tmp_path):
+    dataset = host_dataset(pipeline=[{'type': 'mmyolo_ext.LoadImage', 'skip_broken': True}])
+    (tmp_path / 'train' / '3.png').unlink()
+    ((is_error, text),) = findings_of(dataset)
+    assert not is_error and '3.png: No such file' in text
+
+
+def test_overlap_by_path_and_by_content(host_dataset, tmp_path):
+    train, val = host_dataset(), host_dataset('val')
+    ((is_error, text),) = check_overlap(read_split(train, 'training'), read_split(train, 'validation'))
+    assert not is_error and text.startswith('6 of 6 validation images are trained on too')
+    val.full_init()
+    content = (tmp_path / 'train' / '5.png').read_bytes()
+    (tmp_path / 'val' / '0.png').write_bytes(content)
+    ((is_error, text),) = check_overlap(read_split(train, 'training'), read_split(val, 'validation'))
+    assert text.startswith(f'1 of 6 validation images have the content of training images ({tmp_path}/val/0.png)')
+
+
+def test_halves_of_one_file_do_not_overlap(host_dataset):
+    """A split by ``indices`` names the same annotation file twice."""
+    first, second = host_dataset(indices=[0, 1, 2]), host_dataset(indices=[3, 4, 5])
+    assert check_overlap(read_split(first, 'training'), read_split(second, 'validation')) == []
+
+
+@pytest.mark.parametrize(
+    ('length', 'most', 'expected'),
+    [(0, 5, []), (1, 5, [0]), (5, 5, [0, 1, 2, 3, 4]), (9, 3, [0, 4, 8]), (10, 2, [0, 9])],
+)
+def test_a_sample_is_evenly_spread(length, most, expected):
+    assert spread(length, most) == expected
+
+
+def test_generators_are_left_as_they_were(host_dataset, tmp_path):
+    """A thin image is sent through the pipeline, whose draws must not change the training."""
+    dataset = host_dataset(
+        pipeline=[{'type': 'LoadImageFromFile'}, {'type': 'mmyolo_ext.Letterbox', 'size_hw': 32},
+                  {'type': 'RandomFlip', 'prob': 0.5}]
+    )  # fmt: skip
+    cv2.imwrite(str(tmp_path / 'train' / '0.png'), np.random.RandomState(0).randint(0, 256, (1, 600, 3)))
+    info = {**dataset.get_data_info(0), 'height': 1, 'width': 600}
+    dataset.get_data_info, original = lambda i: info if i == 0 else original(i), dataset.get_data_info
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    before = random.random(), np.random.rand(), torch.rand(1).item()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    ((is_error, text),) = findings_of(dataset)
+    assert not is_error and '(600 x 1 px)' in text
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == before
+
+
+def headed(*anchors: tuple[float, float]) -> nn.Module:
+    model = nn.Module()
+    model.bbox_head = nn.Module()
+    model.bbox_head.priors_wh = torch.tensor([anchors], dtype=torch.float32)
+    model.bbox_head.assigner = YOLOv5Assigner()
+    return model
+
+
+@pytest.mark.parametrize(
+    ('anchor', 'share'),
+    [
+        ((20, 12), None),
+        ((400, 400), '0.0%'),  # at 120 x 80 px the boxes are 40 px wide: a ratio of 10
+        # heights 20, 22, ..., 30 px; 4 times 22.5 px is 90 px, so that the first two are beyond the ratio of 4
+        ((40, 90), '66.7%'),
+    ],
+)
+def test_best_possible_recall(host_dataset, anchor, share):
+    dataset = host_dataset(pipeline=[{'type': 'mmyolo_ext.Letterbox', 'size_hw': (80, 120)}])
+    findings = check_anchors(headed(anchor), read_split(dataset, 'training'), [dataset])
+    if share is None:
+        assert findings == []
+    else:
+        ((is_error, text),) = findings
+        assert is_error == (share == '0.0%') and f'can match {share} of the training boxes' in text
+
+
+def checkpoint(*classes: str) -> dict:
+    return {'meta': {'dataset_meta': {'classes': classes}}, 'state_dict': {}}
+
+
+@pytest.mark.parametrize(
+    ('classes', 'expected'),
+    [
+        (('a', 'b', 'c'), []),
+        (('a', 'c', 'b'), [True]),
+        (('a', 'b', 'x'), [False]),
+        (('a', 'b'), []),  # other shapes, which are reported elsewhere
+        ((), []),
+    ],
+)
+def test_classes_of_a_checkpoint(classes, expected):
+    dataset = type('Dataset', (), {'metainfo': {'classes': ('a', 'b', 'c')}})()
+    findings = check_checkpoint_classes(checkpoint(*classes), dataset, starts=False)
+    assert [is_error for is_error, _ in findings] == expected
+    for foreign in ({}, {'meta': None}, {'meta': {'dataset_meta': None}}, {'meta': 3}):
+        assert check_checkpoint_classes(foreign, dataset, starts=True) == []
+
+
+RANK = """
+import sys
+sys.path.insert(0, {tests!r})
+import mmyolo_ext
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from types import SimpleNamespace
+from mmyolo_ext.engine.hooks.preflight import _report
+dist.init_process_group('gloo')
+looked = []
+def look():
+    looked.append(1)
+    if {fails}:
+        raise RuntimeError('a fault of the check')
+    return [(False, 'a warning'), (True, 'an error of rank 0')]
+runner = SimpleNamespace(cfg=Config(dict()), logger=MMLogger('rank', logger_name='rank'))
+try:
+    _report(runner, look)
+except Exception as error:
+    print('RESULT', dist.get_rank(), len(looked), type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_all_ranks_stop_alike(tmp_path, fails):
+    """The first of two processes looks; both end with its error, whatever kind it is of."""
+    script = tmp_path / 'rank.py'
+    script.write_text(RANK.format(tests=str(Path(__file__).parent), fails=fails))
+    environment = {**os.environ, 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '29573'}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, script],
+            env={**environment, 'RANK': str(rank), 'LOCAL_RANK': str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in ranks]
+    results = [next(line for line in text.splitlines() if line.startswith('RESULT')) for text in outputs]
+    assert [line.split()[2] for line in results] == ['1', '0']
+    if fails:
+        assert 'RuntimeError a fault of the check' in results[0] and 'a fault of the check' in results[1]
+    else:
+        assert all('ValueError an error of rank 0' in line for line in results)
+
+
+def test_a_run_without_images_is_not_held_up(tmp_path):
+    toy_runner(tmp_path, hooks=({'type': 'mmyolo_ext.PreflightHook'},), max_epochs=1).train()
