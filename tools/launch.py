@@ -72,6 +72,8 @@ def main(arguments: list[str]) -> int:
         # torchrun would end at the end of the terminal although nohup asked it not to
         args.signals_to_handle = args.signals_to_handle.replace(',SIGHUP', '')
     os.environ[LAUNCHER_PID] = str(os.getpid())
+    # Else restarted processes find the addresses of those before them in the store of torch 2.13, and wait for them.
+    os.environ.setdefault('TORCH_DISABLE_SHARE_RDZV_TCP_STORE', '1')
     api.LocalElasticAgent = Agent  # torchrun has no option for it
     try:
         prepare_rendezvous(args)
