@@ -8,11 +8,19 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from tiny_coco import REPO
 
-SECONDS = 180
+SECONDS = 300
 # A launcher that waits for a lost node, or for more nodes than the least, waits seconds in place of a minute.
 QUICK = 'keep_alive_interval=1,last_call_timeout=1'
+PATHS = f'{REPO}:{Path(__file__).parent}'
+# Three iterations an epoch on two ranks, two epochs; the log says what is resumed.
+SETTINGS = """
+log_level = 'INFO'
+batch_size = 1
+custom_imports = dict(imports=['mmyolo_ext', 'kill_hook'], allow_failed_imports=False)
+"""
 
 
 def environment(**variables: object) -> dict[str, str]:
@@ -86,3 +94,18 @@ def launch(script: Path, *arguments: object, processes: int = 2, options: Sequen
     """Return the command that starts ``script`` with tools/launch.py."""
     launcher = REPO / 'tools' / 'launch.py'
     return [sys.executable, launcher, *options, f'--nproc-per-node={processes}', script, *arguments]
+
+
+def kill(folder: Path, **settings: object) -> str:
+    """Return the line of a config that kills a process once."""
+    hook = {'type': 'KillHook', 'marker': str(folder / 'killed'), **settings}
+    return f'{SETTINGS}custom_hooks = [{hook!r}]'
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / 'epoch_2.pth', weights_only=True)['state_dict']
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []

@@ -4,10 +4,11 @@ import os
 import re
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
-from launching import Started, launch, run
+from launching import SECONDS, Started, launch, run
 from tiny_coco import REPO
 
 # A process that needs no torch, so that only the launcher takes time to start.
@@ -86,13 +87,36 @@ def test_an_error_of_the_user_is_not_tried_again(script):
     assert output.count('rank 1 of 2') == 1 and 'restart' not in output
 
 
-def test_nodes_find_each_other_on_one_address(script):
-    port = free_port()
-    options = ['--nnodes=2', '--rdzv-backend=c10d', f'--rdzv-endpoint=127.0.0.1:{port}', '--rdzv-id=test']
-    command = launch(script, 'finish', processes=1, options=options)
+def nodes_on_one_address(nodes: str, port: int) -> list[str]:
+    return [f'--nnodes={nodes}', '--rdzv-backend=c10d', f'--rdzv-endpoint=127.0.0.1:{port}', '--rdzv-id=test']
+
+
+def test_a_node_that_gives_up_ends_the_others(script):
+    # One second in place of thirty for the processes of the other node to end by themselves.
+    tools = REPO / 'tools'
+    quick = f'import sys; sys.path.insert(0, {str(tools)!r}); import launch; launch.SECONDS_AFTER_CLOSING = 1'
+    options = nodes_on_one_address('2', free_port())
+    command = [sys.executable, '-c', f'{quick}; sys.exit(launch.main(sys.argv[1:]))', *options, script, '3']
     nodes = [Started(command, NODE_RANK=rank) for rank in range(2)]
-    outputs = sorted(node.end(0) for node in nodes)
-    assert [re.search(r'rank \d of \d', output)[0] for output in outputs] == ['rank 0 of 2', 'rank 1 of 2']
+    outputs = {node.process.wait(SECONDS): node for node in nodes}
+    assert outputs[3].end(3).splitlines()[-1].startswith('stopped: process 1 on ')
+    assert outputs[1].end(1).splitlines()[-1] in (
+        'stopped: another node ended the training; its message says why',
+        next((line for line in outputs[1].lines if line.startswith('error: no connection to 127.0.0.1:')), None),
+    )
+
+
+def test_elastic_nodes_join_a_training_that_runs(script):
+    command = launch(script, 'save', processes=1, options=nodes_on_one_address('1:2', free_port()))
+    first = Started(command, NODE_RANK=0)
+    first.wait_for('rank 0 is ready')
+    second = Started(command, NODE_RANK=1)
+    second.wait_for('is ready')
+    first.wait_for('is ready', times=2)
+    assert re.findall(r'rank \d of (\d)', first.text) == ['1', '2'] and ' saved' in first.text
+    for node in (second, first):
+        node.send(signal.SIGTERM)
+    assert 'rank 1 saved' in second.end(143) + first.end(143)
 
 
 def test_a_port_in_use_is_one_line(script):

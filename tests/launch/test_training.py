@@ -1,0 +1,65 @@
+"""Trainings of two processes, started as users start them, that are killed, restarted and end alike."""
+
+import os
+import re
+import sys
+
+import pytest
+from launching import PATHS, assert_same, kill, run, weights
+from tiny_coco import REPO, write_user_config
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_killed_rank_is_restarted_and_the_training_ends_as_if_undisturbed(undisturbed, tmp_path):
+    folder, expected = undisturbed
+    config = write_user_config(tmp_path / 'mine.py', folder / 'data', extra=kill(tmp_path, iteration=5, rank=1))
+    script = REPO / 'tools' / 'dist_train.sh'
+    output = run(['bash', script, config, 2, '--work-dir', tmp_path / 'work'], PYTHONPATH=PATHS, MAX_RESTARTS=1)
+    assert re.search(r'restart 1 of 1: process 1 on \S+ was killed by SIGKILL', output)
+    # At least the first epoch was not repeated.
+    assert re.search(r'Resumed from \S+: 1 epochs, [345] iterations', output)
+    assert_same(weights(tmp_path / 'work'), expected)
+
+
+# Starts the tasks here, with the variables that slurm sets on a node.
+SRUN = f"""#!{sys.executable}
+import os, subprocess, sys
+
+options = [word for word in sys.argv[1:] if word.startswith('--')]
+print('srun', *sys.argv[1:6], flush=True)
+tasks = int(next(word for word in sys.argv if word.startswith('--ntasks=')).partition('=')[2])
+command = sys.argv[next(index for index, word in enumerate(sys.argv) if index and not word.startswith('--')) :]
+slurm = {{'SLURM_NTASKS': tasks, 'SLURM_NODELIST': 'localhost', 'SLURM_JOB_ID': os.getpid()}}
+started = []
+for task in range(tasks):
+    own = {{**slurm, 'SLURM_PROCID': task, 'SLURM_LOCALID': task}}
+    started.append(subprocess.Popen(command, env={{**os.environ, **{{name: str(own[name]) for name in own}}}}))
+sys.exit(max(process.wait() for process in started))
+"""
+
+
+def test_slurm_trains_and_tests_as_torchrun_does(undisturbed, tmp_path):
+    folder, expected = undisturbed
+    srun = tmp_path / 'bin' / 'srun'
+    srun.parent.mkdir()
+    srun.write_text(SRUN)
+    srun.chmod(0o755)
+    variables = {
+        'PYTHONPATH': PATHS,
+        'PATH': f'{srun.parent}:{os.environ["PATH"]}',
+        'GPUS': 2,
+        'GRES': '',
+        'SRUN_ARGS': '--quiet',
+    }
+    config, work = folder / 'mine.py', tmp_path / 'work'
+    script = REPO / 'tools' / 'slurm_train.sh'
+    output = run(['bash', script, 'partition', 'job', config, work], **variables)
+    assert 'srun --partition=partition --job-name=job --ntasks=2 --ntasks-per-node=2 --cpus-per-task=5' in output
+    assert_same(weights(work), expected)
+    script = REPO / 'tools' / 'slurm_test.sh'
+    output = run(
+        ['bash', script, 'partition', 'job', config, work / 'epoch_2.pth', '--work-dir', tmp_path / 'test'],
+        **variables,
+    )
+    assert re.search(r'Epoch\(test\) \[3/3\]', output)  # five images in batches of one on two ranks
