@@ -18,12 +18,16 @@ batch_normalize=1
 filters=8
 size=3
 stride=1
+stride_x=1
+stride_y=1
 pad=1
 activation=leaky
 
 [maxpool]  # 1: 8 x 32 x 48
 size=2
 stride=2
+stride_x=2
+stride_y=2
 
 [convolutional]  # 2: 16 x 16 x 24
 batch_normalize=1
@@ -115,6 +119,12 @@ mask=0,1,2
 anchors = 4,5,  8,9,  12,20,  20,16,  30,40,  60,50
 classes=2
 num=6
+
+[route]  # 19: 16 x 16 x 24
+layers=16
+
+[dropout]  # 20, which nothing takes: 16 x 16 x 24
+probability=.5
 """
 
 _CONV = '[convolutional]\nbatch_normalize=1\nfilters={}\nsize={}\nstride=1\npad=1\nactivation=leaky\n'

@@ -9,9 +9,9 @@ from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 
 from mmyolo_ext.models.darknet import DarknetCfg
-from mmyolo_ext.models.darknet.blocks import PoolLayer, ShortcutLayer
+from mmyolo_ext.models.darknet.blocks import ConvLayer, PoolLayer, ShortcutLayer
 from mmyolo_ext.models.darknet.graph import read_graph
-from mmyolo_ext.models.darknet.options import Pool, Shortcut
+from mmyolo_ext.models.darknet.options import Convolution, Pool, Shortcut
 
 
 def build(folder, text: str = EVERY_SECTION, **kwargs) -> DarknetCfg:
@@ -53,6 +53,8 @@ def test_shapes_by_hand(tmp_path) -> None:
         (16, 16, 24),
         (21, 16, 24),
         (21, 16, 24),
+        (16, 16, 24),
+        (16, 16, 24),
     ]
 
 
@@ -230,7 +232,7 @@ def test_tiny_equals_its_other_form(tmp_path) -> None:
 )
 def test_pool_by_hand(size: int, stride: int, padding: int, expected: list[int]) -> None:
     row = torch.tensor([3.0, 1, 4, 1, 5])
-    pooled = PoolLayer(Pool(size, stride, padding))(-10 + row.expand(1, 1, 5, 5))
+    pooled = PoolLayer(Pool(size, (stride, stride), padding))(-10 + row.expand(1, 1, 5, 5))
     assert (pooled[0, 0, 0] + 10).tolist() == expected
 
 
@@ -239,6 +241,8 @@ def test_pool_by_hand(size: int, stride: int, padding: int, expected: list[int])
     [
         # 2 sigma(0) = 1; 2 sigma(ln 3) = 3/2
         ('sigmoid', [0.0, 1.0986123], [1.0, 1.5]),
+        # sigma(0) * 2/2 = 1/2; sigma(ln 3) * 2/2 = 3/4
+        ('sigmoid_mean', [0.0, 1.0986123], [0.5, 0.75]),
         # e^0 : e^ln 3 = 1 : 3
         ('softmax', [0.0, 1.0986123], [0.25, 0.75]),
         # max(w, 0) over their sum, 2 / 2.0001
@@ -262,3 +266,88 @@ def test_sigmoid_shortcut_starts_as_the_plain_sum(weights_type: str) -> None:
     maps = torch.rand(3, 2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
     layer = ShortcutLayer(Shortcut(3, 4, 'linear', weights_type, 'sigmoid'))
     torch.testing.assert_close(layer(*maps), maps.sum(0))
+
+
+@pytest.mark.parametrize('weights_type', ['per_feature', 'per_channel'])
+def test_sigmoid_mean_shortcut_starts_as_the_mean(weights_type: str) -> None:
+    maps = torch.rand(3, 2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    layer = ShortcutLayer(Shortcut(3, 4, 'linear', weights_type, 'sigmoid_mean'))
+    torch.testing.assert_close(layer(*maps), maps.mean(0))
+    with torch.no_grad():
+        layer.weights.fill_(1.0986123)
+    torch.testing.assert_close(layer.factors(), torch.full_like(layer.weights, 0.75 * 2 / 3))
+
+
+def test_normalization_of_shortcuts_that_do_not_name_one(tmp_path) -> None:
+    """Layer 7 names none, layer 16 says softmax."""
+    layers = build(tmp_path, weights_normalization='sigmoid_mean').backbone.layers
+    assert (layers['7'].normalization, layers['16'].normalization) == ('sigmoid_mean', 'softmax')
+    assert build(tmp_path).backbone.layers['7'].normalization == 'sigmoid'
+    with pytest.raises(ValueError, match="weights_normalization must be one of .*'sigmoid_mean'.* got 'mean'"):
+        build(tmp_path, weights_normalization='mean')
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path) -> None:
+    (tmp_path / 'net.cfg').write_bytes(b'\xef\xbb\xbf' + EVERY_SECTION.encode())
+    assert len(read_graph(tmp_path / 'net.cfg').layers) == 21
+
+
+def test_strides_of_rows_and_columns(tmp_path) -> None:
+    """64 x 96 px: a convolution halves the rows, a pool the columns; then both by 4, for one stride of 8."""
+    conv = '[convolutional]\nfilters=4\nsize=3\npad=1\nactivation=leaky\nstride=4\n'
+    text = (
+        '[net]\nwidth=96\nheight=64\n'
+        + conv.replace('stride=4', 'stride=2\nstride_x=1')
+        + '[maxpool]\nsize=2\nstride=2\nstride_y=1\n'
+        + conv
+        + '[convolutional]\nfilters=6\nactivation=linear\n[yolo]\nanchors=4,5\nclasses=1\n'
+    )
+    model = build(tmp_path, text).eval()
+    assert [tuple(layer.shape) for layer in model.graph.layers[:3]] == [(4, 32, 96), (4, 32, 48), (4, 8, 12)]
+    assert model.graph.levels[0].stride == 8
+    with torch.no_grad():
+        assert model.backbone(torch.zeros(1, 3, 64, 96))[0].shape == (1, 4, 8, 12)
+
+
+def test_dropout(tmp_path) -> None:
+    """Numbers that are kept count 1 / (1 - 0.5) = 2 times in training."""
+    text = EVERY_SECTION.replace(
+        '[maxpool]  # 9: 32 x 8 x 12\nsize=2\nstride=1\npadding=1', '[dropout]\nprobability=.5'
+    )
+    layer = build(tmp_path, text).backbone.layers['9']
+    x = torch.ones(1, 32, 8, 12)
+    assert torch.equal(layer.eval()(x), x)
+    torch.manual_seed(0)
+    dropped = layer.train()(x)
+    assert set(dropped.unique().tolist()) == {0.0, 2.0}
+    assert 0.9 < dropped.mean() < 1.1
+
+
+@pytest.mark.parametrize('groups', [1, 8])
+def test_mixed_convolution_by_hand(groups: int) -> None:
+    """8 filters over kernels of 3, 5 and 7: 4, 2 and 2 of them."""
+    layer = ConvLayer(Convolution(8, 8, (3, 5, 7), (2, 2), (1, 2, 3), groups, False, 'linear'), {})
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(2, 8, 9, 11, generator=generator)
+    with torch.no_grad():
+        layer.conv.bias.copy_(torch.arange(8.0))
+        parts = []
+        for (start, end), size, conv in zip(((0, 4), (4, 6), (6, 8)), (3, 5, 7), layer.conv.convs, strict=True):
+            assert conv.weight.shape == (end - start, 8 // groups, size, size)
+            given = x if groups == 1 else x[:, start:end]
+            parts.append(F.conv2d(given, conv.weight, None, 2, size // 2, 1, 1 if groups == 1 else end - start))
+        torch.testing.assert_close(layer(x), torch.cat(parts, 1) + torch.arange(8.0)[:, None, None])
+
+
+def test_objectness_may_start_anywhere(tmp_path) -> None:
+    model = build(tmp_path, bbox_head={'start_objectness': -4.5})
+    model.init_weights()
+    for conv in model.bbox_head.convs_pred:
+        bias = conv.bias.detach().view(3, 7)
+        assert bias[:, 4].tolist() == [-4.5] * 3
+        assert bias[:, 5:].flatten().tolist() == pytest.approx([-0.52078] * 6, abs=1e-4)
+
+
+def test_epsilon_of_the_norms(tmp_path) -> None:
+    model = build(tmp_path, norm_cfg={'type': 'BN', 'momentum': 0.03, 'eps': 1e-4})
+    assert {layer.bn.eps for layer in model.backbone.layers.values() if getattr(layer, 'bn', None)} == {1e-4}

@@ -156,3 +156,29 @@ def test_weights_need_a_batch_norm(tmp_path) -> None:
     model = DarknetCfg(write(tmp_path, EVERY_SECTION), norm_cfg={'type': 'GN', 'num_groups': 4})
     with pytest.raises(ValueError, match='layer 0 .*is not in this detector'):
         model.save_weights(tmp_path / 'other.weights')
+
+
+@pytest.mark.parametrize('groups', [1, 4])
+def test_layout_of_a_mixed_convolution(tmp_path, groups: int) -> None:
+    """The norm's four rows of 4 filters, then the kernels of 3 (2 + 0 of 4 filters) and 5 one after the other."""
+    first = '[convolutional]\nfilters=4\nsize=1\nactivation=linear\n'
+    mixed = f'[convolutional]\nbatch_normalize=1\nfilters=4\nsize=3,5\npad=1\ngroups={groups}\nactivation=leaky\n'
+    predicting = '[convolutional]\nfilters=6\nactivation=linear\n[yolo]\nanchors=4,5\nclasses=1\n'
+    text = '[net]\nwidth=64\nheight=64\n' + first + mixed + predicting
+    model = build(tmp_path, text)
+    model.save_weights(tmp_path / 'net.weights')
+    numbers = np.frombuffer((tmp_path / 'net.weights').read_bytes(), '<f4', offset=20)
+    per_filter = 4 // groups
+    # 4 + 4 * 3, the mixed layer, 6 + 6 * 4
+    assert len(numbers) == 16 + 4 * 4 + 2 * per_filter * 9 + 2 * per_filter * 25 + 30
+    convs = model.backbone.layers['1'].conv.convs
+    start = 16 + 16
+    for conv, side in zip(convs, (3, 5), strict=True):
+        end = start + 2 * per_filter * side * side
+        np.testing.assert_array_equal(numbers[start:end], conv.weight.detach().numpy().ravel())
+        start = end
+    other = build(tmp_path, text, seed=1)
+    other.load_weights(tmp_path / 'net.weights')
+    for name, value in model.state_dict().items():
+        if 'num_batches' not in name:
+            assert torch.equal(other.state_dict()[name], value), name

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
-from mmyolo_ext.models.darknet.options import Convolution, Pool, Route, Shortcut, Upsample
+from mmyolo_ext.models.darknet.options import Convolution, Pool, Route, Shortcut, Upsample, shares
 
 LEAKY_SLOPE = 0.1
 LEAST_SUM = 1e-4  # of fast normalized fusion, arXiv 1911.09070, section 3.3
@@ -27,15 +27,18 @@ class ConvLayer(nn.Module):
 
     def __init__(self, options: Convolution, norm_cfg: dict) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            options.in_channels,
-            options.filters,
-            options.size,
-            options.stride,
-            options.padding,
-            groups=options.groups,
-            bias=not options.batch_normalize,
-        )
+        if len(options.sizes) > 1:
+            self.conv = MixedConv(options)
+        else:
+            self.conv = nn.Conv2d(
+                options.in_channels,
+                options.filters,
+                options.sizes[0],
+                options.stride,
+                options.padding[0],
+                groups=options.groups,
+                bias=not options.batch_normalize,
+            )
         self.bn = build_norm_layer(norm_cfg, options.filters)[1] if options.batch_normalize else None
         self.act = ACTIVATIONS[options.activation]()
 
@@ -43,6 +46,37 @@ class ConvLayer(nn.Module):
         """(N, C, H, W) -> (N, filters, H', W')."""
         x = self.conv(x)
         return self.act(x if self.bn is None else self.bn(x))
+
+
+class MixedConv(nn.Module):
+    """Kernels of several sizes, each for its share of the filters (MixConv, arXiv 1907.09595).
+
+    Every kernel sees all input channels; in a depthwise convolution, where groups are channels, its own share of them.
+    """
+
+    def __init__(self, options: Convolution) -> None:
+        super().__init__()
+        self.widths = shares(options.filters, len(options.sizes))
+        self.depthwise = options.groups > 1
+        self.convs = nn.ModuleList(
+            nn.Conv2d(
+                width if self.depthwise else options.in_channels,
+                width,
+                size,
+                options.stride,
+                padding,
+                groups=width if self.depthwise else 1,
+                bias=False,
+            )
+            for width, size, padding in zip(self.widths, options.sizes, options.padding, strict=True)
+        )
+        self.bias = None if options.batch_normalize else nn.Parameter(torch.zeros(options.filters))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, filters, H', W')."""
+        inputs = x.split(self.widths, dim=1) if self.depthwise else [x] * len(self.widths)
+        x = torch.cat([conv(part) for conv, part in zip(self.convs, inputs, strict=True)], dim=1)
+        return x if self.bias is None else x + self.bias[:, None, None]
 
 
 class PoolLayer(nn.Module):
@@ -90,8 +124,9 @@ class ShortcutLayer(nn.Module):
 
     With ``weights_type=per_feature`` every map has one learned weight, with ``per_channel`` one for each channel. What
     multiplies a map follows from its weight w by ``weights_normalization``: ``sigmoid`` (the default) gives
-    2 sigma(w), which starts at 1, the plain sum, and stays within 0 and 2; ``relu`` and ``softmax`` are the normalized
-    fusions of arXiv 1911.09070, section 3.3; ``none`` is w itself.
+    2 sigma(w), which starts at 1, the plain sum, and stays within 0 and 2; ``sigmoid_mean`` gives sigma(w) * 2 / n for
+    n maps, which starts at 1 / n, their mean, as the YOLOv3 code of 2020 does; ``relu`` and ``softmax`` are the
+    normalized fusions of arXiv 1911.09070, section 3.3; ``none`` is w itself.
     """
 
     def __init__(self, options: Shortcut) -> None:
@@ -99,7 +134,7 @@ class ShortcutLayer(nn.Module):
         self.act = ACTIVATIONS[options.activation]()
         self.normalization = options.normalization
         width = {'none': 0, 'per_feature': 1, 'per_channel': options.channels}[options.weights_type]
-        start = 0.0 if options.normalization in ('sigmoid', 'softmax') else 1.0
+        start = 0.0 if options.normalization in ('sigmoid', 'sigmoid_mean', 'softmax') else 1.0
         # (maps, 1 or channels)
         self.weights = nn.Parameter(torch.full((options.num_inputs, width), start)) if width else None
 
@@ -116,6 +151,8 @@ class ShortcutLayer(nn.Module):
         """What multiplies each map: (maps, 1 or channels)."""
         if self.normalization == 'sigmoid':
             return 2 * self.weights.sigmoid()
+        if self.normalization == 'sigmoid_mean':
+            return self.weights.sigmoid() * (2 / len(self.weights))
         if self.normalization == 'softmax':
             return self.weights.softmax(dim=0)
         if self.normalization == 'relu':

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mmyolo_ext.models.darknet.graph import Graph, read_graph
 from mmyolo_ext.models.darknet.network import DarknetNetwork
+from mmyolo_ext.models.darknet.options import NORMALIZATIONS
 from mmyolo_ext.models.darknet.weights import read_weights, write_weights
 from mmyolo_ext.models.detectors.yolo_detector import YOLODetector
 from mmyolo_ext.registry import MODELS
@@ -25,6 +26,9 @@ class DarknetCfg(YOLODetector):
     Args:
         cfg_file: path of the file.
         bbox_head: entries that take the place of those the file gives, or another head of ours by its ``type``.
+        weights_normalization: of each weighted [shortcut] of which the file does not say it: ``'sigmoid'``,
+            ``'sigmoid_mean'`` (the YOLOv3 code of 2020), ``'relu'``, ``'softmax'`` or ``'none'`` (Darknet itself);
+            see :class:`.blocks.ShortcutLayer`.
         weights: a ``.weights`` file to start from, or the first part of one (``.conv.<number>``).
         norm_cfg: normalization layers; Darknet's batch norm by default.
         norm_eval: keep them in eval mode.
@@ -44,6 +48,7 @@ class DarknetCfg(YOLODetector):
         cfg_file: str | Path,
         bbox_head: dict | None = None,
         weights: str | Path | None = None,
+        weights_normalization: str = 'sigmoid',
         norm_cfg: dict | None = None,
         norm_eval: bool = False,
         train_cfg: dict | None = None,
@@ -52,7 +57,9 @@ class DarknetCfg(YOLODetector):
         frozen_parts: str | Sequence[str] = (),
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        graph = read_graph(cfg_file)
+        if weights_normalization not in NORMALIZATIONS:
+            raise ValueError(f'weights_normalization must be one of {NORMALIZATIONS}, got {weights_normalization!r}')
+        graph = read_graph(cfg_file, weights_normalization)
         super().__init__(
             backbone={'type': DarknetNetwork, 'graph': graph, 'norm_cfg': norm_cfg, 'norm_eval': norm_eval},
             bbox_head={**head_of(graph), **(bbox_head or {})},

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 from mmyolo_ext.models.darknet.options import (
     Shape,
     convolution_options,
+    dropout_options,
     maxpool_options,
     route_options,
     shortcut_options,
     upsample_options,
     yolo_options,
 )
-from mmyolo_ext.models.darknet.parser import Section, read_sections
+from mmyolo_ext.models.darknet.parser import Field, Section, read_sections
 from mmyolo_ext.models.darknet.vocabulary import OTHER_NAMES, check_vocabulary
 
 PICTURE = -1  # the input of the first layer
@@ -57,8 +58,12 @@ class Graph(NamedTuple):
     levels: list[Level]
 
 
-def read_graph(path: str | Path) -> Graph:
+def read_graph(path: str | Path, weights_normalization: str = 'sigmoid') -> Graph:
     """Read a file and check that every part of it fits the others.
+
+    Args:
+        path: of the file.
+        weights_normalization: of each [shortcut] that does not have the field.
 
     Raises:
         ValueError: whatever does not, at its file and line: an unknown section or field, a bad value, a reference to a
@@ -75,6 +80,8 @@ def read_graph(path: str | Path) -> Graph:
         check_vocabulary(section)
         if section.kind == 'net':
             section.fail('is there twice')
+        if section.kind == 'shortcut':
+            section.fields.setdefault('weights_normalization', Field(weights_normalization, section.line))
         layers.append(_layer(section, layers, picture))
     _check_size(layers)
     levels = [_level(layer, layers, picture) for layer in layers if layer.section.kind == 'yolo']
@@ -92,10 +99,11 @@ def _layer(section: Section, before: Sequence[Layer], picture: Shape) -> Layer:
         section.fail(f'nothing is left of the map: (channels, height, width) would be {tuple(shape)}')
     if math.prod(shape) > MAX_CELLS:
         section.fail(f'its map of (channels, height, width) {tuple(shape)} has more than {MAX_CELLS:,} cells')
-    for name in ('size', 'padding'):
-        value = getattr(options, name, 0)
+    for name, field in (('size', 'size'), ('sizes', 'size'), ('padding', 'padding')):
+        values = getattr(options, name, 0)
+        value = max(values) if isinstance(values, tuple) else values
         if value > MAX_KERNEL:
-            section.fail(f'{name} must be at most {MAX_KERNEL}, got {value}', name)
+            section.fail(f'{field} must be at most {MAX_KERNEL}, got {value}', field)
     return Layer(section, index, inputs, options, shape)
 
 
@@ -105,7 +113,7 @@ def _check_size(layers: Sequence[Layer]) -> None:
     for layer in layers:
         if layer.section.kind == 'convolutional':
             options = layer.options
-            total += options.filters * options.in_channels // options.groups * options.size**2
+            total += options.filters * options.in_channels // options.groups * max(options.sizes) ** 2
         if total > MAX_WEIGHTS:
             layer.section.fail(f'the network has more than {MAX_WEIGHTS:,} weights up to here')
 
@@ -130,6 +138,7 @@ def _references(section: Section, index: int) -> list[int]:
 
 KINDS: dict[str, Callable[[Section, Sequence[Shape]], tuple[Any, Shape]]] = {
     'convolutional': convolution_options,
+    'dropout': dropout_options,
     'maxpool': maxpool_options,
     'route': route_options,
     'shortcut': shortcut_options,
@@ -168,8 +177,8 @@ def _predicts(layer: Layer) -> bool:
     if layer.section.kind != 'convolutional':
         return False
     options = layer.options
-    geometry = (options.size, options.stride, options.padding, options.groups)
-    return geometry == (1, 1, 0, 1) and options.activation == 'linear' and not options.batch_normalize
+    geometry = (options.sizes, options.stride, options.padding, options.groups)
+    return geometry == ((1,), (1, 1), (0,), 1) and options.activation == 'linear' and not options.batch_normalize
 
 
 def _check_levels(net: Section, levels: Sequence[Level]) -> None:

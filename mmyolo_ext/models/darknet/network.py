@@ -64,5 +64,7 @@ class DarknetNetwork(BaseModule):
 def _module(layer: Layer, norm_cfg: dict) -> nn.Module:
     if layer.section.kind == 'convolutional':
         return ConvLayer(layer.options, norm_cfg)
+    if layer.section.kind == 'dropout':
+        return nn.Dropout(layer.options.probability)
     kinds = {'maxpool': PoolLayer, 'route': RouteLayer, 'shortcut': ShortcutLayer, 'upsample': UpsampleLayer}
     return kinds[layer.section.kind](layer.options)

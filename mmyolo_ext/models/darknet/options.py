@@ -12,7 +12,7 @@ from mmyolo_ext.models.darknet.parser import Section
 
 ACTIVATIONS = ('linear', 'leaky', 'relu', 'swish', 'mish', 'logistic')
 WEIGHTS_TYPES = ('none', 'per_feature', 'per_channel')
-NORMALIZATIONS = ('sigmoid', 'relu', 'softmax', 'none')
+NORMALIZATIONS = ('sigmoid', 'sigmoid_mean', 'relu', 'softmax', 'none')
 
 
 class Shape(NamedTuple):
@@ -24,23 +24,26 @@ class Shape(NamedTuple):
 
 
 class Convolution(NamedTuple):
-    """A 2-d convolution with square kernel."""
+    """A 2-d convolution with square kernels; ``stride`` is of (rows, columns).
+
+    Of several ``sizes``, each makes its share of the filters; ``padding`` has one number for each size.
+    """
 
     in_channels: int
     filters: int
-    size: int
-    stride: int
-    padding: int
+    sizes: tuple[int, ...]
+    stride: tuple[int, int]
+    padding: tuple[int, ...]
     groups: int
     batch_normalize: bool
     activation: str
 
 
 class Pool(NamedTuple):
-    """A max-pool; ``padding`` is the sum of both sides, the odd cell at the end."""
+    """A max-pool; ``stride`` is of (rows, columns), ``padding`` the sum of both sides, the odd cell at the end."""
 
     size: int
-    stride: int
+    stride: tuple[int, int]
     padding: int
 
 
@@ -67,6 +70,12 @@ class Upsample(NamedTuple):
     factor: int
 
 
+class Dropout(NamedTuple):
+    """The share of numbers that become 0 in training."""
+
+    probability: float
+
+
 class Yolo(NamedTuple):
     """Priors (w, h) px, classes."""
 
@@ -75,38 +84,73 @@ class Yolo(NamedTuple):
 
 
 def convolution_options(section: Section, inputs: Sequence[Shape]) -> tuple[Convolution, Shape]:
-    """``pad=1`` is half the kernel on every side, in place of ``padding``."""
+    """``pad=1`` is half the kernel on every side, in place of ``padding``; several sizes make a mixed convolution."""
     (shape,) = inputs
-    filters, size = section.integer('filters', least=1), section.integer('size', 1, least=1)
-    padding = size // 2 if section.switch('pad') else section.integer('padding', 0)
-    stride, groups = section.integer('stride', 1, least=1), section.integer('groups', 1, least=1)
+    filters = section.integer('filters', least=1)
+    sizes = tuple(section.numbers('size')) if 'size' in section.fields else (1,)
+    if min(sizes) < 1:
+        section.fail(f'size must be a whole number of at least 1, got {section.fields["size"].text!r}', 'size')
+    half = section.switch('pad')
+    padding = tuple(size // 2 if half else section.integer('padding', 0) for size in sizes)
+    groups = section.integer('groups', 1, least=1)
     if shape.channels % groups or filters % groups:
         section.fail(
             f'groups={groups} must divide the {shape.channels} input channels and filters={filters}', 'groups'
         )
+    if len(sizes) > 1:
+        _check_mixed(section, shape.channels, filters, sizes, half, groups)
     options = Convolution(
         shape.channels,
         filters,
-        size,
-        stride,
+        sizes,
+        _stride(section, 1),
         padding,
         groups,
         section.switch('batch_normalize'),
         section.choice('activation', ACTIVATIONS),
     )
-    height, width = ((side + 2 * padding - size) // stride + 1 for side in shape[1:])
+    height, width = (
+        (side + 2 * padding[0] - sizes[0]) // stride + 1
+        for side, stride in zip(shape[1:], options.stride, strict=True)
+    )
     return options, Shape(filters, height, width)
+
+
+def shares(total: int, parts: int) -> list[int]:
+    """Filters of each size of a mixed convolution: equal shares, the first with what is left over."""
+    return [total // parts + total % parts, *[total // parts] * (parts - 1)]
+
+
+def _check_mixed(
+    section: Section, channels: int, filters: int, sizes: tuple[int, ...], half: bool, groups: int
+) -> None:
+    if len(sizes) > filters:
+        section.fail(f'size names {len(sizes)} kernels for filters={filters}: each needs one', 'size')
+    if not half or not all(size % 2 for size in sizes):
+        section.fail(f'several sizes must be odd and need pad=1, so that their maps fit, got {list(sizes)}', 'size')
+    if groups > 1 and not groups == channels == filters:
+        section.fail(
+            f'groups beside several sizes must be 1, or the number of input channels and of filters, got {groups} for '
+            f'{channels} and {filters}',
+            'groups',
+        )
+
+
+def _stride(section: Section, default: int) -> tuple[int, int]:
+    """Of rows and columns: ``stride_y`` and ``stride_x``, which are ``stride`` unless given."""
+    stride = section.integer('stride', default, least=1)
+    return section.integer('stride_y', stride, least=1), section.integer('stride_x', stride, least=1)
 
 
 def maxpool_options(section: Section, inputs: Sequence[Shape]) -> tuple[Pool, Shape]:
     """``size`` is ``stride`` unless given, ``padding`` is ``size - 1``: an odd side keeps its last cells."""
     (shape,) = inputs
-    stride = section.integer('stride', 1, least=1)
-    size = section.integer('size', stride, least=1)
+    stride = _stride(section, 1)
+    size = section.integer('size', section.integer('stride', 1, least=1), least=1)
     padding = section.integer('padding', size - 1)
     if padding > 2 * (size - 1):
         section.fail(f'padding must be at most {2 * (size - 1)} for size={size}, got {padding}', 'padding')
-    height, width = ((side + padding - size) // stride + 1 for side in shape[1:])
+    height, width = ((side + padding - size) // step + 1 for side, step in zip(shape[1:], stride, strict=True))
     return Pool(size, stride, padding), Shape(shape.channels, height, width)
 
 
@@ -141,6 +185,17 @@ def shortcut_options(section: Section, inputs: Sequence[Shape]) -> tuple[Shortcu
         section.choice('weights_normalization', NORMALIZATIONS, 'sigmoid'),
     )
     return options, inputs[0]
+
+
+def dropout_options(section: Section, inputs: Sequence[Shape]) -> tuple[Dropout, Shape]:
+    """``probability`` has no default: Darknet's versions differ in it."""
+    (probability, *more) = section.numbers('probability', float)
+    if more or not 0 <= probability < 1:
+        section.fail(
+            f'probability must be a number from 0 to below 1, got {section.fields["probability"].text!r}',
+            'probability',
+        )
+    return Dropout(probability), inputs[0]
 
 
 def yolo_options(section: Section, inputs: Sequence[Shape]) -> tuple[Yolo, Shape]:

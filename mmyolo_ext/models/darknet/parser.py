@@ -90,7 +90,7 @@ def read_sections(path: str | Path) -> list[Section]:
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f'{path} has {path.stat().st_size:,} bytes: a .cfg file has at most {MAX_BYTES:,}')
     sections: list[Section] = []
-    for number, raw_line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
+    for number, raw_line in enumerate(path.read_text(encoding='utf-8-sig').splitlines(), 1):
         text = raw_line.split('#')[0].strip()
         if not text or text.startswith(COMMENT_STARTS):
             continue

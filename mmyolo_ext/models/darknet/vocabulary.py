@@ -9,11 +9,23 @@ OTHER_NAMES = {'network': 'net', 'conv': 'convolutional', 'max': 'maxpool'}
 
 READ = {
     'net': {'width', 'height', 'channels'},
-    'convolutional': {'filters', 'size', 'stride', 'pad', 'padding', 'groups', 'batch_normalize', 'activation'},
+    'convolutional': {
+        'filters',
+        'size',
+        'stride',
+        'stride_x',
+        'stride_y',
+        'pad',
+        'padding',
+        'groups',
+        'batch_normalize',
+        'activation',
+    },
     'shortcut': {'from', 'activation', 'weights_type', 'weights_normalization'},
     'route': {'layers', 'groups', 'group_id'},
     'upsample': {'stride'},
-    'maxpool': {'size', 'stride', 'padding'},
+    'maxpool': {'size', 'stride', 'stride_x', 'stride_y', 'padding'},
+    'dropout': {'probability'},
     'yolo': {'mask', 'anchors', 'classes', 'num'},
 }
 # How Darknet trains; here the config of the run says that.
@@ -38,6 +50,7 @@ TRAINING = {
 IDLE = {
     'convolutional': {'dilation': 1, 'antialiasing': 0, 'binary': 0, 'xnor': 0},
     'upsample': {'scale': 1},
+    'dropout': {'dropblock': 0},
     'maxpool': {'maxpool_depth': 0, 'antialiasing': 0},
     'yolo': {'scale_x_y': 1, 'new_coords': 0},
 }

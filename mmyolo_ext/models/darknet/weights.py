@@ -2,8 +2,9 @@
 
 Header: major, minor and revision of the format, 32-bit integers; then how many pictures the network has seen, 64 bits
 from version 0.2 on, 32 before. A convolution under a batch norm holds the norm's bias, weight, running mean and
-running variance, then the kernel (filters, channels, rows, columns); without a norm its bias, then the kernel; a
-weighted shortcut its weights. All are 32-bit floats; all is little-endian.
+running variance, then the kernel (filters, channels, rows, columns), or, of a mixed convolution, its kernels in the
+order of their sizes; without a norm its bias, then the same; a weighted shortcut its weights. All are 32-bit floats;
+all is little-endian.
 """
 
 import re
@@ -18,8 +19,9 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmyolo_ext.models.darknet.blocks import ConvLayer, ShortcutLayer
+from mmyolo_ext.models.darknet.blocks import ConvLayer, MixedConv, ShortcutLayer
 from mmyolo_ext.models.darknet.graph import Graph, Layer
+from mmyolo_ext.models.darknet.options import shares
 
 VERSION = (0, 2, 5)
 # beyond it the file is something else
@@ -162,8 +164,12 @@ def _blocks(graph: Graph, network: nn.Module, predictions: Sequence[nn.Conv2d]) 
 def _shapes(layer: Layer) -> list[tuple[int, ...]]:
     options = layer.options
     if layer.section.kind == 'convolutional':
-        kernel = (options.filters, options.in_channels // options.groups, options.size, options.size)
-        return [(options.filters,)] * (4 if options.batch_normalize else 1) + [kernel]
+        widths = shares(options.filters, len(options.sizes))
+        kernels = [
+            (width, options.in_channels // options.groups, size, size)
+            for width, size in zip(widths, options.sizes, strict=True)
+        ]
+        return [(options.filters,)] * (4 if options.batch_normalize else 1) + kernels
     if layer.section.kind == 'shortcut' and options.weights_type != 'none':
         return [(options.num_inputs, options.channels if options.weights_type == 'per_channel' else 1)]
     return []
@@ -174,10 +180,11 @@ def _tensors(module: nn.Module | None) -> list[Tensor]:
         return [module.weights]
     if not isinstance(module, ConvLayer):
         return []
-    norm = module.bn
+    norm, conv = module.bn, module.conv
+    kernels = [part.weight for part in conv.convs] if isinstance(conv, MixedConv) else [conv.weight]
     if norm is None:
-        return [module.conv.bias, module.conv.weight]
+        return [conv.bias, *kernels]
     statistics = [getattr(norm, 'running_mean', None), getattr(norm, 'running_var', None)]
     if None in [norm.weight, norm.bias, *statistics]:
         return []
-    return [norm.bias, norm.weight, *statistics, module.conv.weight]
+    return [norm.bias, norm.weight, *statistics, *kernels]

@@ -38,6 +38,8 @@ class YOLOv3Head(YOLOv5Head):
         nominal_batch_size: how many pictures a step sees in all, where a recipe adds up the gradients of batches until
             it has so many (``AccumulateHook``): each batch then counts for its share of them, and a step moves the
             weights by the mean over its pictures. By default the losses are the mean of the batch, whatever its size.
+        start_objectness: bias of objectness at the start, on every level; by default the rate of objects in cells, see
+            :meth:`YOLOv5Head.init_weights`.
         **kwargs: what else :class:`YOLOv5Head` takes.
 
     Raises:
@@ -59,6 +61,7 @@ class YOLOv3Head(YOLOv5Head):
         obj_level_weights: Sequence[float] | str = 'auto',
         iou_ratio: float = 0.0,
         nominal_batch_size: int | None = None,
+        start_objectness: float | None = None,
         **kwargs: Any,
     ) -> None:
         if obj_level_weights == 'auto':
@@ -79,6 +82,15 @@ class YOLOv3Head(YOLOv5Head):
         if nominal_batch_size is not None and nominal_batch_size < 1:
             raise ValueError(f'nominal_batch_size must be 1 or more, or None, got {nominal_batch_size}')
         self.nominal_batch_size = nominal_batch_size
+        self.start_objectness = start_objectness
+
+    def init_weights(self) -> None:
+        """As :class:`YOLOv5Head`; then the bias of objectness is ``start_objectness``, if that is given."""
+        super().init_weights()
+        if self.start_objectness is None or (self.init_cfg and self.init_cfg.get('type') == 'Pretrained'):
+            return
+        for conv in self.convs_pred:
+            conv.bias.data.view(self.num_priors, -1)[:, 4] = self.start_objectness
 
     def batch_factor(self, batch_size: int | Tensor) -> float | Tensor:
         """1: losses of a mean picture; or the share of the batch in ``nominal_batch_size``."""
