@@ -28,6 +28,7 @@ from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 from torch.distributed.launcher import api
 
 LAUNCHER_PID = 'MMYOLO_EXT_LAUNCHER_PID'  # lets the processes notice that their launcher is gone
+ELASTIC = 'MMYOLO_EXT_ELASTIC'  # tells them that their number may change from start to start
 USER_ERROR = 2  # exit code of tools/*.py for a wrong option, config or data set
 SECONDS_AFTER_CLOSING = 30  # how long processes may go on after another node has given up
 DEFAULT_PORT = 29500
@@ -72,6 +73,8 @@ def main(arguments: list[str]) -> int:
         # torchrun would end at the end of the terminal although nohup asked it not to
         args.signals_to_handle = args.signals_to_handle.replace(',SIGHUP', '')
     os.environ[LAUNCHER_PID] = str(os.getpid())
+    if ':' in args.nnodes and len(set(args.nnodes.split(':'))) > 1:
+        os.environ[ELASTIC] = '1'
     # Else restarted processes find the addresses of those before them in the store of torch 2.13, and wait for them.
     os.environ.setdefault('TORCH_DISABLE_SHARE_RDZV_TCP_STORE', '1')
     api.LocalElasticAgent = Agent  # torchrun has no option for it

@@ -25,12 +25,15 @@ STATES = ('state_dict', 'ema_state_dict', 'optimizer')
 SHOWN = 3
 
 
-def find_newest(folder: str | Path, warn: Callable[[str], None]) -> tuple[str, dict[str, Any]] | None:
+def find_newest(
+    folder: str | Path, warn: Callable[[str], None], check: Callable[[str, Mapping[str, Any]], None] | None = None
+) -> tuple[str, dict[str, Any]] | None:
     """Return path and content of the newest checkpoint that is complete, finite and can be resumed.
 
     Args:
         folder: That of the checkpoints; where none lie in it, there is nothing to resume.
         warn: Takes one line for each newer checkpoint that is passed over.
+        check: Gets name and ``meta`` of a checkpoint, and raises ValueError for one to pass over.
 
     Raises:
         ValueError: Checkpoints lie there, but none can be used.
@@ -56,7 +59,10 @@ def find_newest(folder: str | Path, warn: Callable[[str], None]) -> tuple[str, d
     found = None
     for _, name in sorted(order, reverse=True):
         try:
-            found = unknown[name] if name in unknown else read_resumable(Path(folder) / name, entries[name])
+            content = unknown[name] if name in unknown else read_resumable(Path(folder) / name, entries[name])
+            if check:
+                check(name, content['meta'])
+            found = content
             break
         except ValueError as error:
             reasons[name] = str(error)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
@@ -44,6 +45,8 @@ from mmyolo_ext.registry import RUNNERS
 # parts of MMEngine that have a counterpart here, by the names that configs give them
 OWN_LOOPS = {'EpochBasedTrainLoop': 'mmyolo_ext.EpochTrainLoop', 'IterBasedTrainLoop': 'mmyolo_ext.IterTrainLoop'}
 OWN_HOOKS = {'CheckpointHook': 'mmyolo_ext.CheckpointHook', 'EarlyStoppingHook': 'mmyolo_ext.EarlyStoppingHook'}
+# set by tools/launch.py where the number of processes may change from start to start
+ELASTIC = 'MMYOLO_EXT_ELASTIC'
 # of an optimizer, how it is computed and not what
 FORMS = ('fused', 'foreach', 'capturable', 'differentiable')
 
@@ -271,7 +274,8 @@ class Runner(MMEngineRunner):
                 if self._load_from:
                     found = (self._load_from, _read(self._load_from))
                 else:
-                    found = resuming.find_newest(self.checkpoints.folder, self.logger.warning)
+                    check = self._check_processes if ELASTIC in os.environ else None
+                    found = resuming.find_newest(self.checkpoints.folder, self.logger.warning, check)
                 told = [found and found[0], None]
             except ValueError as error:
                 told = [None, str(error)]
@@ -282,6 +286,15 @@ class Runner(MMEngineRunner):
         if path is None or found:
             return found
         return path, _read(path, check_sums=False)
+
+    def _check_processes(self, name: str, meta: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint that other processes wrote inside an epoch; there is one of an epoch's end before it."""
+        before = _facts_before(resuming.known_meta(meta))
+        length, processes = before.get('epoch_length'), before.get('world_size', self.world_size)
+        if processes != self.world_size and length and meta['iter'] != meta['epoch'] * length:
+            raise ValueError(
+                f'{name} is of the middle of an epoch of {processes} processes, and there are {self.world_size} now'
+            )
 
     def _take_over(
         self, content: dict, meta: dict, before: dict, now: dict, resume_optimizer: bool, resume_schedule: bool
