@@ -35,10 +35,11 @@ def tiny_detector(head: dict | None = None, frozen_parts: Sequence[str] = ()) ->
 
 
 class NoiseImages(torch.utils.data.Dataset):
-    """Images of noise; the i-th has i mod 4 boxes."""
+    """Images of noise; the i-th has i mod 4 boxes, or none unless it is the last of every ``boxed_every``."""
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, boxed_every: int = 1) -> None:
         self.length = length
+        self.boxed_every = boxed_every
 
     def set_epoch(self, epoch: int, seed: int) -> None:
         """Nothing here depends on them."""
@@ -48,13 +49,14 @@ class NoiseImages(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict:
         generator = torch.Generator().manual_seed(index)
-        start = torch.rand(index % 4, 2, generator=generator) * SIZE * 0.6
-        side = 8 + torch.rand(index % 4, 2, generator=generator) * SIZE * 0.3
+        boxes = index % 4 if (index + 1) % self.boxed_every == 0 else 0
+        start = torch.rand(boxes, 2, generator=generator) * SIZE * 0.6
+        side = 8 + torch.rand(boxes, 2, generator=generator) * SIZE * 0.3
         sample = DetDataSample(
             metainfo={'img_shape': (SIZE, SIZE), 'batch_input_shape': (SIZE, SIZE), 'img_id': index},
             gt_instances=InstanceData(
                 bboxes=torch.cat([start, start + side], dim=1),
-                labels=torch.randint(CLASSES, (index % 4,), generator=generator),
+                labels=torch.randint(CLASSES, (boxes,), generator=generator),
             ),
         )
         inputs = torch.randint(0, 256, (3, SIZE, SIZE), generator=generator, dtype=torch.uint8)

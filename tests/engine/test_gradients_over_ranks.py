@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.dist import all_reduce, get_world_size
+from mmengine.dist import all_reduce, barrier, get_world_size
 from mmengine.hooks import Hook
 from rank_processes import run_ranks
 from tiny_detector import NoiseImages, tiny_detector
@@ -82,20 +82,22 @@ def detector_runner(
     head: dict | None = None,
     frozen_parts: tuple[str, ...] = (),
     config: dict | None = None,
-    images: int = IMAGES,
+    last_rank_has_boxes: bool = False,
     accumulated: int = 1,
     unused: bool = False,
     hooks: tuple = (),
+    default_hooks: dict | None = None,
     **settings: Any,
 ):
     """One epoch or more of the tiny detector, wrapped where there are several ranks."""
     wrapper = {'type': 'MMDistributedDataParallel', 'device_ids': None, 'broadcast_buffers': False}
     several = get_world_size() > 1
+    dataset = NoiseImages(IMAGES, get_world_size() if last_rank_has_boxes else 1)
     nominal = batch_size * get_world_size() * accumulated
     return toy_runner(
         work_dir,
         model=tiny_detector(head, frozen_parts),
-        dataset=NoiseImages(images),
+        dataset=dataset,
         batch_size=batch_size,
         hooks=[{'type': 'mmyolo_ext.AccumulateHook', 'nominal_batch_size': nominal}, *hooks],
         config={
@@ -105,12 +107,12 @@ def detector_runner(
         },
         launcher='pytorch' if several else 'none',
         train_dataloader={
-            'dataset': NoiseImages(images),
+            'dataset': dataset,
             'sampler': {'type': 'DefaultSampler', 'shuffle': False},
             'batch_size': batch_size,
             'collate_fn': {'type': 'pseudo_collate'},
         },
-        default_hooks={'checkpoint': None, 'runtime_info': {'type': 'mmyolo_ext.LazyInfoHook'}},
+        default_hooks={'runtime_info': {'type': 'mmyolo_ext.LazyInfoHook'}, **(default_hooks or {'checkpoint': None})},
         **{'max_epochs': 1, **settings},
     )
 
@@ -122,6 +124,7 @@ GRADIENTS = {
     'accumulated': {'accumulated': 2},
     'accumulated, unused parameters looked for': {'accumulated': 2, 'unused': True},
     'frozen parts': {'frozen_parts': FROZEN},
+    'boxes on the last rank alone': {'last_rank_has_boxes': True},
     'compiled': {'config': {'compile_parts': {'backend': 'eager'}}},
 }
 
@@ -187,12 +190,38 @@ def trained(folder: Path, batch_size: int) -> dict[str, dict[str, Any]]:
     return found
 
 
+class Losses(Hook):
+    """The loss of every iteration, as a mean over ranks."""
+
+    def __init__(self) -> None:
+        self.means: list[float] = []
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None) -> None:
+        mean = outputs['loss'].detach().clone()
+        all_reduce(mean, 'mean')
+        self.means.append(mean.item())
+
+
+def saved_losses(folder: Path) -> tuple[list[float], list[float]]:
+    """The losses of a checkpoint that is written between two lines of the log, and those that there were."""
+    losses = Losses()
+    hooks = {
+        'logger': {'type': 'LoggerHook', 'interval': 100},
+        'checkpoint': {'type': 'CheckpointHook', 'interval': 2, 'by_epoch': False, 'max_keep_ckpts': -1},
+    }
+    detector_runner(folder, 2, hooks=(losses,), default_hooks=hooks).train()
+    barrier()  # rank 0 has written
+    saved = torch.load(folder / 'iter_2.pth')['message_hub']['log_scalars']
+    return saved['train/loss']['log'].tolist(), losses.means[:2]
+
+
 def all_jobs(folder: Path) -> dict[str, Any]:
     """Everything that is checked with this number of ranks, so that the processes start once."""
     world_size = get_world_size()
     found = {'gradients': gradients(folder / 'a'), 'trained': trained(folder / 'b', 6 // world_size)}
     if world_size == 2:
         found['sabotages'] = sabotages(folder / 'c')
+        found['saved'] = saved_losses(folder / 'd')
     return found
 
 
@@ -231,6 +260,12 @@ def test_reduced_gradients_are_the_mean_over_ranks(found, world_size: int, name:
 def test_what_changes_parameters_later_is_refused(found, what: str, message: str) -> None:
     for rank in found[2]:
         assert re.match(message, rank['sabotages'][what])
+
+
+def test_a_checkpoint_between_the_lines_holds_the_means_over_ranks(found) -> None:
+    for rank in found[2]:
+        saved, means = rank['saved']
+        assert saved == pytest.approx(means, rel=1e-6) and len(saved) == 2
 
 
 @pytest.mark.parametrize(('world_size', 'name'), itertools.product((2, 3), HEADS))
