@@ -77,6 +77,40 @@ def test_both_evaluators_agree(ann_file):
         assert ours[key] == pytest.approx(theirs[key], abs=1e-3, nan_ok=True), key
 
 
+def test_a_file_without_faults_scores_as_by_pycocotools(tmp_path):
+    """12 images with crowds, areas of masks and boxes of all sizes, 10 detections near them on each: to the digit."""
+    rng = np.random.RandomState(1)
+    annotations, samples = [], []
+    for img_id in range(1, 13):
+        side = rng.uniform(5, 200, (6, 2))
+        corner = rng.uniform(0, 400 - side)
+        for box in np.hstack([corner, side]).tolist():
+            annotations.append(
+                {
+                    'id': len(annotations) + 1,
+                    'image_id': img_id,
+                    'category_id': int(rng.choice([1, 2])),
+                    'bbox': box,
+                    'area': box[2] * box[3] * 0.7,
+                    'iscrowd': int(rng.rand() < 0.15),
+                }
+            )
+        near = rng.randint(0, 6, 10)
+        boxes = np.hstack([corner, corner + side])[near] + rng.uniform(-6, 6, (10, 4))
+        labels = [annotations[k - 6]['category_id'] - 1 if rng.rand() < 0.8 else rng.randint(2) for k in near]
+        samples.append(sample(img_id, boxes.tolist(), rng.uniform(0, 1, 10).tolist(), labels))
+    content = {
+        'images': [{'id': i, 'width': 400, 'height': 400, 'file_name': f'{i}.jpg'} for i in range(1, 13)],
+        'categories': [{'id': i, 'name': name} for i, name in enumerate(CLASSES, 1)],
+        'annotations': annotations,
+    }
+    path = tmp_path / 'random.json'
+    path.write_text(json.dumps(content))
+    ours = evaluate(CocoMetric(ann_file=str(path)), samples)
+    assert ours == evaluate(PycocotoolsMetric(ann_file=str(path), classwise=True), samples)
+    assert 0.1 < ours['coco/bbox_mAP'] < 0.9 and ours['coco/bbox_mAP_s'] > 0
+
+
 def test_the_file_of_detections_is_that_of_mmdet(ann_file, tmp_path):
     samples = [sample(1, [[10.3, 10, 50.7, 50], [0, 0, 1e-3, 9]], [0.9, 1 / 3], [0, 1]), sample(2, [], [], [])]
     written, boxes = [], samples[0]['pred_instances']['bboxes'].clone()
