@@ -105,7 +105,7 @@ NUMBERS: dict[str, tuple[tuple[str, ...], float, float, bool]] = {
     'opencv_num_threads': (('env_cfg',), 0, math.inf, True),
     'nominal_batch_size': (('default_hooks', 'custom_hooks'), 1, math.inf, True),
     'num_last_epochs': (('default_hooks', 'custom_hooks'), 0, math.inf, True),
-    'pad_size_divisor': (('model',), 1, math.inf, True),
+    'pad_size_divisor': (('model',), 1, 4096, True),
     'pad_value': (('model',), -math.inf, math.inf, False),
     'iou_threshold': (('model',), 0, 1, False),
     'score_thr': (('model',), 0, 1, False),
