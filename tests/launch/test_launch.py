@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from launching import SECONDS, Started, launch, run
@@ -64,6 +65,23 @@ def test_the_process_that_failed_first_is_named_and_gives_the_exit_code(script, 
     output = run(launch(script, mode), code=code)
     assert output.splitlines()[-1] == f'stopped: process 1 on {socket.gethostname()} {how}; its message is above'
     assert 'Traceback' not in output
+
+
+@pytest.mark.parametrize(
+    ('failures', 'first'),
+    [
+        ({0: (5, 1), 1: (5, -signal.SIGKILL)}, 1),  # 0 lost its peer
+        ({0: (5, -signal.SIGTERM), 1: (5, 1)}, 1),  # the launcher ended 0
+        ({0: (5, 1), 1: (5, 2)}, 1),
+        ({0: (4, 1), 1: (5, -signal.SIGKILL)}, 0),
+    ],
+)
+def test_the_cause_of_failures_comes_before_their_consequences(monkeypatch, failures, first):
+    monkeypatch.syspath_prepend(REPO / 'tools')
+    import launch as launcher
+
+    failures = {rank: SimpleNamespace(timestamp=time, exitcode=code) for rank, (time, code) in failures.items()}
+    assert launcher.first_failure(failures)[0] == first
 
 
 @pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
