@@ -40,6 +40,13 @@ def test_exif_orientation(kind, orientation):
         assert exif_orientation(content) == orientation
 
 
+def test_chunks_of_odd_length_are_padded():
+    """A WebP chunk of 3 bytes takes 4, one of a PNG takes 3."""
+    webp, png = with_orientation('WEBP', 6), with_orientation('PNG', 6)
+    assert exif_orientation(webp[:12] + b'JUNK' + (3).to_bytes(4, 'little') + b'abc\0' + webp[12:]) == 6
+    assert exif_orientation(png[:8] + (3).to_bytes(4, 'big') + b'tEXtabc' + bytes(4) + png[8:]) == 6
+
+
 def test_turning_undoes_what_the_tag_says():
     """As the table of EXIF 2.3 says: 6 means that row 0 of the file is the right side of the scene."""
     stored = np.arange(6, dtype=np.uint8).reshape(2, 3)[..., None].repeat(3, 2)  # rows 0 1 2 and 3 4 5
@@ -61,10 +68,10 @@ def test_faulty_exif_reads_as_upright(cut):
 
 @pytest.mark.parametrize('extension', ['.png', '.tiff'])
 def test_sixteen_bits_are_scaled(extension):
-    """round(v * 255 / 65535): 128 -> 0.498 -> 0, 129 -> 0.502 -> 1, 65535 -> 255; the high byte alone would be 254
-    for 65407, which is 254.502."""
-    values = np.array([[0, 128, 129, 257, 32768, 65407, 65535]], np.uint16)
-    expected = [0, 0, 1, 1, 128, 255, 255]
+    """round(v * 255 / 65535): 128 -> 0.498 -> 0, 129 -> 0.502 -> 1, 33153 = 129 * 257 -> 129, 65407 -> 254.502 -> 255.
+    By 1 / 256, 33153 would be 129.5; by the high byte, 129 would be 0."""
+    values = np.array([[0, 128, 129, 257, 33153, 65407, 65535]], np.uint16)
+    expected = [0, 0, 1, 1, 129, 255, 255]
     for image in (values, np.dstack([values] * 3)):
         decoded, _ = decode_image(cv2.imencode(extension, image)[1].tobytes())
         assert decoded.dtype == np.uint8 and decoded.shape == (1, 7, 3)

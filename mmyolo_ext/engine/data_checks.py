@@ -94,7 +94,7 @@ def read_split(dataset: object, name: str) -> Split:
             for instance in info.get('instances') or ():
                 if len(instance.get('bbox', ())) == 4:
                     boxes.append(instance['bbox'])
-                    labels.append(instance['bbox_label'])
+                    labels.append(instance.get('bbox_label', 0))
                     image.append(len(paths))
                     ignored.append(instance.get('ignore_flag', 0))
             places.append((number, index))

@@ -96,16 +96,14 @@ def _report(runner: Runner, look: Callable[[], list[Finding]]) -> None:
     """Log the findings of the first process; stop all of them if one is an error."""
     if runner.cfg.get('check', 'on') == 'off':
         return
-    findings, failure = [], None
+    findings = []
     if is_main_process():
         try:
             findings = look()
-        except Exception as error:  # the others wait below, whatever happens here
-            failure, findings = error, [(True, f'the check before the first step failed: {error!r}')]
+        except Exception as error:  # an unusual data set is not refused, and the other ranks wait below
+            findings = [(False, f'the data could not be examined: {type(error).__name__}: {error}')]
     told = [findings]
     broadcast_object_list(told, src=0)
-    if failure is not None:
-        raise failure
     errors = [text for is_error, text in told[0] if is_error]
     for is_error, text in told[0]:
         if not is_error:
