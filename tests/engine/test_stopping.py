@@ -12,8 +12,10 @@ import pytest
 import torch
 from stoppable import FAR, in_own_process, tool_in_own_process, wait_until
 from tiny_coco import make_tiny_coco, write_user_config
+from torch.utils.data import DataLoader
+from toy_runner import ToyDataset
 
-from mmyolo_ext.engine.stopping import reason_of
+from mmyolo_ext.engine.stopping import protect_workers, reason_of
 
 HERE = Path(__file__).parent
 SECONDS = 60  # to wait for what takes a few
@@ -180,7 +182,7 @@ STRIKE = "custom_hooks = [dict(type='Strike', event='term', iteration=8, rank=0)
 @pytest.mark.slow
 def test_the_training_tool_saves_within_ten_seconds_and_resumes_bitwise(trainings, tmp_path):
     data = make_tiny_coco(tmp_path / 'data', train=12)
-    # 6 iterations an epoch, a step every second one: iteration 8, counted from 0, is in the middle of the second epoch and of a step
+    # 6 iterations an epoch, a step every second one: iteration 8, counted from 0, is amid an epoch and amid a step
     lines = [
         'max_epochs = 3',
         'train_dataloader = dict(num_workers=2, persistent_workers=True)',
@@ -231,6 +233,22 @@ def test_a_full_disk_does_not_cost_the_last_good_checkpoint(trainings, tmp_path,
     assert torch.load(path, weights_only=True)['meta']['iter'] > 0
     with pytest.raises(OSError, match='No space left'):
         (small_disk / 'more').write_bytes(bytes(200_000))
+
+
+def test_workers_ignore_signals_of_others_and_obey_their_main_process():
+    loader = DataLoader(ToyDataset(40), batch_size=2, num_workers=1)
+    protect_workers(loader)
+    batches = iter(loader)
+    next(batches)
+    for name in ('INT', 'TERM'):
+        subprocess.run(['kill', f'-{name}', str(batches._workers[0].pid)], check=True)
+    assert len(list(batches)) == 19  # more than the worker had prepared
+    batches = iter(loader)
+    next(batches)
+    (worker,) = batches._workers
+    worker.terminate()
+    worker.join(SECONDS)
+    assert worker.exitcode == 0
 
 
 def test_other_errors_keep_their_traceback():
