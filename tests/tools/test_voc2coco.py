@@ -107,12 +107,12 @@ def test_size_is_read_from_the_picture_where_the_xml_has_none(voc, tmp_path, siz
     assert (image['width'], image['height']) == (40, 30)
 
 
-def test_what_is_missing_or_broken_is_named(voc, tmp_path):
+def test_what_is_missing_or_broken_is_named(voc, tmp_path, capsys):
     def error(*options):
         with pytest.raises(SystemExit) as caught:
             convert(voc, tmp_path / 'none', *options)
-        assert not (tmp_path / 'none').exists()
-        return str(caught.value)
+        assert caught.value.code == 2 and not (tmp_path / 'none').exists()
+        return capsys.readouterr().err
 
     assert "['minival']" in error('--splits', 'minival') and "['train', 'val']" in error('--splits', 'minival')
     assert 'named twice' in error('--classes', 'dog', 'dog')

@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import re
+import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from dataclasses import dataclass, field
@@ -231,7 +232,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Report]:
             (options.out / f'{split}.json').write_text(json.dumps(coco))
             print('\n'.join(reports[split].lines(split)))
     except (ValueError, OSError) as error:
-        raise SystemExit(f'voc2coco: {error}') from None
+        print(f'error: {error}', file=sys.stderr)
+        raise SystemExit(2) from None
     return reports
 
 
