@@ -1,7 +1,6 @@
 """The runner of every training and test: MMEngine's, with the guarantees that MMEngine does not give."""
 
 import copy
-import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
@@ -34,9 +33,9 @@ from mmyolo_ext.checkpoint.writing import (
     plain,
     remove_unfinished,
 )
-from mmyolo_ext.engine.hooks.accumulate import AccumulateHook
 from mmyolo_ext.engine.hooks.checkpoint import CheckpointHook
 from mmyolo_ext.engine.prepare_model import forbid_changes, prepare_model
+from mmyolo_ext.engine.run_facts import facts_before, facts_of, optimizer_cfg, shifted, spelled
 from mmyolo_ext.engine.step_guard import StepGuard
 from mmyolo_ext.engine.stopping import Stopper, StopTraining, resume_command
 from mmyolo_ext.engine.train_loop import schedulers_of
@@ -47,8 +46,6 @@ OWN_LOOPS = {'EpochBasedTrainLoop': 'mmyolo_ext.EpochTrainLoop', 'IterBasedTrain
 OWN_HOOKS = {'CheckpointHook': 'mmyolo_ext.CheckpointHook', 'EarlyStoppingHook': 'mmyolo_ext.EarlyStoppingHook'}
 # set by tools/launch.py where the number of processes may change from start to start
 ELASTIC = 'MMYOLO_EXT_ELASTIC'
-# of an optimizer, how it is computed and not what
-FORMS = ('fused', 'foreach', 'capturable', 'differentiable')
 
 
 @RUNNERS.register_module()
@@ -77,7 +74,7 @@ class Runner(MMEngineRunner):
 
     def train(self) -> nn.Module:
         """Train, with the work dir locked."""
-        self._written = {'schedule': _spelled(self.param_schedulers), 'optimizer': _optimizer_cfg(self.optim_wrapper)}
+        self._written = {'schedule': spelled(self.param_schedulers), 'optimizer': optimizer_cfg(self.optim_wrapper)}
         hook = next((hook for hook in self._hooks if isinstance(hook, CheckpointHook)), None)
         self.checkpoints = CheckpointFolder(hook.folder(self.work_dir) if hook else self.work_dir)
         with self._locked():
@@ -92,6 +89,8 @@ class Runner(MMEngineRunner):
     def register_hooks(self, default_hooks: dict | None = None, custom_hooks: list | None = None) -> None:
         """Register the hooks of the config, and those that its other keys ask for."""
         super().register_hooks(default_hooks, custom_hooks)
+        if not any(type(hook).__name__ == 'WeightsHook' for hook in self._hooks):
+            self.register_hook({'type': 'mmyolo_ext.WeightsHook'})  # MMEngine's reader may execute a file
         compiled = self.cfg.get('compile_parts')
         if compiled is not None:
             backend = compiled.get('backend', 'inductor')
@@ -217,7 +216,7 @@ class Runner(MMEngineRunner):
         content = self._start[1] if self._start and self._start[0] == filename else _read(filename)
         self._start = None
         meta = resuming.known_meta(content['meta'])
-        before, now = _facts_before(meta), self.facts()
+        before, now = facts_before(meta), self.facts()
         try:
             for line in resuming.compare_runs(before, now, meta):
                 self.logger.warning(f'Resuming from {filename}: {line}.')
@@ -239,32 +238,13 @@ class Runner(MMEngineRunner):
 
     def facts(self) -> dict[str, Any]:
         """Return what must be the same, or rescaled, when a run resumes from a checkpoint of this one."""
-        loader, by_epoch = self.train_dataloader, isinstance(self.train_loop, EpochBasedTrainLoop)
-        accumulate = next((hook for hook in self._hooks if isinstance(hook, AccumulateHook)), None)
-        facts = {
-            'by_epoch': by_epoch,
-            'max_epochs' if by_epoch else 'max_iters': self.max_epochs if by_epoch else self.max_iters,
-            'world_size': self.world_size,
-            'batch_size': loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None),
-            'images': len(loader.dataset) if hasattr(loader.dataset, '__len__') else None,
-            'epoch_length': len(loader) if by_epoch else None,
-            'accumulation': accumulate.count(self) if accumulate else self.accumulation,
-            'nominal': accumulate.nominal_batch_size if accumulate else None,
-            'classes': _classes_of(loader.dataset),
-            **(self._written or {}),
-        }
-        return {key: value for key, value in facts.items() if value is not None}
+        return {**facts_of(self), **(self._written or {})}
 
     def position(self, meta: Mapping[str, int]) -> dict[str, int]:
         """Return ``epoch`` and ``iter`` with ``batch``, the completed iterations of the epoch after those."""
         by_epoch = isinstance(self.train_loop, EpochBasedTrainLoop)
         done = meta['epoch'] * len(self.train_dataloader) if by_epoch else 0
         return {'epoch': meta['epoch'], 'iter': meta['iter'], 'batch': meta['iter'] - done}
-
-    @property
-    def accumulation(self) -> int:
-        """Batches whose gradients are added up for an optimizer step."""
-        return getattr(self.optim_wrapper, '_accumulative_counts', 1)
 
     def _find_start(self) -> tuple[str, dict] | None:
         """Path and content of the checkpoint to resume from; rank 0 decides for all."""
@@ -289,7 +269,7 @@ class Runner(MMEngineRunner):
 
     def _check_processes(self, name: str, meta: Mapping[str, Any]) -> None:
         """Refuse a checkpoint that other processes wrote inside an epoch; there is one of an epoch's end before it."""
-        before = _facts_before(resuming.known_meta(meta))
+        before = facts_before(resuming.known_meta(meta))
         length, processes = before.get('epoch_length'), before.get('world_size', self.world_size)
         if processes != self.world_size and length and meta['iter'] != meta['epoch'] * length:
             raise ValueError(
@@ -336,7 +316,7 @@ class Runner(MMEngineRunner):
         for scheduler, state in zip(schedulers, states, strict=True):
             state = {key: value for key, value in state.items() if key in vars(scheduler)}
             if shift and not scheduler.by_epoch:
-                state = _shifted(scheduler, state, shift)
+                state = shifted(scheduler, state, shift)
             scheduler.load_state_dict(state)
 
     def _move_later(self, filename: str, meta: Mapping[str, int]) -> None:
@@ -581,51 +561,6 @@ def _read(filename: str, check_sums: bool = True) -> dict[str, Any]:
     path = Path(filename)
     facts = CheckpointFolder(path.parent).entries.get(path.name) if check_sums else {}
     return resuming.read_resumable(path, facts)
-
-
-def _facts_before(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of the run that wrote a checkpoint; those of earlier versions tell only these two."""
-    facts = dict(meta.get('run') or {})
-    if not facts and meta['epoch'] and meta['iter'] % meta['epoch'] == 0:
-        facts['epoch_length'] = meta['iter'] // meta['epoch']
-    if 'classes' in meta:
-        facts['classes'] = meta['classes']
-    return facts
-
-
-def _shifted(scheduler: Any, state: dict, shift: int) -> dict:
-    """State of a schedule that is a formula of the iteration, for epochs of another length."""
-    if not getattr(scheduler, 'closed_form', False):
-        if state.get('_global_step', 0) >= state.get('end', math.inf):
-            return state  # it has ended
-        raise ValueError(f'{type(scheduler).__name__} counts iterations and cannot be rescaled: set the batch back')
-    step = state['_global_step'] + shift
-    last = min(max(step, scheduler.begin - 1), scheduler.end - 1) - scheduler.begin
-    return {**state, '_global_step': step, 'last_step': last}
-
-
-def _classes_of(dataset: Any) -> list[str] | None:
-    metainfo = getattr(dataset, 'metainfo', None) or {}
-    classes = next((value for key, value in metainfo.items() if str(key).lower() == 'classes'), None)
-    return [str(name) for name in classes] if isinstance(classes, (list, tuple)) else None
-
-
-def _optimizer_cfg(wrapper: Any) -> dict | None:
-    optimizer = wrapper.get('optimizer') if isinstance(wrapper, Mapping) else None
-    if not isinstance(optimizer, Mapping):
-        return None
-    return {key: value for key, value in _spelled(optimizer).items() if key not in FORMS}
-
-
-def _spelled(value: Any) -> Any:
-    """Part of a config as plain data: classes by their names, objects left out."""
-    if isinstance(value, Mapping):
-        return {str(key): _spelled(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_spelled(part) for part in value]
-    if isinstance(value, type):
-        return value.__name__
-    return value if value is None or isinstance(value, (str, int, float, bool)) else type(value).__name__
 
 
 def _plain_name(kind: object) -> object:
