@@ -1,0 +1,67 @@
+"""SECURITY.md says what the sources do."""
+
+import ast
+import re
+from pathlib import Path
+
+import yaml
+from mmengine.fileio.handlers import yaml_handler
+from mmengine.runner import CheckpointLoader
+
+from mmyolo_ext.checkpoint import config_text
+from mmyolo_ext.compat import checkpoint_file, safe_yaml
+from mmyolo_ext.export import runtime
+from mmyolo_ext.models.darknet import graph, parser
+from mmyolo_ext.weights import install_reader
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / 'SECURITY.md').read_text(encoding='utf-8')
+# calls that execute or unpickle, and where one is needed, each with its reason
+DANGEROUS = re.compile(
+    r'^(eval|exec|pickle\.loads?|torch\.load|joblib\.load|dill\.loads?|yaml\.(unsafe_|full_)?load|Config\.fromstring|'
+    r'.*\.fromstring|init_detector|DetInferencer|torch\.hub\.load|torch\.jit\.load|.*\.extractall|os\.system)$'
+)
+KNOWN = {
+    ('mmyolo_ext/compat/checkpoint_file.py', 'torch.load'): 'with the reader of pickles that calls nothing',
+    ('mmyolo_ext/compat/safe_unpickler.py', 'torch.load'): 'likewise',
+    ('mmyolo_ext/compat/run_script.py', 'exec'): "mmdet's own tools, named by the user",
+    ('mmyolo_ext/datasets/annotation_arrays.py', 'pickle.loads'): 'bytes of the same process',
+    ('mmyolo_ext/datasets/collate.py', 'pickle.loads'): 'bytes of a worker of the same run',
+    ('mmyolo_ext/engine/non_finite.py', 'torch.load'): 'with weights_only=True',
+    ('mmyolo_ext/export/torchscript.py', 'torch.jit.load'): 'a file that has just been written',
+}
+
+
+def dangerous_calls(path: Path) -> set[str]:
+    """Dotted names of the calls in a file that may execute what they read."""
+    calls = (node.func for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))) if isinstance(node, ast.Call))
+    return {name for name in map(ast.unparse, calls) if DANGEROUS.match(name)}
+
+
+def test_nothing_else_executes_or_unpickles() -> None:
+    paths = [path for folder in ('mmyolo_ext', 'tools', 'benchmarks') for path in (ROOT / folder).rglob('*.py')]
+    found = {(path.relative_to(ROOT).as_posix(), name) for path in paths for name in dangerous_calls(path)}
+    assert found - KNOWN.keys() == set()
+    assert KNOWN.keys() - found == set()
+
+
+def test_the_limits_are_those_of_the_sources() -> None:
+    stated = [
+        f'{checkpoint_file.MOST_GROWTH} times the file',
+        f'{checkpoint_file.MOST_DEPTH} levels, {checkpoint_file.MOST_VALUES:,} values',
+        f'{config_text.MAX_CHARACTERS:,} characters, {config_text.MAX_DEPTH} levels',
+        f'{safe_yaml.MAX_DEPTH} levels, {safe_yaml.MAX_VALUES:,} values with aliases',
+        f'{parser.MAX_BYTES:,} bytes, 2^29 weights, 2^30 cells in a map, kernels of {graph.MAX_KERNEL}',
+        'the input of an exported file | 2^25 pixels',
+        'an image | 2^28 pixels',
+    ]
+    assert [line for line in stated if line not in TEXT] == []
+    assert (graph.MAX_WEIGHTS, graph.MAX_CELLS, runtime.MAX_PIXELS) == (2**29, 2**30, 2**25)
+    sources = [(ROOT / name).read_text() for name in ('mmyolo_ext/__init__.py', 'mmyolo_ext/export/runtime.py')]
+    assert all("'OPENCV_IO_MAX_IMAGE_PIXELS', str(2**28)" in source for source in sources)
+
+
+def test_mmengine_reads_yaml_and_checkpoints_by_our_readers() -> None:
+    assert issubclass(yaml_handler.Loader, getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
+    install_reader()
+    assert {loader.__module__ for loader in CheckpointLoader._schemes.values()} == {'mmyolo_ext.weights.reader'}
