@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from toy_runner import toy_runner
 
 from mmyolo_ext.checkpoint.lock import WorkDirLock, is_locked
 
@@ -54,9 +55,6 @@ def test_a_lock_can_be_taken_again_after_its_release(tmp_path):
 
 
 def test_a_training_in_a_folder_that_is_in_use_ends_with_one_line(tmp_path, holder):
-    sys.path.insert(0, str(os.path.join(os.path.dirname(__file__), '..', 'engine')))
-    from toy_runner import toy_runner
-
     with pytest.raises(ValueError, match=rf'in use by another training \(process {holder.pid}'):
         toy_runner(tmp_path).train()
     assert not list(tmp_path.glob('*.pth')) and not list(tmp_path.glob('*.py')), 'nor its config overwritten'
