@@ -66,8 +66,8 @@ def main(arguments: list[str]) -> int:
         0 if all of them finished; the exit code of the process that failed first, 128 + n if signal n killed it;
         128 + n if the launcher received signal n; 1 if the nodes did not find or lost each other.
     """
-    logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
-    logging.getLogger('torch.distributed.elastic.multiprocessing.api').setLevel(logging.CRITICAL)
+    for part in ('', '.agent.server.api', '.multiprocessing.api'):
+        logging.getLogger(f'torch.distributed.elastic{part}').setLevel(logging.CRITICAL)
     args = run.parse_args(arguments)
     if hasattr(args, 'signals_to_handle') and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         # torchrun would end at the end of the terminal although nohup asked it not to
