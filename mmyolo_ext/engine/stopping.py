@@ -33,7 +33,8 @@ LOST_WRITING = {
     errno.EIO: 'the disk reports an error',
     errno.ESTALE: 'the network file system is gone',
 }
-LOST_RANK = re.compile(
+RANK_LOST = 'another process of this training ended or cannot be reached'
+OF_COMMUNICATION = re.compile(
     r'gloo|nccl|process ?group|connection (closed|reset|refused)|broken pipe|heartbeat|socket', re.IGNORECASE
 )
 
@@ -95,7 +96,9 @@ class Stopper:
                 raise NonFiniteError(f'{error}. {_outcome(runner, path)}') from error
             except Exception as error:
                 reason = reason_of(error)
-                path = self._save(runner, reason or f'of {type(error).__name__}')
+                # with NCCL, the step that waits for a lost rank may still run, on gradients that are not complete
+                torn = reason == RANK_LOST and distributed.get_backend() == 'nccl'
+                path = None if torn else self._save(runner, reason or f'of {type(error).__name__}')
                 if reason is None:
                     raise
                 message = f'Stopped at {_place(runner)}: {reason}. {_outcome(runner, path)}'
@@ -259,8 +262,8 @@ def reason_of(error: BaseException) -> str | None:
         return None
     if 'DataLoader worker' in text:
         return f'a worker of the data loader died ({text.split(". ")[0][:200]})'
-    if isinstance(error, distributed.DistError) or _is_initialized() and LOST_RANK.search(text):
-        return 'another process of this training ended or cannot be reached'
+    if isinstance(error, distributed.DistError) or _is_initialized() and OF_COMMUNICATION.search(text):
+        return RANK_LOST
     return None
 
 

@@ -7,15 +7,17 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from stoppable import FAR, in_own_process, tool_in_own_process, wait_until
 from tiny_coco import make_tiny_coco, write_user_config
+from torch import distributed
 from torch.utils.data import DataLoader
 from toy_runner import ToyDataset
 
-from mmyolo_ext.engine.stopping import protect_workers, reason_of
+from mmyolo_ext.engine.stopping import Stopper, StopTraining, protect_workers, reason_of
 
 HERE = Path(__file__).parent
 SECONDS = 60  # to wait for what takes a few
@@ -249,6 +251,27 @@ def test_workers_ignore_signals_of_others_and_obey_their_main_process():
     worker.terminate()
     worker.join(SECONDS)
     assert worker.exitcode == 0
+
+
+@pytest.mark.parametrize(('backend', 'saves'), [('gloo', 1), ('nccl', 0)])
+def test_weights_that_a_lost_rank_may_have_spoilt_are_not_saved(monkeypatch, backend, saves):
+    class Runner:
+        rank, checkpoints, train_loop, saved = 0, None, SimpleNamespace(epoch=0, iter=3, dataloader=range(5)), 0
+
+        def register_hook(self, hook) -> None:
+            pass
+
+        def save_emergency(self, reason: str, all_ranks: bool) -> None:
+            self.saved += 1
+
+    monkeypatch.setattr(distributed, 'get_backend', lambda: backend)
+    runner = Runner()
+    with (
+        pytest.raises(StopTraining, match='at epoch 1, iteration 3: another process') as stop,
+        Stopper().watch(runner),
+    ):
+        raise distributed.DistBackendError('NCCL communicator was aborted')
+    assert (runner.saved, stop.value.code) == (saves, 1)
 
 
 def test_other_errors_keep_their_traceback():
