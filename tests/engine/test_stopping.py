@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -281,3 +282,16 @@ def test_other_errors_keep_their_traceback():
     chained = RuntimeError('cannot write')
     chained.__cause__ = OSError(28, 'No space left on device', 'epoch_1.pth')
     assert reason_of(chained) == 'the disk is full (epoch_1.pth)'
+
+
+def test_only_a_second_ctrl_c_after_a_second_ends_at_once(monkeypatch):
+    stopper, now = Stopper(), [100.0]
+    monkeypatch.setattr('time.monotonic', lambda: now[0])
+    stopper._note(signal.SIGINT, None)
+    now[0] += 0.5  # torchrun passes on what the terminal has sent already
+    stopper._note(signal.SIGINT, None)
+    stopper._note(signal.SIGTERM, None)
+    assert stopper._agreed() == signal.SIGINT
+    now[0] += 1
+    with pytest.raises(KeyboardInterrupt):
+        stopper._note(signal.SIGINT, None)
