@@ -447,6 +447,22 @@ def test_harmless_images_train_without_a_word(data, train):
     assert not [line for line in run.warnings if 'Check: ' in line or 'image' in line.lower()]
 
 
+def test_fields_that_are_not_needed_may_be_missing_or_wrong(data, train):
+    """Neither training nor the evaluation of COCO needs them."""
+
+    def change(content: dict) -> None:
+        for annotation in content['annotations']:
+            del annotation['area'], annotation['iscrowd']
+        content['annotations'][0].update(area='large', segmentation=[[1, 2]])
+        content['annotations'][1]['area'] = float('nan')
+        content.update(info=None, licenses=7)
+
+    for split in ('train', 'val'):
+        Broken(data, split).edit(change)
+    run = train()
+    assert run.code == 0 and run.error == ''
+
+
 def test_validation_without_boxes_is_refused(data, train):
     Broken(data, 'val').edit(lambda content: content.update(annotations=[]))
     assert_refused(train(), r'val\.json: no validation image has a box.*Set val_ann')
