@@ -98,7 +98,7 @@ class CheckpointFolder:
         """
         pointer = Path(folder) / POINTER
         try:
-            _write_file(pointer, lambda stream: stream.write(str(self.folder / name).encode()))
+            _write_file(pointer, lambda stream: stream.write(str(self.folder / name).encode()), sync=False)
         except OSError as error:
             raise WriteError(f'cannot write {pointer}: {error.strerror or error}') from error
 
@@ -293,8 +293,14 @@ class _HashingStream:
         self._file.flush()
 
 
-def _write_file(path: Path, fill: Callable[[Any], Any]) -> tuple[str, int]:
-    """Write a file under another name, bring it to the disk and rename it; SHA-256 and size of it."""
+def _write_file(path: Path, fill: Callable[[Any], Any], sync: bool = True) -> tuple[str, int]:
+    """Write a file under another name, bring it to the disk and rename it; SHA-256 and size of it.
+
+    Args:
+        path: Of the file.
+        fill: Writes into the stream it is given.
+        sync: Wait until it is on the disk; a file that may be lost need not.
+    """
     unfinished = path.with_name(f'.{path.name}{UNFINISHED}')
     try:
         with unfinished.open('wb') as file:
@@ -306,7 +312,8 @@ def _write_file(path: Path, fill: Callable[[Any], Any]) -> tuple[str, int]:
                     raise stream.error from None
                 raise
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.replace(unfinished, path)
     except BaseException as error:
         with suppress(OSError):
@@ -314,7 +321,8 @@ def _write_file(path: Path, fill: Callable[[Any], Any]) -> tuple[str, int]:
         if isinstance(error, OSError):
             error.filename = str(path)
         raise
-    _sync_folder(path.parent)
+    if sync:
+        _sync_folder(path.parent)
     return stream.hash.hexdigest(), stream.size
 
 

@@ -26,6 +26,7 @@ from mmyolo_ext.checkpoint.finite import check_finite
 from mmyolo_ext.checkpoint.lock import WorkDirLock, is_locked
 from mmyolo_ext.checkpoint.writing import (
     POINTER,
+    RESUMABLE,
     CheckpointFolder,
     WriteError,
     checkpoint_names,
@@ -505,6 +506,8 @@ class Runner(MMEngineRunner):
         """Write, verify, note, point to it, then delete what it makes superfluous."""
         if buffers:
             content['rank_buffers'] = buffers
+        if facts['kind'] not in RESUMABLE:  # weights alone: those of the EMA, which its hook has put into state_dict
+            content.pop('ema_state_dict', None)
         dropped: list[str] = []
         content = plain(content, dropped)
         if dropped:
@@ -516,7 +519,7 @@ class Runner(MMEngineRunner):
         facts = {key: value for key, value in facts.items() if value is not None}
         position = self.position(content['meta'])
         target.write(name, content, outdated, **position, **facts)
-        if facts['kind'] in ('periodic', 'emergency'):
+        if facts['kind'] in RESUMABLE:
             target.point(self.work_dir, name)
         target.delete(outdated)
 
