@@ -7,12 +7,14 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner.checkpoint import get_external_models, get_mmcls_models
 from torch import nn
 from yolov5_networks import build_small
 
 from mmyolo_ext.apis import Detector
+from mmyolo_ext.checkpoint.resuming import read_resumable
 from mmyolo_ext.compat.fit_checkpoint import fit
-from mmyolo_ext.weights import describe, install_reader, read_weights, to_ultralytics
+from mmyolo_ext.weights import describe, install_reader, read_weights, reader, to_ultralytics
 
 
 class Intruder:
@@ -98,9 +100,32 @@ def test_other_classes_stop_a_test_and_a_resumed_training(tmp_path: Path, foreig
         runner_of(tmp_path, zeroed(classes=3), load_from=foreign, resume=True)
 
 
-def test_weights_alone_cannot_be_resumed(tmp_path: Path, foreign: str) -> None:
+def test_weights_alone_cannot_be_resumed(foreign: str) -> None:
     with pytest.raises(ValueError, match='weights alone: start from it by load_from'):
-        runner_of(tmp_path, zeroed(), load_from=foreign, resume=True)
+        read_resumable(foreign)
+
+
+@pytest.mark.parametrize('address', ['mmcls', 'open-mmlab', 'openmmlab'])
+def test_what_the_lists_of_mmengine_name_is_not_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    torch.save({'state_dict': {}, 'x': Intruder(tmp_path / 'ran')}, tmp_path / 'some.pth')
+    monkeypatch.setattr(reader, 'downloaded', lambda url: tmp_path / 'some.pth')
+    names = get_mmcls_models() if address == 'mmcls' else get_external_models()
+    name = next(name for name, url in names.items() if url.startswith('http'))
+    install_reader()
+    with pytest.raises(ValueError, match='is refused, and nothing of it has run'):
+        CheckpointLoader.load_checkpoint(f'{address}://{name}')
+    assert not (tmp_path / 'ran').exists()
+    with pytest.raises(ValueError, match='nothing is not in the list of MMEngine'):
+        CheckpointLoader.load_checkpoint(f'{address}://nothing')
+
+
+@pytest.mark.parametrize('address', ['s3://a/b.pth', 'petrel://a/b.pth', 'pavi://a/b.pth'])
+def test_storages_whose_readers_execute_are_refused(address: str) -> None:
+    install_reader()
+    with pytest.raises(ValueError, match='download the file, and give its path'):
+        CheckpointLoader.load_checkpoint(address)
 
 
 def test_another_architecture_is_an_error(tmp_path: Path, foreign: str) -> None:
