@@ -3,6 +3,7 @@
 import copy
 import itertools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,49 @@ def saved_losses(folder: Path) -> tuple[list[float], list[float]]:
     return saved['train/loss']['log'].tolist(), losses.means[:2]
 
 
+class Interrupt(Hook):
+    """Ends the run before its third epoch."""
+
+    priority = 'VERY_HIGH'
+
+    def before_train_epoch(self, runner) -> None:
+        if runner.epoch == 2:
+            raise KeyboardInterrupt
+
+
+def resumed(folder: Path) -> list[str]:
+    """The names of what differs between the checkpoints of four epochs and of two and a resumed two."""
+    hooks = tuple(
+        {'type': kind} for kind in ('mmyolo_ext.StepEMAHook', 'SyncBuffersHook', 'mmyolo_ext.SampleSeedHook')
+    )
+    settings = {
+        'head': HEADS['slide and Wise-IoU'],
+        'default_hooks': {'checkpoint': {'type': 'CheckpointHook', 'interval': 1}},
+        'max_epochs': 4,
+    }
+    detector_runner(folder / 'whole', 2, hooks=hooks, **settings).train()
+    with pytest.raises(KeyboardInterrupt):
+        detector_runner(folder / 'halves', 2, hooks=(*hooks, Interrupt()), experiment_name='1', **settings).train()
+    barrier()
+    runner = detector_runner(folder / 'halves', 2, hooks=hooks, resume=True, experiment_name='2', **settings)
+    runner.train()
+    assert runner.resumed
+    barrier()
+    return list(differing(*(torch.load(folder / half / 'epoch_4.pth') for half in ('whole', 'halves'))))
+
+
+def differing(first: Any, second: Any, name: str = '') -> Iterator[str]:
+    """Names of what is not equal to the last bit, through nested containers."""
+    if isinstance(first, dict):
+        for key in first.keys() | second.keys():
+            yield from differing(first.get(key), second.get(key), f'{name}.{key}')
+    elif isinstance(first, (list, tuple)) and len(first) == len(second):
+        for index, pair in enumerate(zip(first, second, strict=True)):
+            yield from differing(*pair, f'{name}.{index}')
+    elif not (torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second):
+        yield name
+
+
 def all_jobs(folder: Path) -> dict[str, Any]:
     """Everything that is checked with this number of ranks, so that the processes start once."""
     world_size = get_world_size()
@@ -222,6 +266,7 @@ def all_jobs(folder: Path) -> dict[str, Any]:
     if world_size == 2:
         found['sabotages'] = sabotages(folder / 'c')
         found['saved'] = saved_losses(folder / 'd')
+        found['resumed'] = resumed(folder / 'e')
     return found
 
 
@@ -266,6 +311,12 @@ def test_a_checkpoint_between_the_lines_holds_the_means_over_ranks(found) -> Non
     for rank in found[2]:
         saved, means = rank['saved']
         assert saved == pytest.approx(means, rel=1e-6) and len(saved) == 2
+
+
+def test_two_epochs_and_two_resumed_are_four_to_the_last_bit(found) -> None:
+    for rank in found[2]:
+        # times, and the names of the runs
+        assert [name for name in rank['resumed'] if not re.search(r'time|experiment_name|last_ckpt', name)] == []
 
 
 @pytest.mark.parametrize(('world_size', 'name'), itertools.product((2, 3), HEADS))

@@ -151,6 +151,7 @@ def test_batch_equals_its_pictures() -> None:
 @pytest.mark.parametrize('exclusive', [False, True])
 def test_likely_places_are_decoded_as_all_are(num_classes: int, exclusive: bool) -> None:
     loss_cls = {'loss_cls': {'type': 'mmdet.CrossEntropyLoss'}} if exclusive else {}
+    torch.manual_seed(0)
     head = build_head(num_classes, **loss_cls)
     generator = torch.Generator().manual_seed(0)
     feats = [torch.randn(2, 8, SIZE_HW[0] // stride, SIZE_HW[1] // stride, generator=generator) for stride in STRIDES]
