@@ -9,6 +9,7 @@ import weakref
 from pathlib import Path
 
 LOCK = '.lock'
+ATTEMPTS, SECONDS_BETWEEN = 3, 0.1
 UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -29,7 +30,7 @@ class WorkDirLock:
         self.supported = True
         self._file = (Path(work_dir) / LOCK).open('a+', encoding='utf-8')
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take()
         except OSError as error:
             holder = _described(self._file)
             if error.errno in UNSUPPORTED:
@@ -45,6 +46,15 @@ class WorkDirLock:
         self._file.flush()
         HELD.add(self)
 
+    def _take(self) -> None:
+        for attempt in range(ATTEMPTS):
+            try:
+                return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(SECONDS_BETWEEN)  # is_locked may be looking
+
     def release(self) -> None:
         """Let others in."""
         HELD.discard(self)
@@ -54,10 +64,11 @@ class WorkDirLock:
 def is_locked(work_dir: str | Path) -> bool:
     """Return whether a training holds the lock of a work dir."""
     try:
-        WorkDirLock(work_dir).release()
-    except ValueError:
+        with (Path(work_dir) / LOCK).open(encoding='utf-8') as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
-    except OSError:
+    except OSError:  # there is no such file, or the file system has no locks
         return False
     return False
 

@@ -332,21 +332,25 @@ class Runner(MMEngineRunner):
 
     def _move_earlier(self, names: list[str], reason: str) -> None:
         """Move checkpoints that are not of this run into a subfolder; nothing is deleted."""
-        moved = [None]
+        moved, error = None, None
         if is_main_process():
             try:
-                moved = [self.checkpoints.set_aside(names, self.timestamp)]
+                moved = self.checkpoints.set_aside(names, self.timestamp)
                 if names and POINTER in file_names(self.work_dir):
                     (Path(self.work_dir) / POINTER).unlink()
-            except OSError as error:
-                raise ValueError(f'cannot move the checkpoints in {self.checkpoints.folder}: {error}') from error
-        broadcast_object_list(moved)
-        if not moved[0]:
+            except OSError as raised:
+                error = f'cannot move the checkpoints in {self.checkpoints.folder}: {raised}'
+        told = [moved, error]
+        broadcast_object_list(told)
+        moved, error = told
+        if error:
+            raise ValueError(error)
+        if not moved:
             return
-        self.logger.warning(f'{reason}: {len(names)} checkpoints of before were moved to {moved[0]}.')
+        self.logger.warning(f'{reason}: {len(names)} checkpoints of before were moved to {moved}.')
         start = Path(self._load_from) if self._load_from and not self.resumed else None
         if start and start.name in names and start.resolve().parent == self.checkpoints.folder.resolve():
-            self._load_from = str(moved[0] / start.name)
+            self._load_from = str(moved / start.name)
 
     # saving
 
@@ -394,14 +398,16 @@ class Runner(MMEngineRunner):
         buffers = self._buffers_of_ranks() if save_optimizer else None
         kind = 'best' if metric else 'periodic' if save_optimizer else 'weights'
         facts = {'kind': kind, 'metric': metric, 'score': score}
-        failure = [None]
+        failure, error = [None], None
         if is_main_process():
             try:
                 content = self._content(position, save_optimizer, save_param_scheduler)
                 self._write(out_dir, filename, content, buffers, list(outdated), facts)
-            except (WriteError, ValueError) as error:
-                failure = [f'{error}; {self._last_good()}']
+            except Exception as raised:  # the other ranks wait to hear of it
+                error, failure = raised, [f'{raised}; {self._last_good()}']
         broadcast_object_list(failure)
+        if error is not None and not isinstance(error, (WriteError, ValueError)):
+            raise error
         if failure[0]:
             raise StopTraining(1, f'Stopped: {failure[0]}')
 

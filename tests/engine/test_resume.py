@@ -721,3 +721,19 @@ def test_files_of_a_killed_run_that_should_be_gone_go_at_the_next_start(tmp_path
     folder._write_manifest()
     train(tmp_path, 18, resume=True, **settings)
     assert names(tmp_path) == ['best_score_epoch_2.pth', 'epoch_2.pth', 'epoch_3.pth']
+
+
+def test_schedules_of_mmengine_go_back_to_the_last_step_too(tmp_path):
+    """They multiply the last rate, which the iterations since the last optimizer step have moved already."""
+    settings = {
+        'optim_wrapper': with_rate(1e-3),
+        'param_scheduler': [
+            {'type': 'LinearLR', 'start_factor': 0.1, 'by_epoch': False, 'begin': 0, 'end': 15},
+            {'type': 'MultiStepLR', 'milestones': [17], 'by_epoch': False, 'begin': 15},
+        ],
+    }
+    train(tmp_path / 'straight', **settings)
+    train(tmp_path / 'ended', 8, by=signal.SIGTERM, **settings)
+    assert 'iter_7.pth' in names(tmp_path / 'ended')
+    train(tmp_path / 'ended', resume=True, **settings)
+    assert_same_end(tmp_path / 'straight' / 'epoch_4.pth', tmp_path / 'ended' / 'epoch_4.pth')
