@@ -447,7 +447,11 @@ class Runner(MMEngineRunner):
         if not self._rewind():
             return None
         content = self._content({'epoch': epoch, 'iter': iteration}, True, True)
-        for group, values in zip(content['optimizer'].get('param_groups', ()), boundary.values, strict=False):
+        optimizer = content['optimizer']
+        if 'base_param_settings' in optimizer:
+            optimizer['base_param_settings'] = dict(optimizer['base_param_settings'])
+        groups = [*optimizer.get('param_groups', ()), optimizer.get('base_param_settings')]
+        for group, values in zip(groups, boundary.values, strict=False):
             group.update(values)
         states = iter(boundary.schedules)
         saved = content.get('param_schedulers') or []

@@ -26,7 +26,9 @@ class StepBoundary:
 
     def __init__(self, runner) -> None:
         self.position = (runner.epoch, runner.iter)
-        groups = runner.optim_wrapper.optimizer.param_groups if hasattr(runner.optim_wrapper, 'optimizer') else []
+        # the wrapper's own settings come after those of the optimizer: schedules move them alike
+        groups = getattr(runner.optim_wrapper, 'param_groups', [])
+        groups = groups if isinstance(groups, list) else []
         self.values = [
             {key: value for key, value in group.items() if isinstance(value, (int, float, tuple))} for group in groups
         ]
