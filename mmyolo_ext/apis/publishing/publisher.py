@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
 
 from mmyolo_ext.apis.config import load_config
 from mmyolo_ext.apis.inference import Detector
@@ -20,6 +19,7 @@ from mmyolo_ext.apis.publishing.known_ap import Figures, known_figures
 from mmyolo_ext.apis.publishing.origin import Origin, origins
 from mmyolo_ext.apis.publishing.portable import config_text, input_lines, local_paths, portable
 from mmyolo_ext.apis.publishing.source import Source, changed_since, read_source
+from mmyolo_ext.engine.runner import Runner
 from mmyolo_ext.version import __version__
 from mmyolo_ext.weights import install_reader
 from mmyolo_ext.weights.published import pack, slim
