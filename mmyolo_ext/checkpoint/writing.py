@@ -90,6 +90,23 @@ class CheckpointFolder:
             raise WriteError(f'cannot write {error.filename or path}: {error.strerror or error}') from error
         return path
 
+    def adopt(self, name: str, **facts: Any) -> None:
+        """Note a complete checkpoint that the manifest does not know.
+
+        Args:
+            name: File in this folder.
+            **facts: As of :meth:`write`.
+
+        Raises:
+            WriteError: The manifest cannot be written.
+        """
+        path = self.folder / name
+        try:
+            self.entries[name] = {'sha256': digest_of(path), 'size': path.stat().st_size, **facts}
+            self._write_manifest()
+        except OSError as error:
+            raise WriteError(f'cannot write {self.folder / MANIFEST}: {error.strerror or error}') from error
+
     def point(self, folder: str | Path, name: str) -> None:
         """Name a checkpoint in ``last_checkpoint`` of ``folder``; a hint for other tools.
 

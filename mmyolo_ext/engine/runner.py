@@ -327,8 +327,16 @@ class Runner(MMEngineRunner):
         entries = self.checkpoints.entries
         later = [name for name in names if not own or resuming.is_newer(name, entries, meta)]
         self._move_earlier(later, f'this training goes on from {filename}')
-        if own and is_main_process():
-            self.checkpoints.point(self.work_dir, Path(filename).name)
+        name = Path(filename).name
+        if not own or not is_main_process():
+            return
+        try:
+            if name not in entries:  # the run was killed before it could note it
+                position = {key: meta[key] for key in ('epoch', 'iter', 'batch')}
+                self.checkpoints.adopt(name, **position, kind='periodic')
+            self.checkpoints.point(self.work_dir, name)
+        except WriteError as error:
+            self.logger.warning(str(error))
 
     def _move_earlier(self, names: list[str], reason: str) -> None:
         """Move checkpoints that are not of this run into a subfolder; nothing is deleted."""

@@ -246,6 +246,7 @@ def test_a_checkpoint_of_mmengine_with_pickled_histories_is_resumed(straight, tm
     torch.save(content, path)
     (tmp_path / MANIFEST).unlink()
     runner, after = train(tmp_path, resume=True)
+    assert CheckpointFolder(tmp_path).entries['epoch_2.pth']['batch'] == 0, 'noted from now on'
     assert after == straight[1][10:]
     assert len(runner.message_hub.get_scalar('train/loss').data[0]) == 20
     assert_same_end(straight[0] / 'epoch_4.pth', tmp_path / 'epoch_4.pth')
