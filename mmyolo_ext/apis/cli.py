@@ -93,7 +93,8 @@ def run_tool(main: Callable[[], None]) -> None:
 
 
 def _stop_before_training(number: int, frame: object) -> None:
-    raise StopTraining(128 + number, f'Stopped by {signal.Signals(number).name}: no training was running, so nothing was saved')
+    name = signal.Signals(number).name
+    raise StopTraining(128 + number, f'Stopped by {name}: no training was running, so nothing was saved')
 
 
 def _last_line(error: BaseException) -> tuple[int, str | None]:

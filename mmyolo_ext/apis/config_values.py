@@ -50,7 +50,7 @@ def check_values(cfg: Config) -> Checked:
 def number_fault(value: object, low: float = -math.inf, high: float = math.inf, whole: bool = False) -> str | None:
     """What is wrong with ``value`` as a number from ``low`` to ``high``; None if nothing is.
 
-    A number that was written as text is told apart, for that is what quotes, or YAML's ``1e-3``, make of it.
+    A number written as text, as quotes or YAML's ``1e-3`` make it, has an error of its own.
     """
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     kind_of = 'a whole number' if whole else 'a number'

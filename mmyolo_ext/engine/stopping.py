@@ -56,7 +56,7 @@ class StopTraining(SystemExit):
 
 
 class Stopper:
-    """Saves and ends a training when it is told to by SIGTERM or SIGINT, or when something it needs has failed.
+    """Saves and ends a training on SIGTERM or SIGINT, or when something it needs has failed.
 
     A signal only leaves a note. At the end of each iteration the ranks compare notes by an all-reduce of one number
     on the CPU, which is started at the end of one iteration and read at the end of the next, so that nothing waits
@@ -111,7 +111,7 @@ class Stopper:
         """End an iteration; all ranks call this after each one.
 
         Raises:
-            StopTraining: A rank was told to stop at the iteration before; the checkpoint is saved.
+            StopTraining: A rank got a signal in the iteration before; the checkpoint is saved.
             RuntimeError: A worker of the loader died.
         """
         if self._worker_died:
@@ -122,7 +122,7 @@ class Stopper:
             self._stop(runner, number, all_ranks=True)
 
     def check_validation(self, runner) -> None:
-        """Stop here if this rank was told to.
+        """Stop here if this rank got a signal.
 
         Raises:
             StopTraining: As :meth:`check`.

@@ -84,9 +84,9 @@ class CocoMetric(Base):
         broadcast_object_list(answer)
         if failure is not None:
             raise failure
-        metrics, told = answer[0]
-        if told:
-            raise RuntimeError(f'the evaluation failed on rank 0: {told}')
+        metrics, failure = answer[0]
+        if failure:
+            raise RuntimeError(f'the evaluation failed on rank 0: {failure}')
         return metrics
 
     def compute_metrics(self, results: list) -> dict[str, float]:

@@ -73,4 +73,4 @@ def test_debugging_shows_all_tracebacks(monkeypatch):
 
 def test_an_uncaught_stop_still_gives_the_exit_code():
     # Python ends without a traceback and with the code of a SystemExit
-    assert isinstance(StopTraining(143, 'told'), SystemExit) and StopTraining(143, 'told').code == 143
+    assert isinstance(StopTraining(143, 'text'), SystemExit) and StopTraining(143, 'text').code == 143

@@ -212,7 +212,7 @@ class Arrived:
 
 
 def test_a_decision_on_the_device_is_read_one_step_later(train, monkeypatch):
-    # as on a GPU: the fused optimizer is told by a tensor to do nothing, and buffers are chosen by torch.where
+    # as on a GPU: a tensor makes the fused optimizer do nothing, and buffers are chosen by torch.where
     def on_device(self, flag, buffers, kwargs):
         self._step_on_device(flag, [], buffers, kwargs)
 

@@ -92,7 +92,7 @@ def all_gone(folder: Path) -> bool:
 
 
 # An epoch has 5 iterations, the steps are after the 2nd, 4th and 5th. Iteration 7 is the third of the second epoch: a
-# training that is told to stop in it has seen 8 batches, and the last step was after 7.
+# training that must stop in it has seen 8 batches, and the last step was after 7.
 @pytest.mark.parametrize(
     ('event', 'when', 'code', 'line'),
     [
@@ -133,7 +133,7 @@ def test_one_process_stops_saved_and_resumes_bitwise(trainings, undisturbed, tmp
         ('worker', 1, [1, 1], r'Stopped at .*: another process of this training ended or .* Saved \S+iter_7\.pth'),
         ('kill', 0, [-9, 1], r'process 1: Stopped at .*: another process of this training ended or .*'),
     ],
-    ids=['one is told to stop', 'one is killed', 'a worker of one is killed', 'the first is killed'],
+    ids=['one must stop', 'one is killed', 'a worker of one is killed', 'the first is killed'],
 )
 def test_two_ranks_stop_together(trainings, undisturbed, tmp_path, event, rank, codes, line):
     _, output = trainings.run(tmp_path, event, 7, rank, ranks=2)
@@ -152,7 +152,7 @@ def test_two_ranks_stop_together(trainings, undisturbed, tmp_path, event, rank, 
 
 
 def test_ranks_end_with_their_launcher(trainings, tmp_path):
-    for event, folder in (('launcher kill', tmp_path / 'killed'), ('launcher term', tmp_path / 'told')):
+    for event, folder in (('launcher kill', tmp_path / 'killed'), ('launcher term', tmp_path / 'stopped')):
         process = trainings.start(folder, event, 7, 0, ranks=2, max_epochs=FAR)
         process.join(SECONDS)
         assert wait_until(lambda folder=folder: all_gone(folder), SECONDS) < 10
@@ -192,8 +192,8 @@ def test_the_training_tool_saves_within_ten_seconds_and_resumes_bitwise(training
         'default_hooks = dict(accumulate=dict(nominal_batch_size=4))',
     ]
     config = write_user_config(tmp_path / 'mine.py', data, extra='\n'.join(lines))
-    told = tmp_path / 'told.py'
-    told.write_text(f"_base_ = 'mine.py'\n{STRIKE}\n")
+    config = tmp_path / 'strike.py'
+    config.write_text(f"_base_ = 'mine.py'\n{STRIKE}\n")
 
     def train(work_dir: str, *arguments) -> tuple[int, str]:
         return trainings.run(
@@ -202,7 +202,7 @@ def test_the_training_tool_saves_within_ten_seconds_and_resumes_bitwise(training
 
     code, output = train('undisturbed', config)
     assert code == 0, output
-    code, output = train('run', told)
+    code, output = train('run', config)
     last = output.strip().splitlines()[-1]
     assert code == 143 and re.match(r'Stopped by SIGTERM at epoch 2, iteration 3\. Saved \S+iter_8\.pth', last), output
     saved = tmp_path / 'run' / 'iter_8.pth'

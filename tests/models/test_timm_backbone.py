@@ -229,7 +229,7 @@ def test_weights(tmp_path: Path) -> None:
         ({'out_indices': 3}, 'got 3'),
         ({'frozen_stages': 5}, r'frozen_stages must be from -1 \(none\) to 4, got 5'),
         ({'frozen_stages': -2}, 'got -2'),
-        ({'model_name': 'unnamed', 'frozen_stages': 1}, "cannot be told from the layers.*none is called 'head'"),
+        ({'model_name': 'unnamed', 'frozen_stages': 1}, "cannot be determined from the layers.*none is called 'head'"),
     ],
 )
 def test_bad_input(arguments: dict, message: str) -> None:

@@ -35,7 +35,7 @@ def test_odd_keys_and_texts_of_mmengine() -> None:
 
 
 @pytest.mark.parametrize(
-    ('text', 'told'),
+    ('text', 'message'),
     [
         ('a = 1\nimport os', 'line 2 of the config has an import'),
         ('from os import system', 'line 1 of the config has an import'),
@@ -77,12 +77,12 @@ def test_odd_keys_and_texts_of_mmengine() -> None:
         (None, 'must be text, got NoneType'),
     ],
 )
-def test_anything_else_is_refused_and_does_not_run(tmp_path: Path, text: object, told: str) -> None:
+def test_anything_else_is_refused_and_does_not_run(tmp_path: Path, text: object, message: str) -> None:
     canary = tmp_path / 'canary'
     text = text.replace('CANARY', str(canary)) if isinstance(text, str) else text
     with pytest.raises(ValueError) as caught:
         parse_config(text)
-    assert told in str(caught.value) and '\n' not in str(caught.value)
+    assert message in str(caught.value) and '\n' not in str(caught.value)
     parse_plain_parts(text)
     assert not canary.exists()
 

@@ -31,11 +31,11 @@ VOC_BODY = (
 )
 
 
-def case(told: str) -> Callable:
-    """Register a function (folder) -> action to run; ``told`` must be in its line of error."""
+def case(message: str) -> Callable:
+    """Register a function (folder) -> action to run; ``message`` must be in its line of error."""
 
     def register(make: Callable) -> Callable:
-        CASES[make.__name__.replace('_', ' ')] = make, told
+        CASES[make.__name__.replace('_', ' ')] = make, message
         return make
 
     return register
@@ -583,13 +583,13 @@ def png_wider_than_any_image(folder: Path) -> Callable:
 
 @pytest.mark.parametrize('name', CASES)
 def test_a_file_does_no_harm(tmp_path: Path, name: str) -> None:
-    make, told = CASES[name]
+    make, message = CASES[name]
     action = make(tmp_path)
     ended = run_watched(action, tmp_path)
     assert ended.faults == [], ended.errors
     lines = [line for line in ended.errors.splitlines() if line.startswith('error: ')]
     assert ended.code == 2 and len(lines) == 1 and 'Traceback' not in ended.errors, ended
-    assert told in lines[0]
+    assert message in lines[0]
 
 
 def test_there_are_forty() -> None:

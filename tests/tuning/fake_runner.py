@@ -66,7 +66,7 @@ def make_tuner(folder: Path, **arguments) -> Tuner:
     if not (folder / 'space.py').exists():  # another process may be reading them
         (folder / 'config.py').write_text(CONFIG)
         (folder / 'space.py').write_text(SPACE)
-    return Tuner(folder / 'config.py', folder / 'space.py', folder / 'work', **arguments)
+    return Tuner(folder / 'config.py', folder / 'space.py', folder / 'study', **arguments)
 
 
 if __name__ == '__main__':

@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).with_name('fake_runner.py')
 
 
 def rows(folder: Path) -> list[dict]:
-    with (folder / 'work' / 'trials.csv').open() as file:
+    with (folder / 'study' / 'trials.csv').open() as file:
         return list(csv.DictReader(file))
 
 
@@ -41,9 +41,9 @@ def test_a_study_finds_a_better_rate_and_continues(tmp_path, capsys):
     assert [int(row['trial']) for row in table] == list(range(8))
     best = max((row for row in table if row['state'] == 'COMPLETE'), key=lambda row: float(row['coco/bbox_mAP']))
     assert float(best['coco/bbox_mAP']) > 0.7
-    assert load_config(tmp_path / 'work' / 'best.py').optim_wrapper.optimizer.lr == float(best[LR])
+    assert load_config(tmp_path / 'study' / 'best.py').optim_wrapper.optimizer.lr == float(best[LR])
     assert {'trials.csv', 'best.py', 'history.png', 'slices.png', 'epochs.png'} <= files
-    kept = {file.parent.name for file in (tmp_path / 'work').glob('trial_*/*.pth')}
+    kept = {file.parent.name for file in (tmp_path / 'study').glob('trial_*/*.pth')}
     assert kept == {f'trial_{int(best["trial"]):03}'}
     make_tuner(tmp_path).run(8)
     assert rows(tmp_path) == table, 'nothing is left to do'
@@ -104,7 +104,7 @@ def test_an_interrupted_trial_is_retried_from_its_checkpoint(tmp_path, name):
         command(tmp_path, 3), env=environment(DIE_IN=f'trial_001 3 {name}'), capture_output=True, check=False
     )
     assert first.returncode in (-signal.SIGKILL, -signal.SIGINT, 1), first.stderr.decode()
-    starts = tmp_path / 'work' / 'trial_001' / 'starts.txt'
+    starts = tmp_path / 'study' / 'trial_001' / 'starts.txt'
     (begun,) = starts.read_text().splitlines()
     tuner = make_tuner(tmp_path)
     deadline = time.monotonic() + 60
@@ -115,7 +115,7 @@ def test_an_interrupted_trial_is_retried_from_its_checkpoint(tmp_path, name):
     assert starts.read_text().splitlines() == [begun, f'3 {begun.split()[1]}']
     states = [row['state'] for row in rows(tmp_path)]
     assert states.count('COMPLETE') + states.count('PRUNED') == 3 and states.count('FAIL') == 1
-    assert len(list((tmp_path / 'work').glob('trial_*'))) == 3
+    assert len(list((tmp_path / 'study').glob('trial_*'))) == 3
 
 
 @pytest.mark.parametrize('storage', ['sqlite', 'journal'])
@@ -145,12 +145,13 @@ def test_the_tool_trains_two_real_trials(tmp_path, monkeypatch, capsys):
     make_tiny_coco(tmp_path / 'data')
     config = write_user_config(tmp_path / 'mine.py', tmp_path / 'data')
     (tmp_path / 'space.py').write_text(f'space = {{{LR!r}: dict(factor=4)}}')
-    common = (config, '--space', tmp_path / 'space.py', '--work-dir', tmp_path / 'work')
+    common = (config, '--space', tmp_path / 'space.py', '--work-dir', tmp_path / 'study')
     code, _, errors = run_tool(monkeypatch, capsys, *common, '--trials', 0)
     assert code == 2 and 'error: --trials must be at least 1, got 0' in errors
     code, out, errors = run_tool(monkeypatch, capsys, *common, '--trials', 2, '--epochs', 1)
     assert code == 0, errors
-    assert 'trial 1: complete coco/bbox_mAP 0.' in out and f'wrote {tmp_path}/work/trials.csv' in out
+    assert 'trial 1: complete coco/bbox_mAP 0.' in out and f'wrote {tmp_path}/study/trials.csv' in out
     assert [row['state'] for row in rows(tmp_path)] == ['COMPLETE'] * 2
-    rate = load_config(next((tmp_path / 'work' / 'trial_001').glob('*/vis_data/config.py'))).optim_wrapper.optimizer.lr
+    trained = load_config(next((tmp_path / 'study' / 'trial_001').glob('*/vis_data/config.py')))
+    rate = trained.optim_wrapper.optimizer.lr
     assert rate == float(rows(tmp_path)[1][LR]) and 0.0025 <= rate <= 0.04

@@ -102,10 +102,10 @@ def _report(runner: Runner, look: Callable[[], list[Finding]]) -> None:
             findings = look()
         except Exception as error:  # an unusual data set is not refused, and the other ranks wait below
             findings = [(False, f'the data could not be examined: {type(error).__name__}: {error}')]
-    told = [findings]
-    broadcast_object_list(told, src=0)
-    errors = [text for is_error, text in told[0] if is_error]
-    for is_error, text in told[0]:
+    shared = [findings]
+    broadcast_object_list(shared, src=0)
+    errors = [text for is_error, text in shared[0] if is_error]
+    for is_error, text in shared[0]:
         if not is_error:
             runner.logger.warning(f'Check: {text}')
     if errors:

@@ -38,7 +38,7 @@ class TIMMBackbone(BaseModule):
         ImportError: timm is absent or does not import.
         ValueError: unknown name, indices or strides that the network does not have, one that takes pictures of one
             size only, maps whose sizes are not those of a stride, a file of another network, or ``frozen_stages`` that
-            cannot be told from its layers.
+            cannot be determined from its layers.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ def _up_to(model: nn.Module, index: int) -> list[tuple[nn.Module, bool]]:
     place = next((place for place, (name, _) in enumerate(named) if _as_in_timm(name) == _as_in_timm(target)), None)
     if place is None:
         raise ValueError(
-            f'frozen_stages={index} cannot be told from the layers of this network of timm: none is called '
+            f'frozen_stages={index} cannot be determined from the layers of this network of timm: none is called '
             f'{target!r}. Use frozen_stages=-1, and lr_mult=0 in paramwise_cfg for the layers to hold.'
         )
     end = place + len(list(named[place][1].modules()))

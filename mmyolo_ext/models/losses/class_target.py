@@ -41,7 +41,7 @@ class ClassTarget(NamedTuple):
 
 
 def mean_quality(values: Tensor, valid: Tensor | None = None, mean_over_ranks: MeanOverRanks | None = None) -> Tensor:
-    """Mean over objects alone, of those that are valid, on all ranks if told how; 0.5 without any. (N,) -> scalar."""
+    """Return the mean over valid objects, of all ranks with ``mean_over_ranks``; 0.5 without any. (N,) -> scalar."""
     if mean_over_ranks is not None:
         return _masked_mean(values, torch.ones_like(values) if valid is None else valid, mean_over_ranks)
     if valid is not None:
