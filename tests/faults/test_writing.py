@@ -167,9 +167,9 @@ def test_of_a_message_hub_only_known_data_is_taken():
         'runtime_info': {
             'best_score': 0.5,
             'best_score_x': float('nan'),
-            'best_ckpt': '/home/me/best_coco_epoch_3.pth',
-            'best_ckpt_x': '/home/me/thesis.pth',
-            'last_ckpt': '/home/me/x.pth',
+            'best_ckpt': '/elsewhere/best_coco_epoch_3.pth',
+            'best_ckpt_x': '/elsewhere/thesis.pth',
+            'last_ckpt': '/elsewhere/x.pth',
             'keep_ckpt_ids': [1],
             'cfg': 'import os',
         },
