@@ -7,6 +7,7 @@ import pytest
 from mmengine.runner import CheckpointLoader
 
 SHARED = Path(os.environ.get('MMYOLO_EXT_SHARED', Path(__file__).parents[2] / 'shared'))
+MMENGINE_READERS = CheckpointLoader._schemes.copy()
 
 
 def shared_path(relative: str) -> Path:
@@ -19,7 +20,7 @@ def shared_path(relative: str) -> Path:
 @pytest.fixture(autouse=True)
 def own_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader of checkpoints that a test installs, as every run of ours does, is gone after it."""
-    monkeypatch.setattr(CheckpointLoader, '_schemes', CheckpointLoader._schemes.copy())
+    monkeypatch.setattr(CheckpointLoader, '_schemes', MMENGINE_READERS.copy())
 
 
 @pytest.fixture(scope='session')

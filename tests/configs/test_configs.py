@@ -99,7 +99,7 @@ def test_sizes_classes_and_files_agree_within_a_config(path):
     mixes = path.stem != 'yolov5n_digits'
     assert ('MosaicAffine' in steps) == mixes
     affine = steps['MosaicAffine' if mixes else 'RandomAffine']
-    (fitted,) = [node.size if mixes else steps['Resize'].scale for node in pictures(cfg.train_dataloader.dataset)]
+    (fitted,) = [node.size if mixes else steps['Letterbox'].size_hw for node in pictures(cfg.train_dataloader.dataset)]
     assert affine['size'] == fitted == (size, size)
     rect = cfg.val_dataloader.dataset
     assert (rect.size, rect.batch_size) == (size, cfg.val_dataloader.batch_size)

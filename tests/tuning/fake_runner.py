@@ -70,4 +70,5 @@ def make_tuner(folder: Path, **arguments) -> Tuner:
 
 
 if __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
     make_tuner(Path(sys.argv[1]), storage=sys.argv[3] if len(sys.argv) > 3 else None).run(int(sys.argv[2]))
