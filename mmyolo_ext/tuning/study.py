@@ -162,8 +162,7 @@ class Tuner:
             load_if_exists=True,
             pruner=pruners[pruner],
         )
-        # another seed for each process that joins, or all would propose the same values
-        study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed + len(study.trials))
+        self.seed = seed
         return study
 
     def _check_same_study(self, cfg: Config) -> None:
@@ -197,6 +196,9 @@ class Tuner:
         return cfg
 
     def _objective(self, trial: 'optuna.Trial') -> float:
+        # by the number of the trial, so that processes which share the study propose different values
+        seed = self.seed + trial.number
+        self.study.sampler = self.optuna.samplers.TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed)
         original = self._retry.retried_trial_number(self.study.trials[trial.number])
         folder = self.work_dir / f'trial_{trial.number if original is None else original:03}'
         trial.set_user_attr('folder', folder.name)
