@@ -30,6 +30,6 @@ setup(
         'app': ['gradio'],
         'logs': ['tensorboard'],
         'tune': ['optuna>=5'],
-        'test': ['pytest', 'pytest-xdist', 'ruff', 'scikit-learn', 'onnx', 'onnxruntime', 'optuna>=5'],
+        'test': ['pytest', 'pytest-xdist', 'ruff', 'hypothesis', 'scikit-learn', 'onnx', 'onnxruntime', 'optuna>=5'],
     },
 )
