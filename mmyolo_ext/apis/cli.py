@@ -1,6 +1,7 @@
 """What the command-line tools share: their common options, and how they end."""
 
 import argparse
+import gc
 import logging
 import os
 import re
@@ -14,7 +15,6 @@ from mmengine.config import Config
 from torch import distributed
 
 from mmyolo_ext.apis.config import OptionsAction, load_config
-from mmyolo_ext.apis.distributed import leave_processes
 from mmyolo_ext.apis.memory import keep_freed_memory
 from mmyolo_ext.engine.step_guard import NonFiniteError
 from mmyolo_ext.engine.stopping import StopTraining, signal_handlers
@@ -82,14 +82,20 @@ def run_tool(main: Callable[[], None]) -> None:
                 raise
             code, line = _last_line(error)
         else:
-            leave_processes()
-            return
+            code, line = 0, None
     if line:
         print(line, file=sys.stderr, flush=True)
     if distributed.is_available() and distributed.is_initialized():
+        # To leave the process group would wait for ranks that are gone, and at the end of the interpreter its threads
+        # sometimes abort the process.
+        if code == 0:
+            gc.collect()  # loaders end their workers
         logging.shutdown()
-        os._exit(code)  # to leave the process group would wait for ranks that are gone
-    sys.exit(code)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    if code:
+        sys.exit(code)
 
 
 def _stop_before_training(number: int, frame: object) -> None:

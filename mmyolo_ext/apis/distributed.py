@@ -71,12 +71,6 @@ def prepare_processes(
         check_ranks(cfg, loaders)
 
 
-def leave_processes() -> None:
-    """Leave the process group, if one was joined, so that the last line is not a warning about it."""
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
-
-
 def end_with_launcher() -> None:
     """Let this process receive SIGTERM when torchrun, which started it, is killed; then it saves and ends."""
     if 'TORCHELASTIC_RUN_ID' in os.environ:

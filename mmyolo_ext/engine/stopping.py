@@ -91,6 +91,8 @@ class Stopper:
         with signal_handlers(dict.fromkeys(SIGNALS, self._note)):
             try:
                 yield
+                if self._vote is not None:
+                    self._vote[0].wait()  # the last one, which nobody reads
             except NonFiniteError as error:
                 path = self._save(runner, 'numbers are not finite', all_ranks=True)
                 raise NonFiniteError(f'{error}. {_outcome(runner, path)}') from error
