@@ -192,8 +192,8 @@ def test_the_training_tool_saves_within_ten_seconds_and_resumes_bitwise(training
         'default_hooks = dict(accumulate=dict(nominal_batch_size=4))',
     ]
     config = write_user_config(tmp_path / 'mine.py', data, extra='\n'.join(lines))
-    config = tmp_path / 'strike.py'
-    config.write_text(f"_base_ = 'mine.py'\n{STRIKE}\n")
+    strike = tmp_path / 'strike.py'
+    strike.write_text(f"_base_ = 'mine.py'\n{STRIKE}\n")
 
     def train(work_dir: str, *arguments) -> tuple[int, str]:
         return trainings.run(
@@ -202,7 +202,7 @@ def test_the_training_tool_saves_within_ten_seconds_and_resumes_bitwise(training
 
     code, output = train('undisturbed', config)
     assert code == 0, output
-    code, output = train('run', config)
+    code, output = train('run', strike)
     last = output.strip().splitlines()[-1]
     assert code == 143 and re.match(r'Stopped by SIGTERM at epoch 2, iteration 3\. Saved \S+iter_8\.pth', last), output
     saved = tmp_path / 'run' / 'iter_8.pth'
