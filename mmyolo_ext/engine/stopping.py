@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import multiprocessing
 import os
 import re
 import shlex
@@ -213,15 +214,18 @@ class WorkerStart:
 
     Args:
         inner: Called afterwards with the number of the worker.
+        is_child: Whether the main process is the worker's parent; with the start method ``forkserver``, the fork
+            server is, and ends with the main process by itself.
     """
 
-    def __init__(self, inner: Callable[[int], Any] | None) -> None:
+    def __init__(self, inner: Callable[[int], Any] | None, is_child: bool = True) -> None:
         self.inner = inner
+        self.is_child = is_child
         self.main_process = os.getpid()
 
     def __call__(self, worker_id: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        end_with_parent(signal.SIGKILL, self.main_process)
+        end_with_parent(signal.SIGKILL, self.main_process if self.is_child else os.getppid())
         if hasattr(signal, 'sigwaitinfo'):
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
             threading.Thread(target=_end_when_parent_says, args=(self.main_process,), daemon=True).start()
@@ -232,7 +236,8 @@ class WorkerStart:
 def protect_workers(loader: DataLoader) -> None:
     """Let the workers of a loader outlive signals meant for the main process, but not the main process itself."""
     if loader.num_workers > 0 and not isinstance(loader.worker_init_fn, WorkerStart):
-        loader.worker_init_fn = WorkerStart(loader.worker_init_fn)
+        method = (loader.multiprocessing_context or multiprocessing).get_start_method()
+        loader.worker_init_fn = WorkerStart(loader.worker_init_fn, is_child=method != 'forkserver')
 
 
 def end_with_parent(number: int, parent: int) -> None:

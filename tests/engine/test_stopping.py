@@ -238,8 +238,9 @@ def test_a_full_disk_does_not_cost_the_last_good_checkpoint(trainings, tmp_path,
         (small_disk / 'more').write_bytes(bytes(200_000))
 
 
-def test_workers_ignore_signals_of_others_and_obey_their_main_process():
-    loader = DataLoader(ToyDataset(40), batch_size=2, num_workers=1)
+@pytest.mark.parametrize('start_method', ['fork', 'spawn', 'forkserver'])
+def test_workers_ignore_signals_of_others_and_obey_their_main_process(start_method):
+    loader = DataLoader(ToyDataset(40), batch_size=2, num_workers=1, multiprocessing_context=start_method)
     protect_workers(loader)
     batches = iter(loader)
     next(batches)
