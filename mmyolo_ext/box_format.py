@@ -83,6 +83,6 @@ def _suspect_repeats(boxes: np.ndarray, keys: np.ndarray) -> list[tuple[bool, st
         return []
     text = (
         f'{repeated} of {len(rows)} boxes ({repeated / len(rows):.1%}) repeat another box of the same image and '
-        'category: remove them, for in validation only one of each can be found'
+        'category: remove them, since validation can match only one of each'
     )
     return [(repeated >= REPEATED_SHARE * len(rows), text)]

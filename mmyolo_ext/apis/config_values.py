@@ -330,7 +330,7 @@ def _check_transform(part: Part) -> Checked:
     if wants_boxes and part.node.get('with_bbox', True) is not True:
         yield (
             'error',
-            f'{part.path}.with_bbox={part.node["with_bbox"]!r}: it must be True, for the head learns from boxes',
+            f'{part.path}.with_bbox={part.node["with_bbox"]!r}: it must be True because the head learns from boxes',
         )
     probability = part.node.get('prob')
     if isinstance(probability, (str, bool)) or isinstance(probability, numbers.Real) and not 0 <= probability <= 1:

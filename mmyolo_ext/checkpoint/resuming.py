@@ -69,7 +69,7 @@ def find_newest(
     meta = known_meta(found['meta']) if found else None
     newer = {key: reason for key, reason in reasons.items() if meta is None or is_newer(key, entries, meta)}
     for reason in newer.values():
-        warn(f'Passed over for resuming: {reason}')
+        warn(f'Not resumed from: {reason}')
     if found is None:
         raise ValueError(
             f'{folder} holds checkpoints ({_some(names)}) but none to resume from: '
@@ -151,8 +151,8 @@ def known_hub(hub: Any) -> tuple[dict[str, HistoryBuffer], dict[str, Any]]:
         if isinstance(name, str) and history is not None:
             histories[name] = history
     info = {}
-    told = hub.get('runtime_info')
-    for key, value in told.items() if isinstance(told, Mapping) else ():
+    runtime_info = hub.get('runtime_info')
+    for key, value in runtime_info.items() if isinstance(runtime_info, Mapping) else ():
         if not isinstance(key, str):
             continue
         if key.startswith('best_score') and isinstance(value, (int, float)) and math.isfinite(value):
@@ -208,8 +208,8 @@ def compare_runs(before: Mapping[str, Any], now: Mapping[str, Any], meta: Mappin
         ValueError: Something differs that cannot be; old and new value are named.
     """
     _compare_classes(before.get('classes'), now.get('classes'))
-    for key, told in (('optimizer', 'optim_wrapper.optimizer'), ('schedule', 'param_scheduler')):
-        changed = list(_changes(before[key], now[key], told)) if key in before and key in now else []
+    for key, place in (('optimizer', 'optim_wrapper.optimizer'), ('schedule', 'param_scheduler')):
+        changed = list(_changes(before[key], now[key], place)) if key in before and key in now else []
         if changed:
             raise ValueError(
                 f'{"; ".join(changed[:SHOWN])} (in the checkpoint -> in the config): the checkpoint keeps its own '
@@ -227,22 +227,22 @@ def compare_runs(before: Mapping[str, Any], now: Mapping[str, Any], meta: Mappin
     changed = {key: (before[key], now[key]) for key in keys if key in before and before[key] != now.get(key)}
     if not changed:
         return lines
-    told = ', '.join(f'{TITLES[key]} {old} -> {new}' for key, (old, new) in changed.items())
+    diff = ', '.join(f'{TITLES[key]} {old} -> {new}' for key, (old, new) in changed.items())
     back = 'set them back to those of the checkpoint to resume'
     if not now.get('by_epoch'):
-        raise ValueError(f'{told}: a training by iterations cannot be rescaled; {back}')
+        raise ValueError(f'{diff}: a training by iterations cannot be rescaled; {back}')
     length = before.get('epoch_length')
     if not length or meta['iter'] != meta['epoch'] * length:
         raise ValueError(
-            f'{told}: this checkpoint is of the middle of an epoch (iteration {meta["iter"]}), where images would be '
+            f'{diff}: this checkpoint was saved inside an epoch (iteration {meta["iter"]}), so images would be '
             f'repeated or skipped; {back}, or resume from a checkpoint of the end of an epoch (epoch_*.pth)'
         )
     if not now.get('nominal') and _images_per_step(before) != _images_per_step(now):
         raise ValueError(
-            f'{told}: a step would see {_images_per_step(before)} -> {_images_per_step(now)} images, for which the '
-            f'rates in the checkpoint were not made; {back}, or start a new training from the weights: load_from'
+            f'{diff}: a step would see {_images_per_step(before)} -> {_images_per_step(now)} images, which the '
+            f'learning rates in the checkpoint do not fit; {back}, or start a new training from the weights: load_from'
         )
-    lines.append(f'{told}: resumed at the end of epoch {meta["epoch"]}, iterations and schedules are rescaled')
+    lines.append(f'{diff}: resumed at the end of epoch {meta["epoch"]}, iterations and schedules are rescaled')
     return lines
 
 
@@ -265,14 +265,14 @@ def _compare_classes(before: list[str] | None, now: list[str] | None) -> None:
         return
     if sorted(before) == sorted(now):
         index = next(index for index, (old, new) in enumerate(zip(before, now, strict=True)) if old != new)
-        told = f'the classes are in another order (class {index}: {before[index]!r} -> {now[index]!r})'
+        diff = f'the classes are in another order (class {index}: {before[index]!r} -> {now[index]!r})'
     elif len(before) != len(now):
-        told = f'{len(before)} -> {len(now)} classes ({_some(before)} -> {_some(now)})'
+        diff = f'{len(before)} -> {len(now)} classes ({_some(before)} -> {_some(now)})'
     else:
         index = next(index for index, (old, new) in enumerate(zip(before, now, strict=True)) if old != new)
-        told = f'class {index} is {before[index]!r} -> {now[index]!r}'
+        diff = f'class {index} is {before[index]!r} -> {now[index]!r}'
     raise ValueError(
-        f'{told} (in the checkpoint -> in the training data): set class_names to those of the checkpoint, or start a '
+        f'{diff} (in the checkpoint -> in the training data): set class_names to those of the checkpoint, or start a '
         'new training from its weights: load_from, without --resume'
     )
 

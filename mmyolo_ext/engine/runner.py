@@ -54,13 +54,13 @@ class Runner(MMEngineRunner):
     """MMEngine's ``Runner``; ``runner_type = 'mmyolo_ext.Runner'`` selects it in a config.
 
     * A training has its work dir for itself. Without ``resume``, the checkpoints of an earlier run are moved into a
-      subfolder; with it, the training goes on from the newest checkpoint that is complete and finite.
+      subfolder; with it, the training resumes from the newest checkpoint that is complete and finite.
     * Checkpoints are written so that neither a killed process nor a full disk costs a good one, hold plain data, and
       are of the end of an optimizer step.
     * Resuming takes known data alone and executes nothing. What differs from the checkpoint is rescaled or refused.
 
     Attributes:
-        resumed: Whether this run goes on from a checkpoint.
+        resumed: Whether this run was resumed from a checkpoint.
         checkpoints: The folder of the run's checkpoints; None outside of training.
         step_guard: Checks gradients before each optimizer step; None outside of training.
         stopper: Ends the training on a signal, on all ranks alike; None outside of training.
@@ -170,7 +170,7 @@ class Runner(MMEngineRunner):
         for folder in {Path(self.work_dir), self.checkpoints.folder}:
             gone = remove_unfinished(folder)
             if gone:
-                self.logger.warning(f'Deleted what a killed run left half written in {folder}: {", ".join(gone)}')
+                self.logger.warning(f'Deleted incomplete files of a killed run in {folder}: {", ".join(gone)}')
 
     # starting
 
@@ -249,7 +249,7 @@ class Runner(MMEngineRunner):
 
     def _find_start(self) -> tuple[str, dict] | None:
         """Path and content of the checkpoint to resume from; rank 0 decides for all."""
-        found, told = None, [None, None]
+        found, answer = None, [None, None]
         if is_main_process():
             try:
                 if self._load_from:
@@ -257,11 +257,11 @@ class Runner(MMEngineRunner):
                 else:
                     check = self._check_processes if ELASTIC in os.environ else None
                     found = resuming.find_newest(self.checkpoints.folder, self.logger.warning, check)
-                told = [found and found[0], None]
+                answer = [found and found[0], None]
             except ValueError as error:
-                told = [None, str(error)]
-        broadcast_object_list(told)
-        path, error = told
+                answer = [None, str(error)]
+        broadcast_object_list(answer)
+        path, error = answer
         if error:
             raise ValueError(error)
         if path is None or found:
@@ -274,7 +274,7 @@ class Runner(MMEngineRunner):
         length, processes = before.get('epoch_length'), before.get('world_size', self.world_size)
         if processes != self.world_size and length and meta['iter'] != meta['epoch'] * length:
             raise ValueError(
-                f'{name} is of the middle of an epoch of {processes} processes, and there are {self.world_size} now'
+                f'{name} was saved inside an epoch by {processes} processes, and there are {self.world_size} now'
             )
 
     def _take_over(
@@ -326,7 +326,7 @@ class Runner(MMEngineRunner):
         own = Path(filename).resolve().parent == folder.resolve()
         entries = self.checkpoints.entries
         later = [name for name in names if not own or resuming.is_newer(name, entries, meta)]
-        self._move_earlier(later, f'this training goes on from {filename}')
+        self._move_earlier(later, f'this training resumes from {filename}')
         name = Path(filename).name
         if not own or not is_main_process():
             return
@@ -348,14 +348,14 @@ class Runner(MMEngineRunner):
                     (Path(self.work_dir) / POINTER).unlink()
             except OSError as raised:
                 error = f'cannot move the checkpoints in {self.checkpoints.folder}: {raised}'
-        told = [moved, error]
-        broadcast_object_list(told)
-        moved, error = told
+        answer = [moved, error]
+        broadcast_object_list(answer)
+        moved, error = answer
         if error:
             raise ValueError(error)
         if not moved:
             return
-        self.logger.warning(f'{reason}: {len(names)} checkpoints of before were moved to {moved}.')
+        self.logger.warning(f'{reason}: {len(names)} earlier checkpoints were moved to {moved}.')
         start = Path(self._load_from) if self._load_from and not self.resumed else None
         if start and start.name in names and start.resolve().parent == self.checkpoints.folder.resolve():
             self._load_from = str(moved / start.name)
@@ -431,18 +431,18 @@ class Runner(MMEngineRunner):
         Returns:
             The path of the checkpoint that holds this state, or None where there is none.
         """
-        told = [None]
+        saved = [None]
         try:
             if all_ranks:
                 self.call_hook('before_checkpoint')
             buffers = self._buffers_of_ranks() if all_ranks else None
             if is_main_process():
-                told = [self._save_boundary(reason, buffers)]
+                saved = [self._save_boundary(reason, buffers)]
         except (WriteError, ValueError) as error:
             self.logger.error(f'No checkpoint could be saved: {error}')
         if all_ranks:
-            broadcast_object_list(told)
-        return told[0]
+            broadcast_object_list(saved)
+        return saved[0]
 
     def _save_boundary(self, reason: str, buffers: list | None) -> str | None:
         boundary = getattr(self._train_loop, 'boundary', None)
@@ -529,7 +529,7 @@ class Runner(MMEngineRunner):
         dropped: list[str] = []
         content = plain(content, dropped)
         if dropped:
-            self.logger.warning(f'Not saved in {name}, for they are not plain data: {", ".join(dropped)}')
+            self.logger.warning(f'Not saved in {name}, because they are not plain data: {", ".join(dropped)}')
         for key in resuming.STATES:
             check_finite(content.get(key) or {}, f'not saved: {key} of this training')
         own = Path(folder).resolve() == self.checkpoints.folder.resolve()

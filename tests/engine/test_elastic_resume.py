@@ -39,7 +39,7 @@ def interrupted(tmp_path, monkeypatch):
 
 
 def test_with_a_fixed_number_of_processes_the_middle_of_an_epoch_is_refused(interrupted):
-    with pytest.raises(ValueError, match='of the middle of an epoch'):
+    with pytest.raises(ValueError, match='inside an epoch'):
         toy_runner(interrupted, hooks=RECIPE_HOOKS, resume=True).train()
 
 

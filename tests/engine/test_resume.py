@@ -320,8 +320,8 @@ def test_a_damaged_checkpoint_is_passed_over(straight, tmp_path, damage, reason)
     assert after == straight[1][5:]
     assert_same_end(straight[0] / 'epoch_4.pth', tmp_path / 'epoch_4.pth')
     log = log_of(tmp_path)
-    assert [line for line in log.splitlines() if 'Passed over for resuming' in line], log
-    assert re.search(f'Passed over for resuming: .*{reason}', log), log
+    assert [line for line in log.splitlines() if 'Not resumed from' in line], log
+    assert re.search(f'Not resumed from: .*{reason}', log), log
     (aside,) = tmp_path.glob('earlier_*')
     assert names(aside) == ['epoch_2.pth']
 
@@ -352,7 +352,7 @@ def test_what_a_killed_run_left_half_written_is_deleted(tmp_path):
     train(tmp_path, max_epochs=1)
     assert not (tmp_path / '.epoch_7.pth.writing').exists()
     assert (tmp_path / 'notes.writing').exists()
-    assert 'Deleted what a killed run left half written' in log_of(tmp_path)
+    assert 'Deleted incomplete files of a killed run' in log_of(tmp_path)
 
 
 # other runs
@@ -368,7 +368,7 @@ def test_a_new_run_moves_the_checkpoints_of_the_earlier_one(tmp_path):
     assert names(aside) == ['best_score_epoch_1.pth', 'epoch_1.pth', 'epoch_2.pth']
     assert CheckpointFolder(tmp_path).best('score') == ('best_score_epoch_1.pth', 0.1)
     assert CheckpointFolder(aside).best('score') == ('best_score_epoch_1.pth', 0.9)
-    assert 'a new training starts here: 3 checkpoints of before were moved to' in log_of(tmp_path)
+    assert 'a new training starts here: 3 earlier checkpoints were moved to' in log_of(tmp_path)
 
 
 def test_a_new_run_can_start_from_weights_that_are_moved(tmp_path):
@@ -578,7 +578,7 @@ def test_what_cannot_be_rescaled_is_refused(tmp_path, settings, message):
 )
 def test_epochs_of_another_length_are_rescaled_at_their_end_alone(tmp_path, settings, message):
     train(tmp_path / 'inside', 12, by=signal.SIGTERM)
-    with pytest.raises(ValueError, match=rf'{message}: this checkpoint is of the middle of an epoch \(iteration 12\)'):
+    with pytest.raises(ValueError, match=rf'{message}: this checkpoint was saved inside an epoch \(iteration 12\)'):
         train(tmp_path / 'inside', resume=True, **settings)
     train(tmp_path / 'between', 11)
     runner, after = train(tmp_path / 'between', resume=True, **settings)
@@ -607,7 +607,7 @@ def test_rescaled_schedules_are_those_of_the_new_length(tmp_path):
 
 def test_without_accumulation_another_batch_is_refused_between_epochs_too(tmp_path):
     train(tmp_path, 11, hooks=RECIPE_HOOKS[1:])
-    with pytest.raises(ValueError, match='a step would see 2 -> 5 images, for which the rates'):
+    with pytest.raises(ValueError, match='a step would see 2 -> 5 images, which the learning rates'):
         train(tmp_path, resume=True, batch_size=5, hooks=RECIPE_HOOKS[1:])
 
 
@@ -669,7 +669,7 @@ def test_what_is_not_plain_is_left_out_and_said(tmp_path):
 
     train(tmp_path, max_epochs=1, hooks=[*RECIPE_HOOKS, Odd()])
     assert torch.load(tmp_path / 'epoch_1.pth')['mine'] == {'a': 1, 'b': None, 'c': 2.0}
-    assert 'Not saved in epoch_1.pth, for they are not plain data: mine.b (Logger)' in log_of(tmp_path)
+    assert 'Not saved in epoch_1.pth, because they are not plain data: mine.b (Logger)' in log_of(tmp_path)
 
 
 def test_ranks_hear_of_a_checkpoint_before_it_is_written(tmp_path):

@@ -265,34 +265,34 @@ def kill_and_resume(
     Raises:
         AssertionError: A resumed run failed, or ended differently.
     """
-    kills, told = 0, []
+    kills, events = 0, []
     while True:
         seconds = before = tracer = None
         if kills == 0 or draw.random() < 0.5:
             if mode == 'time':
                 seconds = draw.uniform(0, length)
-                told.append(f'{seconds:.2f} s')
+                events.append(f'{seconds:.2f} s')
             elif mode == 'call':
                 kind, number, after = draw.choice(CALLS), draw.randint(1, 60), draw.random() < 0.5
                 number *= 20 if kind == 'write' else 1
                 before = die_at_call(kind, number, after)
-                told.append(f'{kind} {number}{" after" if after else ""}')
+                events.append(f'{kind} {number}{" after" if after else ""}')
             else:
                 kind = draw.choice(SYSTEM_CALLS)
                 number = draw.randint(1, {'fsync': 60, 'rename': 30, 'unlink': 8}.get(kind, 800))
                 tracer = strace(kind, number)
-                told.append(f'{kind} {number}')
+                events.append(f'{kind} {number}')
         run = Run(build, work_dir, before, tracer)
         code = run.wait(seconds)
         if code is None:
             kills += 1
             continue
-        assert code == 0, f'a resumed run failed after {told}:\n{run.log.read_text()[-4000:]}'
+        assert code == 0, f'a resumed run failed after {events}:\n{run.log.read_text()[-4000:]}'
         if kills:
             break
         shutil.rmtree(work_dir)  # it had finished before the moment came
     found = difference(expected, end_of(work_dir))
-    assert found is None, f'after {told} the end differs at {found}, see {run.log}'
+    assert found is None, f'after {events} the end differs at {found}, see {run.log}'
     return kills
 
 

@@ -110,7 +110,7 @@ def assert_same(first: dict, second: dict) -> None:
 
 RESUME = {'resume': True}
 # 20 samples over two ranks in batches of two: five iterations an epoch, each of them a step
-ENDS = {'killed': (11, None), 'told': (7, 1)}
+ENDS = {'killed': (11, None), 'stopped': (7, 1)}
 
 
 @pytest.fixture(scope='module')
@@ -124,7 +124,7 @@ def ended(tmp_path_factory):
     found = train(*runs)
     lock.release()
     files = {name: sorted(path.name for path in (folder / name).glob('*.pth')) for name in ENDS}
-    stopped = torch.load(folder / 'told' / 'iter_8.pth')
+    stopped = torch.load(folder / 'stopped' / 'iter_8.pth')
     resumed = train(*[(folder / name, None, RESUME) for name in ENDS])
     return folder, dict(zip(['straight', 'locked', *ENDS], found, strict=True)), files, stopped, resumed
 
@@ -144,8 +144,8 @@ def test_two_ranks_resume_to_the_last_bit(ended, name):
 
 def test_a_signal_to_one_rank_stops_both_at_one_iteration(ended):
     _, results, files, stopped, _ = ended
-    assert files == {'killed': ['epoch_1.pth', 'epoch_2.pth'], 'told': ['epoch_1.pth', 'iter_8.pth']}
-    assert [result['code'] for result in results['told']] == [143, 143]
+    assert files == {'killed': ['epoch_1.pth', 'epoch_2.pth'], 'stopped': ['epoch_1.pth', 'iter_8.pth']}
+    assert [result['code'] for result in results['stopped']] == [143, 143]
     statistics = [part['model']['norm.running_mean'] for part in stopped['rank_buffers']]
     assert not torch.equal(*statistics), 'each rank has seen other images'
 
@@ -161,4 +161,4 @@ def test_another_number_of_ranks_is_rescaled_between_epochs_alone(ended, tmp_pat
     alone = one_run(str(tmp_path / 'run'), (23, 0), resume=True)
     assert alone['code'] == 143 and (tmp_path / 'run' / 'iter_22.pth').exists(), 'two batches a step'
     for result in train((tmp_path / 'run', None, RESUME))[0]:
-        assert 'processes 1 -> 2' in result['error'] and 'of the middle of an epoch' in result['error']
+        assert 'processes 1 -> 2' in result['error'] and 'inside an epoch' in result['error']
