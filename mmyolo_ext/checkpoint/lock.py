@@ -1,12 +1,16 @@
 """Keep a second training out of a work dir."""
 
 import errno
-import fcntl
 import os
 import socket
 import time
 import weakref
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
 
 LOCK = '.lock'
 ATTEMPTS, SECONDS_BETWEEN = 3, 0.1
@@ -47,6 +51,8 @@ class WorkDirLock:
         HELD.add(self)
 
     def _take(self) -> None:
+        if fcntl is None:
+            raise OSError(errno.ENOSYS, 'this system has no file locks')
         for attempt in range(ATTEMPTS):
             try:
                 return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,6 +69,8 @@ class WorkDirLock:
 
 def is_locked(work_dir: str | Path) -> bool:
     """Return whether a training holds the lock of a work dir."""
+    if fcntl is None:
+        return False
     try:
         with (Path(work_dir) / LOCK).open(encoding='utf-8') as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -75,7 +83,7 @@ def is_locked(work_dir: str | Path) -> bool:
 
 def _described(file) -> str:
     file.seek(0)
-    return file.read(200).strip() or 'it has not said which'
+    return file.read(200).strip() or 'unknown'
 
 
 def _close_in_child() -> None:
@@ -84,4 +92,5 @@ def _close_in_child() -> None:
 
 
 HELD: 'weakref.WeakSet[WorkDirLock]' = weakref.WeakSet()
-os.register_at_fork(after_in_child=_close_in_child)
+if fcntl is not None:
+    os.register_at_fork(after_in_child=_close_in_child)
