@@ -1,5 +1,6 @@
 """End a training on a signal or on a failure of the machine: saved, on all ranks alike, with one line that says so."""
 
+import copy
 import ctypes
 import errno
 import multiprocessing
@@ -209,8 +210,8 @@ class _ValidationWatch(Hook):
 class WorkerStart:
     """Prepares a worker of a loader, then calls the loader's own ``worker_init_fn``.
 
-    The worker ignores SIGINT, and SIGTERM unless its own main process sends it, so that the main process can use the
-    batches until it has saved; it ends with the main process, however that ends.
+    The worker ignores SIGINT and SIGTERM, so that the main process can use the batches until it has saved; it ends
+    with the main process, however that ends.
 
     Args:
         inner: Called afterwards with the number of the worker.
@@ -224,13 +225,27 @@ class WorkerStart:
         self.main_process = os.getpid()
 
     def __call__(self, worker_id: int) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         end_with_parent(signal.SIGKILL, self.main_process if self.is_child else os.getppid())
-        if hasattr(signal, 'sigwaitinfo'):
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-            threading.Thread(target=_end_when_parent_says, args=(self.main_process,), daemon=True).start()
         if self.inner is not None:
             self.inner(worker_id)
+
+
+class _KilledWorker:
+    """A process that ``terminate`` ends although it ignores SIGTERM."""
+
+    def start(self) -> None:
+        super().start()
+        self._popen.terminate = self._popen.kill
+
+
+PROCESSES = {}  # by start method
+for _method in set(multiprocessing.get_all_start_methods()):
+    _name = f'_{_method.capitalize()}Worker'  # a name in this module, by which a new process finds the class
+    PROCESSES[_method] = globals()[_name] = type(
+        _name, (_KilledWorker, multiprocessing.get_context(_method).Process), {'__module__': __name__}
+    )
 
 
 def protect_workers(loader: DataLoader) -> None:
@@ -238,6 +253,8 @@ def protect_workers(loader: DataLoader) -> None:
     if loader.num_workers > 0 and not isinstance(loader.worker_init_fn, WorkerStart):
         method = (loader.multiprocessing_context or multiprocessing).get_start_method()
         loader.worker_init_fn = WorkerStart(loader.worker_init_fn, is_child=method != 'forkserver')
+        loader.multiprocessing_context = copy.copy(multiprocessing.get_context(method))
+        loader.multiprocessing_context.Process = PROCESSES[method]
 
 
 def end_with_parent(number: int, parent: int) -> None:
@@ -304,12 +321,6 @@ def _place(runner) -> str:
 
 def _is_initialized() -> bool:
     return distributed.is_available() and distributed.is_initialized()
-
-
-def _end_when_parent_says(parent: int) -> None:
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
-        pass
-    os._exit(0)
 
 
 @contextmanager
