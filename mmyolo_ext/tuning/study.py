@@ -100,8 +100,6 @@ class Tuner:
             ValueError: The config as it is (trial 0) cannot be trained.
             KeyboardInterrupt: The running trial is queued again first.
         """
-        if not self.study.trials:
-            self.study.enqueue_trial({p.key: p.encode(p.current) for p in self.parameters})
         if self._num_finished() < trials:
             seconds = None if hours is None else hours * 3600
             self.study.optimize(
@@ -198,7 +196,11 @@ class Tuner:
     def _objective(self, trial: 'optuna.Trial') -> float:
         # by the number of the trial, so that processes which share the study propose different values
         seed = self.seed + trial.number
-        self.study.sampler = self.optuna.samplers.TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed)
+        sampler = self.optuna.samplers.TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed)
+        if trial.number == 0:
+            current = {p.key: p.encode(p.current) for p in self.parameters}
+            sampler = self.optuna.samplers.PartialFixedSampler(current, sampler)
+        self.study.sampler = sampler
         original = self._retry.retried_trial_number(self.study.trials[trial.number])
         folder = self.work_dir / f'trial_{trial.number if original is None else original:03}'
         trial.set_user_attr('folder', folder.name)
