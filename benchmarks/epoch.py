@@ -1,6 +1,6 @@
 """One epoch of YOLOv5n on BCCD, 320 px, batch 16, against the bare steps of its network; and how soon it starts.
 
-The epoch is that of ``configs/yolov5/n_320_bccd.py``: loader, augmentation, losses, hooks, log and checkpoint. Bare
+The epoch is that of ``configs/yolov5/yolov5_n_320_bccd.py``: loader, augmentation, losses, hooks, log and checkpoint. Bare
 steps of the same shapes stand before and after it, in the same process; ``ratio`` is what an epoch takes over what
 those around it take, ``parts_ms`` tells where the rest goes, a step. *first step* is told of fresh processes of
 ``tools/train.py``, from their start to the end of their first step::
@@ -26,7 +26,7 @@ from training import LEAST_REPEATS, alternate, choose_device, spread_ms
 from mmyolo_ext.apis import load_config
 
 ROOT = Path(__file__).parents[1]
-CONFIG = ROOT / 'configs' / 'yolov5' / 'n_320_bccd.py'
+CONFIG = ROOT / 'configs' / 'yolov5' / 'yolov5_n_320_bccd.py'
 
 
 def epoch(options: argparse.Namespace) -> dict[str, Any]:

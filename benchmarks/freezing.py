@@ -18,7 +18,7 @@ from mmengine.structures import InstanceData
 
 from mmyolo_ext.apis import load_config
 
-CONFIG = Path(__file__).parents[1] / 'configs/yolov5/n_320_bccd.py'
+CONFIG = Path(__file__).parents[1] / 'configs/yolov5/yolov5_n_320_bccd.py'
 FROZEN = {
     'nothing': (),
     'stem and first stage': ('backbone.layers.[01]',),

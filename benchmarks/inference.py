@@ -24,9 +24,9 @@ from machine import LEAST_REPEATS, calibrate, measure, report
 from mmyolo_ext.apis.memory import keep_freed_memory
 
 MODELS = {
-    'YOLOv5n': 'yolov5/n_640_coco.py',
-    'ShuffleNetV2 1.0': 'light/shufflenetv2-1.0_640_coco.py',
-    'MobileNetV3 small': 'light/mobilenetv3-small_640_coco.py',
+    'YOLOv5n': 'yolov5/yolov5_n_640_coco.py',
+    'ShuffleNetV2 1.0': 'light/yolov5_shufflenetv2-1.0_640_coco.py',
+    'MobileNetV3 small': 'light/yolov5_mobilenetv3-small_640_coco.py',
 }
 KINDS = ('network', 'detections')
 

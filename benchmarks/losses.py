@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / 'benchmarks/results/losses.json'
-BASE = 'configs/yolov5/n_320_bccd.py'
+BASE = 'configs/yolov5/yolov5_n_320_bccd.py'
 BCE = {'type': 'mmyolo_ext.BCELoss'}
 SOFTMAX = {'type': 'mmdet.CrossEntropyLoss', 'use_sigmoid': False}
 

@@ -30,7 +30,7 @@ from mmyolo_ext.apis import load_config
 from mmyolo_ext.datasets import SeededDataset, stack_inputs
 from mmyolo_ext.registry import DATASETS
 
-CONFIG = Path(__file__).parents[1] / 'configs' / 'yolov5' / 'n_320_bccd.py'
+CONFIG = Path(__file__).parents[1] / 'configs' / 'yolov5' / 'yolov5_n_320_bccd.py'
 CASES = ('ram', 'disk', 'steps')
 BATCH, LEAST_REPEATS = 16, 5
 

@@ -104,7 +104,7 @@ def measure_start() -> dict[str, int]:
     from mmyolo_ext.apis import load_config
     from mmyolo_ext.apis.rank_check import config_facts
 
-    config = Path(__file__).parents[1] / 'configs' / 'yolov5' / 'n_640_coco.py'
+    config = Path(__file__).parents[1] / 'configs' / 'yolov5' / 'yolov5_n_640_coco.py'
     return {'config_bytes': len(pickle.dumps(config_facts(load_config(config))))}
 
 

@@ -65,7 +65,7 @@ def tiny_options(root: Path, size: int = 64) -> dict:
     }
 
 
-def write_user_config(path: Path, root: Path, base: str = 'yolov5/n_640_coco.py', extra: str = '') -> Path:
+def write_user_config(path: Path, root: Path, base: str = 'yolov5/yolov5_n_640_coco.py', extra: str = '') -> Path:
     """A config as the README tells users to write, with a network small enough for tests."""
     lines = [f"_base_ = '{REPO / 'configs' / base}'"]
     lines += [f'{key} = {value!r}' for key, value in tiny_options(root).items()]

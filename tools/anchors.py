@@ -1,4 +1,4 @@
-"""Fit the priors of a config to its training boxes: ``python tools/anchors.py configs/yolov5/n_320_bccd.py``.
+"""Fit the priors of a config to its training boxes: ``python tools/anchors.py configs/yolov5/yolov5_n_320_bccd.py``.
 
 Prints what the present and the new priors are worth, and writes a config on top of the given one, and a picture.
 """

@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of a detector: ``python tools/flops.py configs/yolov5/n_640_coco.py --size 640 --size 320``.
+"""Parameters and FLOPs of a detector: ``python tools/flops.py configs/yolov5/yolov5_n_640_coco.py --size 640 --size 320``.
 
 Counted is one pass of one picture through the network as it is deployed: eval mode, from pixels to the raw maps of the
 head, without decoding and NMS. Two-stage detectors need proposals between their stages, so theirs are included.

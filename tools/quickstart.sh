@@ -10,7 +10,7 @@
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-config=configs/quickstart/yolov5n_digits.py
+config=configs/quickstart/yolov5_n_digits.py
 runs=work_dirs/quickstart
 steps=5
 at=''

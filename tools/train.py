@@ -1,4 +1,4 @@
-"""Train a detector: ``python tools/train.py configs/yolov5/n_320_bccd.py``."""
+"""Train a detector: ``python tools/train.py configs/yolov5/yolov5_n_320_bccd.py``."""
 
 import argparse
 

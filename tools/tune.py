@@ -1,4 +1,4 @@
-"""Search for better values of config keys: ``python tools/tune.py configs/yolov5/n_320_bccd.py --epochs 20``."""
+"""Search for better values of config keys: ``python tools/tune.py configs/yolov5/yolov5_n_320_bccd.py --epochs 20``."""
 
 import argparse
 import sys

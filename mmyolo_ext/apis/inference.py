@@ -54,7 +54,7 @@ class Detector:
         ValueError: If the config or the checkpoint is missing or broken, or if they do not fit each other.
 
     Examples:
-        >>> detector = Detector('configs/yolov5/n_320_bccd.py', 'work_dirs/n_320_bccd/epoch_100.pth')
+        >>> detector = Detector('configs/yolov5/yolov5_n_320_bccd.py', 'work_dirs/yolov5_n_320_bccd/epoch_100.pth')
         >>> for found in detector(['a.jpg', 'b.jpg'], score_thr=0.3):
         ...     print([detector.classes[label] for label in found.labels])
     """

@@ -7,7 +7,7 @@ from typing import Any
 from mmyolo_ext.weights.network import Network
 
 # the smallest model of each family; the factors are written out
-DEFAULT_BASES = {'P5': 'yolov5/n_640_coco.py', 'P6': 'yolov5/n6_1280_coco.py'}
+DEFAULT_BASES = {'P5': 'yolov5/yolov5_n_640_coco.py', 'P6': 'yolov5/yolov5_n6_1280_coco.py'}
 
 
 def default_base(network: Network, configs: Path) -> Path:

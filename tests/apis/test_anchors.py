@@ -142,7 +142,7 @@ def test_the_rule_is_that_of_the_head(folder):
     head = head_of(MODELS.build(cfg.model))
     assert head.rule == Rule('ratio', 1 / 3) and head.strides == (8, 16, 32)
     assert head.priors_wh.reshape(-1, 2).tolist() == PRESENT.tolist()
-    cfg = load_config(REPO / 'configs' / 'yolov3' / 'tiny_320_bccd.py')
+    cfg = load_config(REPO / 'configs' / 'yolov3' / 'yolov3_tiny_320_bccd.py')
     head = head_of(MODELS.build(cfg.model))
     assert head.rule == Rule('iou', 0.2) and head.priors_wh.shape == (2, 3, 2)
     with pytest.raises(ValueError, match='must be a YOLOv5Head or YOLOv3Head with priors, got NoneType'):

@@ -10,8 +10,8 @@ from mmyolo_ext.apis import load_config
 from mmyolo_ext.apis.shortcuts import SHORTCUTS, leaf_datasets, walk
 from mmyolo_ext.apis.spelling import check_file
 
-NANO = REPO / 'configs' / 'yolov5' / 'n_640_coco.py'
-LARGE = REPO / 'configs' / 'yolov5' / 'l_640_coco.py'
+NANO = REPO / 'configs' / 'yolov5' / 'yolov5_n_640_coco.py'
+LARGE = REPO / 'configs' / 'yolov5' / 'yolov5_l_640_coco.py'
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
@@ -164,8 +164,8 @@ def test_a_misspelt_key_of_a_base_is_named(tmp_path):
 
 
 def test_a_missing_or_broken_config_is_named(tmp_path):
-    with pytest.raises(ValueError, match='there is no config .*n_641_coco.py; in .* there are .*n_640_coco.py'):
-        load_config(NANO.with_name('n_641_coco.py'))
+    with pytest.raises(ValueError, match='there is no config .*yolov5_n_641_coco.py; in .* there are .*yolov5_n_640_coco.py'):
+        load_config(NANO.with_name('yolov5_n_641_coco.py'))
     (tmp_path / 'broken.py').write_text('model = dict(\n')
     with pytest.raises(ValueError, match='broken.py cannot be read: SyntaxError'):
         load_config(tmp_path / 'broken.py')

@@ -21,7 +21,7 @@ from mmyolo_ext.checkpoint.writing import plain
 from mmyolo_ext.registry import MODELS
 from mmyolo_ext.weights import describe, to_ultralytics
 
-BCCD = REPO / 'configs' / 'yolov5' / 'n_320_bccd.py'
+BCCD = REPO / 'configs' / 'yolov5' / 'yolov5_n_320_bccd.py'
 
 
 def trained_from(place: str) -> dict:

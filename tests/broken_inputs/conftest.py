@@ -36,7 +36,7 @@ NAMED_INSTANCES = (MMLogger, MessageHub, DefaultScope, Visualizer)
 
 # The quickstart's config with the smallest network, for one epoch of three steps and one validation.
 BASE = f"""
-_base_ = '{REPO / 'configs' / 'quickstart' / 'yolov5n_digits.py'}'
+_base_ = '{REPO / 'configs' / 'quickstart' / 'yolov5_n_digits.py'}'
 data_root = '{{data}}/'
 max_epochs = 1
 model = dict(backbone=dict(widen_factor=0.125), neck=dict(widen_factor=0.125))

@@ -13,7 +13,7 @@ from mmyolo_ext.apis import load_config
 from mmyolo_ext.apis.config_check import check, check_config
 from mmyolo_ext.apis.config_errors import config_errors_named
 
-QUICKSTART = REPO / 'configs' / 'quickstart' / 'yolov5n_digits.py'
+QUICKSTART = REPO / 'configs' / 'quickstart' / 'yolov5_n_digits.py'
 OURS = sorted(path for path in (REPO / 'configs').rglob('*.py') if '_base_' not in path.parts)
 THEIRS = Path(mmdet.__file__).parent / '.mim' / 'configs'
 # One of each family of heads, losses, samplers and hooks.

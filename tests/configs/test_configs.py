@@ -14,12 +14,12 @@ from mmyolo_ext.apis.shortcuts import leaf_datasets
 
 # configs/mixed, of mmdet's shapes, are held by test_mixed_configs.py alone
 CONFIGS = sorted(path for path in (REPO / 'configs').rglob('*.py') if not {'_base_', 'mixed'} & set(path.parts[:-1]))
-SMALL = ('n_640_coco', 'n_320_bccd', 'yolov5n_digits', 's_v5_640_coco', 'n6_1280_coco')
+SMALL = ('yolov5_n_640_coco', 'yolov5_n_320_bccd', 'yolov5_n_digits', 'yolov5_s-v5_640_coco', 'yolov5_n6_1280_coco')
 # Millions of parameters at 80 classes, as published with the releases (v5.0 for *_v5).
 PUBLISHED = {
-    **{'n_640_coco': 1.9, 's_640_coco': 7.2, 'm_640_coco': 21.2, 'l_640_coco': 46.5, 'x_640_coco': 86.7},
-    **{'n6_1280_coco': 3.2, 's6_1280_coco': 12.6, 'm6_1280_coco': 35.7, 'l6_1280_coco': 76.8, 'x6_1280_coco': 140.7},
-    **{'s_v5_640_coco': 7.3, 'm_v5_640_coco': 21.4, 'l_v5_640_coco': 47.0, 'x_v5_640_coco': 87.7},
+    **{'yolov5_n_640_coco': 1.9, 'yolov5_s_640_coco': 7.2, 'yolov5_m_640_coco': 21.2, 'yolov5_l_640_coco': 46.5, 'yolov5_x_640_coco': 86.7},
+    **{'yolov5_n6_1280_coco': 3.2, 'yolov5_s6_1280_coco': 12.6, 'yolov5_m6_1280_coco': 35.7, 'yolov5_l6_1280_coco': 76.8, 'yolov5_x6_1280_coco': 140.7},
+    **{'yolov5_s-v5_640_coco': 7.3, 'yolov5_m-v5_640_coco': 21.4, 'yolov5_l-v5_640_coco': 47.0, 'yolov5_x-v5_640_coco': 87.7},
 }
 
 
@@ -34,7 +34,7 @@ def tiny(tmp_path_factory):
 
 def test_the_configs_that_were_promised_are_there():
     names = {path.relative_to(REPO / 'configs').as_posix() for path in CONFIGS}
-    promised = {f'yolov5/{name}.py' for name in (*PUBLISHED, 'n_320_bccd')} | {'quickstart/yolov5n_digits.py'}
+    promised = {f'yolov5/{name}.py' for name in (*PUBLISHED, 'yolov5_n_320_bccd')} | {'quickstart/yolov5_n_digits.py'}
     assert promised <= names
 
 
@@ -96,7 +96,7 @@ def test_sizes_classes_and_files_agree_within_a_config(path):
     size = cfg.model.bbox_head.input_size
     strides = cfg.model.bbox_head.prior_generator.strides
     steps = {step.type.split('.')[-1]: step for step in transforms(cfg.train_dataloader.dataset)}
-    mixes = path.stem != 'yolov5n_digits'
+    mixes = path.stem != 'yolov5_n_digits'
     assert ('MosaicAffine' in steps) == mixes
     affine = steps['MosaicAffine' if mixes else 'RandomAffine']
     (fitted,) = [node.size if mixes else steps['Letterbox'].size_hw for node in pictures(cfg.train_dataloader.dataset)]
@@ -109,7 +109,7 @@ def test_sizes_classes_and_files_agree_within_a_config(path):
     classes = val.get('metainfo', {}).get('classes', range(80))
     assert len(classes) == cfg.model.bbox_head.num_classes
     strong = path.parent.name == 'yolov5' and path.stem[0] in 'mlx'
-    scale = 0.1 if path.stem == 'yolov5n_digits' else 0.9 if strong else 0.5
+    scale = 0.1 if path.stem == 'yolov5_n_digits' else 0.9 if strong else 0.5
     assert affine['scale'] == scale and ('MixUp' in steps) == strong
 
 

@@ -43,7 +43,7 @@ def user_config(folder: Path) -> Path:
     (folder / 'net.cfg').write_text(NETWORK)
     path = folder / 'mine.py'
     path.write_text(
-        f"""_base_ = '{REPO / 'configs/yolov3/tiny_640_coco.py'}'
+        f"""_base_ = '{REPO / 'configs/yolov3/yolov3_tiny_640_coco.py'}'
 model = dict(
     _delete_=True,
     type='mmyolo_ext.DarknetCfg',

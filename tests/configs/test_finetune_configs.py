@@ -31,7 +31,7 @@ def tiny(tmp_path_factory) -> Path:
 
 
 def finetune(work_dir: Path, tiny: Path, weights: Path, **options) -> tuple[Runner, dict]:
-    """Train by configs/yolov5/finetune_n_320_bccd.py on two classes; the runner, and the weights it started from."""
+    """Train by configs/yolov5/yolov5_n_finetune_320_bccd.py on two classes; the runner, and the weights it started from."""
     options = {
         **tiny_options(tiny, 64),
         'max_epochs': EPOCHS,
@@ -43,7 +43,7 @@ def finetune(work_dir: Path, tiny: Path, weights: Path, **options) -> tuple[Runn
         'load_from': str(weights),
         **options,
     }
-    cfg = load_config(CONFIGS / 'finetune_n_320_bccd.py', options)
+    cfg = load_config(CONFIGS / 'yolov5_n_finetune_320_bccd.py', options)
     cfg.work_dir, cfg.experiment_name = str(work_dir), work_dir.name
     install_reader()
     runner, start = Runner.from_cfg(cfg), Start()
@@ -124,7 +124,7 @@ def test_freezing_what_starts_anew_is_told(golden_dir, tiny, tmp_path):
     assert '6 frozen tensors are not from it and keep their random start' in log_of(tmp_path / 'run')
 
 
-@pytest.mark.parametrize('name', ['finetune_n_320_bccd', 'finetune_s_640_custom'])
+@pytest.mark.parametrize('name', ['yolov5_n_finetune_320_bccd', 'yolov5_s_finetune_640_custom'])
 def test_missing_weights_are_told_with_what_to_do(name, tmp_path):
     cfg = load_config(CONFIGS / f'{name}.py')
     with pytest.raises(ValueError, match=rf'there are no weights {cfg.load_from} to start from.*as its authors'):
@@ -132,7 +132,7 @@ def test_missing_weights_are_told_with_what_to_do(name, tmp_path):
 
 
 def test_the_template_sets_what_it_names():
-    cfg = load_config(CONFIGS / 'finetune_s_640_custom.py')
+    cfg = load_config(CONFIGS / 'yolov5_s_finetune_640_custom.py')
     assert cfg.model.bbox_head.num_classes == 2
     assert cfg.val_evaluator.ann_file == 'data/custom/annotations/val.json'
     assert cfg.default_hooks.accumulate.nominal_batch_size == 16

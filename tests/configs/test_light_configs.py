@@ -20,7 +20,7 @@ NAMES = (
 DATA = ('640_coco', '320_bccd')
 CLASSES = {'640_coco': 80, '320_bccd': 3}
 PATHS = {f'{name}_{data}': LIGHT / f'{name}_{data}.py' for name in NAMES for data in DATA}
-COMPARED = {'yolov5n': REPO / 'configs/yolov5/n_640_coco.py', 'yolov5s': REPO / 'configs/yolov5/s_640_coco.py'}
+COMPARED = {'yolov5n': REPO / 'configs/yolov5/yolov5_n_640_coco.py', 'yolov5s': REPO / 'configs/yolov5/yolov5_s_640_coco.py'}
 
 # torchvision's networks, from their documentation, with their classifiers of 1000 classes
 TORCHVISION = {'0.5': 1_366_792, '1.0': 2_278_604, 'small': 2_542_856, 'large': 5_483_032}
@@ -144,7 +144,7 @@ def test_numbers_in_the_text(flops):
     equal, doubling = (neck_parameters(FEATURES['1.0'], outs) for outs in ((96, 96, 96), (64, 128, 256)))
     assert f'with {equal:,} parameters; 64, 128, 256' in text and f'0.722 GMACs with {doubling:,}.' in text
     options = {'model.neck.out_channels': (64, 128, 256), 'model.neck.widen_factor': 1.0}
-    model = flops.build(load_config(PATHS['shufflenetv2-1.0_640_coco'], options))
+    model = flops.build(load_config(PATHS['yolov5_shufflenetv2-1.0_640_coco'], options))
     assert flops.parameters(model)['neck'] == doubling
     assert round(flops.count(model, (640, 640))['macs']['neck'] / 1e9, 3) == 0.722
 

@@ -49,7 +49,7 @@ def test_yolov3_has_the_published_parameters() -> None:
     statistics = 2 * sum(width for _, width, _ in layers)
     assert statistics == 52_608
     assert parameters(layers) + predictions(1024, 512, 256) == 62_001_757 - statistics == 61_949_149
-    assert sum(p.numel() for p in build('darknet53_640_coco').parameters()) == 61_949_149
+    assert sum(p.numel() for p in build('yolov3_darknet53_640_coco').parameters()) == 61_949_149
 
 
 def test_tiny_has_the_published_parameters() -> None:
@@ -60,10 +60,10 @@ def test_tiny_has_the_published_parameters() -> None:
     statistics = 2 * sum(width for _, width, _ in layers)
     assert statistics == 6_368
     assert parameters(layers) + predictions(512, 256) == 8_858_734 - statistics
-    assert sum(p.numel() for p in build('tiny_640_coco').parameters()) == 8_858_734 - statistics
+    assert sum(p.numel() for p in build('yolov3_tiny_640_coco').parameters()) == 8_858_734 - statistics
 
 
-@pytest.mark.parametrize(('name', 'strides'), [('darknet53_640_coco', (8, 16, 32)), ('tiny_320_bccd', (16, 32))])
+@pytest.mark.parametrize(('name', 'strides'), [('yolov3_darknet53_640_coco', (8, 16, 32)), ('yolov3_tiny_320_bccd', (16, 32))])
 def test_levels_come_shallow_to_deep(name: str, strides: tuple[int, ...]) -> None:
     model = build(name)
     cls_scores, bbox_preds, objectnesses = model(torch.zeros(1, 3, 64, 96, device='meta'))
@@ -74,7 +74,7 @@ def test_levels_come_shallow_to_deep(name: str, strides: tuple[int, ...]) -> Non
 
 
 def test_tiny_takes_sizes_its_strides_do_not_divide() -> None:
-    model = build('tiny_320_bccd', 'cpu').eval()
+    model = build('yolov3_tiny_320_bccd', 'cpu').eval()
     with torch.no_grad():
         _, _, objectnesses = model(torch.zeros(1, 3, 50, 83))
     # ceil(50 / 16), ceil(83 / 16); ceil(50 / 32), ceil(83 / 32)
@@ -82,7 +82,7 @@ def test_tiny_takes_sizes_its_strides_do_not_divide() -> None:
 
 
 def test_another_backbone_in_one_line() -> None:
-    cfg = load_config(FOLDER / 'tiny_320_bccd.py').model
+    cfg = load_config(FOLDER / 'yolov3_tiny_320_bccd.py').model
     cfg.backbone = {'type': 'mmyolo_ext.YOLOv5CSPDarknet', 'widen_factor': 0.25, 'out_indices': (3, 4)}
     with torch.device('meta'):
         assert MODELS.build(cfg).neck.in_channels == (128, 256)

@@ -45,7 +45,7 @@ def cfg(bccd_dir: Path, tmp_path: Path) -> Config:
         'test_dataloader.persistent_workers': False,
         'work_dir': str(tmp_path / 'run'),
     }
-    return load_config(REPO / 'configs' / 'yolov5' / 'n_320_bccd.py', options)
+    return load_config(REPO / 'configs' / 'yolov5' / 'yolov5_n_320_bccd.py', options)
 
 
 @pytest.mark.slow

@@ -19,12 +19,12 @@ pytest.importorskip('onnxruntime')
 pytest.importorskip('onnx')
 
 CASES = {
-    'yolov5n': ('yolov5/n_320_bccd.py', False, {}),
-    'shufflenetv2-softmax': ('light/shufflenetv2-0.5_320_bccd.py', True, {}),
-    'mobilenetv3': ('light/mobilenetv3-small_320_bccd.py', False, {}),
-    'focus-one-class': ('light/shufflenetv2-0.5-focus_320_bccd.py', False, {'bbox_head__num_classes': 1}),
-    'p6': ('yolov5/n6_1280_coco.py', False, {'backbone__widen_factor': 0.125, 'neck__widen_factor': 0.125}),
-    'yolov3-tiny': ('yolov3/tiny_320_bccd.py', False, {}),
+    'yolov5n': ('yolov5/yolov5_n_320_bccd.py', False, {}),
+    'shufflenetv2-softmax': ('light/yolov5_shufflenetv2-0.5_320_bccd.py', True, {}),
+    'mobilenetv3': ('light/yolov5_mobilenetv3-small_320_bccd.py', False, {}),
+    'focus-one-class': ('light/yolov5_shufflenetv2-0.5-focus_320_bccd.py', False, {'bbox_head__num_classes': 1}),
+    'p6': ('yolov5/yolov5_n6_1280_coco.py', False, {'backbone__widen_factor': 0.125, 'neck__widen_factor': 0.125}),
+    'yolov3-tiny': ('yolov3/yolov3_tiny_320_bccd.py', False, {}),
 }
 
 
@@ -93,12 +93,12 @@ def test_the_metadata_says_all_a_runtime_needs(exported):
 @pytest.fixture(scope='module')
 def small():
     """YOLOv5 of an eighth of the width."""
-    return build('yolov5/n_320_bccd.py', backbone__widen_factor=0.125, neck__widen_factor=0.125)
+    return build('yolov5/yolov5_n_320_bccd.py', backbone__widen_factor=0.125, neck__widen_factor=0.125)
 
 
 @pytest.mark.parametrize('softmax', [False, True])
 def test_suppression_in_the_graph_is_that_of_numpy(softmax, tmp_path):
-    detector = build('yolov5/n_320_bccd.py', softmax, backbone__widen_factor=0.125, neck__widen_factor=0.125)
+    detector = build('yolov5/yolov5_n_320_bccd.py', softmax, backbone__widen_factor=0.125, neck__widen_factor=0.125)
     detector.bbox_head.test_cfg['max_per_img'] = 40
     write(detector, tmp_path / 'nms.onnx', Options(nms=True, dynamic=True), ('a', 'b', 'c'), LETTERBOX, (64, 96))
     run, rules = open_exported(tmp_path / 'nms.onnx', 'onnx')
@@ -156,7 +156,7 @@ def test_half_precision_keeps_input_and_output_in_float32(small, tmp_path):
 
 def test_an_imagenet_normalisation_is_told():
     detector = build(
-        'yolov5/n_320_bccd.py',
+        'yolov5/yolov5_n_320_bccd.py',
         backbone__widen_factor=0.125,
         neck__widen_factor=0.125,
         data_preprocessor__mean=[123.675, 116.28, 103.53],

@@ -23,14 +23,14 @@ pytest.importorskip('onnx')
 P6 = {'backbone__widen_factor': 0.125, 'neck__widen_factor': 0.125, 'bbox_head__num_classes': 3}
 # of each network one activation is checked to the last place of the grid, the other to the detections of --nms
 CASES = {
-    'yolov5n-sigmoid': ('yolov5/n_320_bccd.py', False, {}, False),
-    'yolov5n-softmax-nms': ('yolov5/n_320_bccd.py', True, {}, True),
-    'shufflenetv2-softmax': ('light/shufflenetv2-1.0_320_bccd.py', True, {}, False),
-    'shufflenetv2-sigmoid-nms': ('light/shufflenetv2-1.0_320_bccd.py', False, {}, True),
-    'mobilenetv3-softmax': ('light/mobilenetv3-small_320_bccd.py', True, {}, False),
-    'mobilenetv3-sigmoid-nms': ('light/mobilenetv3-small_320_bccd.py', False, {}, True),
-    'p6-softmax': ('yolov5/n6_1280_coco.py', True, P6, False),
-    'p6-sigmoid-nms': ('yolov5/n6_1280_coco.py', False, P6, True),
+    'yolov5n-sigmoid': ('yolov5/yolov5_n_320_bccd.py', False, {}, False),
+    'yolov5n-softmax-nms': ('yolov5/yolov5_n_320_bccd.py', True, {}, True),
+    'shufflenetv2-softmax': ('light/yolov5_shufflenetv2-1.0_320_bccd.py', True, {}, False),
+    'shufflenetv2-sigmoid-nms': ('light/yolov5_shufflenetv2-1.0_320_bccd.py', False, {}, True),
+    'mobilenetv3-softmax': ('light/yolov5_mobilenetv3-small_320_bccd.py', True, {}, False),
+    'mobilenetv3-sigmoid-nms': ('light/yolov5_mobilenetv3-small_320_bccd.py', False, {}, True),
+    'p6-softmax': ('yolov5/yolov5_n6_1280_coco.py', True, P6, False),
+    'p6-sigmoid-nms': ('yolov5/yolov5_n6_1280_coco.py', False, P6, True),
 }
 SIZES_HW = ((256, 320), (192, 256), (320, 192))
 

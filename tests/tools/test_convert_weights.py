@@ -16,7 +16,7 @@ from mmyolo_ext.registry import MODELS
 from mmyolo_ext.weights import describe, to_ultralytics
 
 ROOT = Path(__file__).parents[2]
-BCCD = ROOT / 'configs' / 'yolov5' / 'n_320_bccd.py'
+BCCD = ROOT / 'configs' / 'yolov5' / 'yolov5_n_320_bccd.py'
 
 
 @pytest.fixture(scope='module')
@@ -113,11 +113,11 @@ def test_what_stands_in_the_way(tmp_path: Path, foreign: Path) -> None:
     stopped('must be a .pth or .pt file', foreign, 'x.onnx')
     stopped('DST is SRC', foreign, 'foreign.pt')
     stopped('there is no config', foreign, 'x.pth', config=tmp_path / 'absent.py')
-    light = ROOT / 'configs' / 'light' / 'shufflenetv2-0.5_320_bccd.py'
+    light = ROOT / 'configs' / 'light' / 'yolov5_shufflenetv2-0.5_320_bccd.py'
     stopped(
         'has the backbone mmyolo_ext.ShuffleNetV2 .*: name a config of a YOLOv5 P5', foreign, 'x.pth', config=light
     )
-    p6 = ROOT / 'configs' / 'yolov5' / 'n6_1280_coco.py'
+    p6 = ROOT / 'configs' / 'yolov5' / 'yolov5_n6_1280_coco.py'
     stopped('YOLOv5CSPDarknet P6: name a config of a YOLOv5 P5', foreign, 'x.pth', config=p6)
     stopped('foreign.pt cannot be converted: its names are not', foreign, 'x.pth', source_format='mmyolo_ext')
     (tmp_path / 'mine.py').write_text('precious = True')
@@ -137,7 +137,7 @@ def test_what_stands_in_the_way(tmp_path: Path, foreign: Path) -> None:
 def test_a_classifier_of_torchvision(tmp_path: Path, golden_dir: Path) -> None:
     source = golden_dir / 'torchvision_shufflenet_v2_x0_5.pth'
     target = tmp_path / 'shuffle.pth'
-    light = ROOT / 'configs' / 'light' / 'shufflenetv2-0.5_320_bccd.py'
+    light = ROOT / 'configs' / 'light' / 'yolov5_shufflenetv2-0.5_320_bccd.py'
     lines = convert_file(source, target, 'auto', 'mmyolo_ext', light)
     told = counts(lines)
     assert told['missing'] == told['unexpected'] == told['of another shape'] == 0 and told['matched'] == 275

@@ -78,7 +78,7 @@ def test_the_sum_is_that_of_mmengine(flops):
     assert theirs['params'] == flops.parameters(model)['total']
 
 
-@pytest.mark.parametrize(('name', 'published'), [('n_640_coco', 4.5), ('s_640_coco', 16.5)])
+@pytest.mark.parametrize(('name', 'published'), [('yolov5_n_640_coco', 4.5), ('yolov5_s_640_coco', 16.5)])
 def test_yolov5_costs_what_its_releases_say(flops, name, published):
     cfg = load_config(REPO / 'configs/yolov5' / f'{name}.py')
     assert flops.size_of(cfg) == (640, 640)
@@ -117,7 +117,7 @@ def test_a_two_stage_detector_is_counted_through_both_stages(flops):
 
 
 def test_one_line_of_json(run):
-    config = REPO / 'configs/yolov5/n_320_bccd.py'
+    config = REPO / 'configs/yolov5/yolov5_n_320_bccd.py'
     line = run(config, '--json', '--size', 64, '--size', 64, 96, '--cfg-options', 'model.bbox_head.num_classes=1')
     assert line.count('\n') == 1
     found = json.loads(line)
@@ -129,7 +129,7 @@ def test_one_line_of_json(run):
 
 
 def test_the_table(run):
-    lines = run(REPO / 'configs/yolov5/n_320_bccd.py').splitlines()
+    lines = run(REPO / 'configs/yolov5/yolov5_n_320_bccd.py').splitlines()
     assert lines[0] == 'input 320 x 320 (height x width)'
     rows = {line.split()[0]: line.split()[1:] for line in lines[2:6]}
     assert list(rows) == ['backbone', 'neck', 'head', 'total'] and rows['backbone'][0] == '1,046,368'
@@ -149,7 +149,7 @@ def test_the_table(run):
 )
 def test_sizes_that_are_none(run, arguments, message):
     with pytest.raises(ValueError, match=message):
-        run(REPO / 'configs/yolov5/n_320_bccd.py', *arguments)
+        run(REPO / 'configs/yolov5/yolov5_n_320_bccd.py', *arguments)
 
 
 def test_other_wrong_input(run, flops, tmp_path):

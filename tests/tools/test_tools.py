@@ -135,7 +135,7 @@ def test_scripts_without_their_arguments_say_how_they_are_used(script, arguments
 
 def test_an_error_in_two_processes_is_said_once(tmp_path):
     script = REPO / 'tools' / 'dist_train.sh'
-    config = REPO / 'configs' / 'yolov5' / 'n_320_bccd.py'
+    config = REPO / 'configs' / 'yolov5' / 'yolov5_n_320_bccd.py'
     output = run('bash', script, config, 2, '--cfg-options', 'batchsize=3', code=2)
     assert output.count("did you mean 'batch_size'?") == 1 and 'Traceback' not in output
     assert re.search(r'stopped: process 0 on \S+ ended with code 2; its message is above$', output.strip())

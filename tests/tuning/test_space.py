@@ -157,7 +157,7 @@ def test_a_space_file(tmp_path, cfg):
     assert parameter.distribution == FloatDistribution(1e-4, 0.1, log=True)
 
 
-@pytest.mark.parametrize('name', ['yolov5/n_320_bccd', 'yolov5/m_640_coco', 'quickstart/yolov5n_digits'])
+@pytest.mark.parametrize('name', ['yolov5/yolov5_n_320_bccd', 'yolov5/yolov5_m_640_coco', 'quickstart/yolov5_n_digits'])
 def test_the_default_space_fits_our_configs(name):
     entries = read_space(REPO / 'configs' / '_base_' / 'tuning' / 'yolov5.py')
     found, missing = resolve_space(entries, load_config(REPO / 'configs' / f'{name}.py'))
@@ -171,6 +171,6 @@ def test_the_space_in_the_documentation(tmp_path):
     page = (REPO / 'docs' / 'tuning.md').read_text(encoding='utf-8')
     (tmp_path / 'space.py').write_text(re.search(r'```python\n(space = .*?)```', page, re.DOTALL)[1])
     found, missing = resolve_space(
-        read_space(tmp_path / 'space.py'), load_config(REPO / 'configs' / 'yolov5' / 'n_320_bccd.py')
+        read_space(tmp_path / 'space.py'), load_config(REPO / 'configs' / 'yolov5' / 'yolov5_n_320_bccd.py')
     )
     assert len(found) == 6 and missing == ['train_dataloader...MixUp.prob']

@@ -228,7 +228,7 @@ def test_a_darknet_file_needs_its_model(tmp_path: Path) -> None:
 
 
 def test_the_detector_for_pictures_takes_it(tmp_path: Path, foreign: str, weights: dict) -> None:
-    config = Path(__file__).parents[2] / 'configs' / 'yolov5' / 'n_320_bccd.py'
+    config = Path(__file__).parents[2] / 'configs' / 'yolov5' / 'yolov5_n_320_bccd.py'
     with pytest.raises(ValueError, match='does not fit the config'):
         Detector(config, foreign)
 

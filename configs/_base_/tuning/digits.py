@@ -1,4 +1,4 @@
-# A small space to try tools/tune.py with: the numbers of configs/quickstart/yolov5n_digits.py that few short trainings
+# A small space to try tools/tune.py with: the numbers of configs/quickstart/yolov5_n_digits.py that few short trainings
 # can tell apart. docs/tuning.md has the command.
 space = {
     'optim_wrapper.optimizer.lr': dict(factor=5),

@@ -5,7 +5,7 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-# Yours: copy these lines into a config of your own, with _base_ = 'configs/yolov5/finetune_s_640_custom.py'.
+# Yours: copy these lines into a config of your own, with _base_ = 'configs/yolov5/yolov5_s_finetune_640_custom.py'.
 load_from = 'weights/yolov5s.pt'  # as Ultralytics, MMYOLO or we wrote it; its outputs for classes start anew
 class_names = ('cat', 'dog')  # in the order of the JSON's categories
 data_root = 'data/custom/'
