@@ -1,5 +1,5 @@
 """The training recipe, as parts of MMEngine's own extension points."""
 
-from . import ema, hooks, optimizers, runner, schedulers, train_loop
+from . import hooks, optim, runner, train_loop
 
-__all__ = ['ema', 'hooks', 'optimizers', 'runner', 'schedulers', 'train_loop']
+__all__ = ['hooks', 'optim', 'runner', 'train_loop']

@@ -6,8 +6,8 @@ from typing import Any
 
 from mmengine.runner import EpochBasedTrainLoop
 
-from mmyolo_ext.engine.hooks.accumulate import AccumulateHook
-from mmyolo_ext.engine.optimizers.fused import IMPLEMENTATIONS
+from mmyolo_ext.engine.hooks.recipe import AccumulateHook
+from mmyolo_ext.engine.optim.constructor import IMPLEMENTATIONS
 
 
 def facts_of(runner) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from mmengine.logging import MMLogger
 from toy_runner import toy_runner
 
 from mmyolo_ext.engine.hooks import DataWaitHook
-from mmyolo_ext.engine.hooks.data_wait import Facts, advise
+from mmyolo_ext.engine.hooks.training_info import Facts, advise
 
 ROOT = Path(__file__).parents[2]
 HOOK = {'type': 'mmyolo_ext.DataWaitHook', 'window': 4, 'skip': 3, 'again_after': 6}

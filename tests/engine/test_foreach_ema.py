@@ -9,7 +9,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 import mmyolo_ext  # noqa: F401
-from mmyolo_ext.engine.ema import ForeachEMA
+from mmyolo_ext.engine.hooks.ema import ForeachEMA
 
 
 def network() -> nn.Module:

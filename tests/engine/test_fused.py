@@ -6,8 +6,8 @@ import pytest
 import torch
 from toy_runner import ToyModel
 
-from mmyolo_ext.engine.optimizers import YOLOOptimConstructor
-from mmyolo_ext.engine.optimizers.optim_wrapper import YOLOOptimWrapper
+from mmyolo_ext.engine.optim import YOLOOptimConstructor
+from mmyolo_ext.engine.optim.wrapper import YOLOOptimWrapper
 
 SGD = {'type': 'SGD', 'lr': 0.01, 'momentum': 0.937, 'nesterov': True, 'weight_decay': 5e-4}
 ADAMW = {'type': 'AdamW', 'lr': 0.002, 'weight_decay': 0.05}

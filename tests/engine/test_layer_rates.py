@@ -6,8 +6,8 @@ from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
 from torch import nn
 from toy_runner import RECIPE_HOOKS, toy_runner
 
-from mmyolo_ext.engine.optimizers import YOLOOptimConstructor, optim_constructor
-from mmyolo_ext.engine.optimizers.layer_rates import LayerRates, stage_levels
+from mmyolo_ext.engine.optim import YOLOOptimConstructor, optim_constructor
+from mmyolo_ext.engine.optim.constructor import LayerRates, stage_levels
 
 WRAPPER = {'optimizer': {'type': 'SGD', 'lr': 0.01, 'momentum': 0.9, 'weight_decay': 5e-4}}
 

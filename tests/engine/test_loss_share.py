@@ -12,7 +12,7 @@ from mmengine.visualization.vis_backend import LocalVisBackend
 from toy_runner import NUM_SAMPLES, toy_runner
 
 from mmyolo_ext.engine.hooks.curves import loss_names, read_scalars
-from mmyolo_ext.engine.hooks.loss_share import share_name, shares
+from mmyolo_ext.engine.hooks.training_info import share_name, shares
 
 ROOT = Path(__file__).parents[2]
 # of each iteration; the third term is a list by level, as heads of mmdet give it

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from toy_runner import ToyModel
 
-from mmyolo_ext.engine.optimizers.optim_constructor import YOLOOptimConstructor, group_by_role
+from mmyolo_ext.engine.optim.constructor import YOLOOptimConstructor, group_by_role
 
 WRAPPER = {'optimizer': {'type': 'SGD', 'lr': 0.01, 'momentum': 0.9, 'weight_decay': 5e-4}}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmyolo_ext.engine.optimizers.optim_wrapper import YOLOAmpOptimWrapper, YOLOOptimWrapper
+from mmyolo_ext.engine.optim.wrapper import YOLOAmpOptimWrapper, YOLOOptimWrapper
 
 LR = 0.1
 

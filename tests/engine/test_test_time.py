@@ -10,7 +10,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
-from mmyolo_ext.engine.hooks.test_time import TestTimeHook, split, time_table
+from mmyolo_ext.engine.hooks.evaluation import TestTimeHook, split, time_table
 
 
 class Head(nn.Module):
@@ -71,7 +71,7 @@ class SlowMetric(BaseMetric):
 def run_test(work_dir, monkeypatch, pictures: int = 10, with_head: bool = True, **hook):
     """A test in batches of two, whose first four pictures take long; its hook and its log."""
     clock = FakeTime()
-    monkeypatch.setattr('mmyolo_ext.engine.hooks.test_time.time', clock)
+    monkeypatch.setattr('mmyolo_ext.engine.hooks.evaluation.time', clock)
     model = Model(clock, with_head)
     runner = Runner(
         model=model,

@@ -9,9 +9,9 @@ import torch
 from fake_time import FakeTime, SlowDataset, SlowModel
 from toy_runner import toy_runner
 
-from mmyolo_ext.engine.hooks import throughput
+from mmyolo_ext.engine.hooks import training_info as throughput
 from mmyolo_ext.engine.hooks.curves import read_scalars
-from mmyolo_ext.engine.hooks.throughput import count_images, resident_mb
+from mmyolo_ext.engine.hooks.training_info import count_images, resident_mb
 
 HOOK = {'type': 'mmyolo_ext.ThroughputHook'}
 

@@ -12,8 +12,8 @@ from torch import distributed, nn
 from torch.multiprocessing import spawn
 from toy_runner import ToyModel
 
-from mmyolo_ext.engine.hooks import step_ema
-from mmyolo_ext.engine.optimizers import YOLOOptimWrapper
+from mmyolo_ext.engine.hooks import ema as step_ema
+from mmyolo_ext.engine.optim import YOLOOptimWrapper
 
 SAMPLES, ITERATIONS, ACCUMULATED = 12, 3, 2
 

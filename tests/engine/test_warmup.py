@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 from toy_runner import ToyModel
 
-from mmyolo_ext.engine.optimizers import YOLOOptimConstructor
+from mmyolo_ext.engine.optim import YOLOOptimConstructor
 
 SCHEDULES = Path(__file__).parents[2] / 'configs' / '_base_' / 'schedules'
 EPOCH_LENGTH, MAX_EPOCHS = 40, 10  # T = 400 iterations

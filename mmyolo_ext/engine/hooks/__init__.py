@@ -1,21 +1,12 @@
-"""What happens around the training steps: one hook a file."""
+"""Hooks around training, validation and test."""
 
-from .accumulate import AccumulateHook
-from .checkpoint import CheckpointHook
-from .close_mosaic import CloseMosaicHook
+from .checkpoint import CheckpointHook, EarlyStoppingHook
 from .curves import CurvesHook
-from .data_wait import DataWaitHook
-from .eager_evaluation import EagerEvaluationHook
-from .early_stopping import EarlyStoppingHook
-from .fuse import FuseHook
-from .lazy_info import LazyInfoHook
-from .load_report import LoadReportHook
-from .loss_share import LossShareHook
-from .preflight import PreflightHook
-from .sample_seed import SampleSeedHook
-from .step_ema import StepEMAHook
-from .test_time import TestTimeHook
-from .throughput import ThroughputHook
+from .ema import StepEMAHook
+from .evaluation import EagerEvaluationHook, FuseHook, TestTimeHook
+from .preflight import LoadReportHook, PreflightHook
+from .recipe import AccumulateHook, CloseMosaicHook, SampleSeedHook
+from .training_info import DataWaitHook, LazyInfoHook, LossShareHook, ThroughputHook
 
 __all__ = [
     'AccumulateHook',

@@ -1,10 +1,11 @@
-"""Save checkpoints: periodically, and the best by a metric."""
+"""Save checkpoints, periodically and the best by a metric, and stop a training that no longer improves."""
 
 import math
 from pathlib import Path
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
+from mmengine.hooks import EarlyStoppingHook as MMEngineEarlyStoppingHook
 from mmengine.runner import Runner
 
 from mmyolo_ext.checkpoint.writing import NUMBERED, file_names, moment_of
@@ -171,3 +172,28 @@ class CheckpointHook(MMEngineCheckpointHook):
                 older[name] = (-1, int(match['number']))
         ordered = sorted(older, key=older.get)
         return outdated + ordered[: max(len(ordered) - self.max_keep_ckpts + 1, 0)]
+
+
+STATE = 'early_stopping'
+
+
+@HOOKS.register_module()
+class EarlyStoppingHook(MMEngineEarlyStoppingHook):
+    """MMEngine's ``EarlyStoppingHook`` whose best score and count of validations without improvement are resumed.
+
+    A checkpoint is saved before the validation of its epoch, so it holds the state before that validation, which a
+    resumed run repeats.
+
+    Args:
+        *args: As MMEngine's, which include ``monitor``, ``rule`` and ``patience``.
+        **kwargs: As MMEngine's.
+    """
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        state = {'best_score': float(self.best_score), 'wait_count': int(self.wait_count)}
+        checkpoint.setdefault(STATE, {})[self.monitor] = state
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        state = (checkpoint.get(STATE) or {}).get(self.monitor)
+        if runner._resume and state:
+            self.best_score, self.wait_count = float(state['best_score']), int(state['wait_count'])

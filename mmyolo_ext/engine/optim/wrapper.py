@@ -7,7 +7,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
-from mmyolo_ext.engine.optimizers.fused import IMPLEMENTATIONS
+from mmyolo_ext.engine.optim.constructor import IMPLEMENTATIONS
 from mmyolo_ext.registry import OPTIM_WRAPPERS
 
 AMP_DTYPES = ('float16', 'bfloat16')

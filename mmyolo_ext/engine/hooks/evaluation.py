@@ -1,16 +1,19 @@
-"""Tell after a test where its time went."""
+"""Hooks of validation and test: eager evaluation, fused batch norms, timing."""
 
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
+from mmcv.cnn import fuse_conv_bn
 from mmengine.hooks import Hook
-from mmengine.model import BaseDataPreprocessor
+from mmengine.model import BaseDataPreprocessor, is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner import Runner
 from torch import nn
 
+from mmyolo_ext.engine.prepare_model import check_compiler
 from mmyolo_ext.registry import HOOKS
 
 WAITING, PREPROCESSING, NETWORK, BOXES, METRIC = (
@@ -141,3 +144,60 @@ def time_table(parts_ms: Mapping[str, float]) -> str:
     width = max(len(name) for name, *_ in rows)
     lines = [f'  {name:<{width}}  {value:9.3f} ms  {value / whole:5.1%}{more}' for name, value, more in rows]
     return '\n'.join(lines)
+
+
+@HOOKS.register_module()
+class FuseHook(Hook):
+    """While a test runs, a fused copy takes the model's place: the same figures up to rounding, in less time.
+
+    A copy, for the model may be trained further, and an average of weights is put back into it after the test.
+    """
+
+    # after an average of weights has taken its place in the model, before the hook that takes times
+    priority = 'LOW'
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        self._model = runner.model
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        runner.model = fuse_conv_bn(revert_sync_batchnorm(deepcopy(model)).eval())
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        runner.model = self._model
+
+
+@HOOKS.register_module()
+class EagerEvaluationHook(Hook):
+    """Suspends ``torch.compile`` while a run validates or tests, and checks its compiler before the first step.
+
+    Images of validation and tests have many sizes, and each would be compiled anew. :class:`mmyolo_ext.Runner` adds
+    the hook where the config has ``compile_parts``.
+
+    Args:
+        backend: Of ``torch.compile``.
+    """
+
+    def __init__(self, backend: str = 'inductor') -> None:
+        self.backend = backend
+
+    def before_train(self, runner: Runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if self.backend == 'inductor':
+            check_compiler(next(model.parameters()).device.type)
+        runner.logger.info(f'torch.compile ({self.backend}) compiles parts of the model: the first steps take long.')
+
+    def before_val(self, runner: Runner) -> None:
+        _set_stance('force_eager')
+
+    def after_val(self, runner: Runner) -> None:
+        _set_stance('default')
+
+    def before_test(self, runner: Runner) -> None:
+        _set_stance('force_eager')
+
+    def after_test(self, runner: Runner) -> None:
+        _set_stance('default')
+
+
+def _set_stance(stance: str) -> None:
+    if hasattr(torch.compiler, 'set_stance'):  # since PyTorch 2.6; before, evaluation is compiled too
+        torch.compiler.set_stance(stance)

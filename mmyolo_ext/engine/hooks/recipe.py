@@ -1,0 +1,189 @@
+"""Hooks of the training recipe: seeding, accumulation, closing the mosaic."""
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
+
+from mmyolo_ext.registry import HOOKS
+
+
+@HOOKS.register_module()
+class AccumulateHook(Hook):
+    """Makes every optimizer step see about ``nominal_batch_size`` images, whatever the batch and the ranks.
+
+    With b images a batch on each of r ranks it adds up k = max(round(nominal / (b r)), 1) iterations. The gradient is
+    a sum over images, so a step of b r k images moves the weights as far as that many images should; the weight decay
+    is scaled by b r k / nominal to keep pace. The learning rate is left alone: it belongs to a step of ``nominal``
+    images, hence ``--auto-scale-lr`` would scale it twice and is refused.
+
+    Args:
+        nominal_batch_size: Images a step should see. The last step of an epoch sees what is left.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, nominal_batch_size: int = 64) -> None:
+        if nominal_batch_size < 1:
+            raise ValueError(f'nominal_batch_size must be at least 1, got {nominal_batch_size}')
+        self.nominal_batch_size = nominal_batch_size
+        self.accumulative_counts = 1
+
+    def before_train(self, runner: Runner) -> None:
+        """Runs after a checkpoint was resumed, so that what it says about the weight decay can be put right."""
+        self._check(runner)
+        images = batch_size_of(runner.train_dataloader) * runner.world_size
+        self.accumulative_counts = self.count(runner)
+        decay_scale = images * self.accumulative_counts / self.nominal_batch_size
+        for group in runner.optim_wrapper.optimizer.param_groups:
+            # kept in the group, hence in the checkpoint, so that resuming does not scale what is scaled already
+            group['weight_decay'] = group.setdefault('initial_weight_decay', group['weight_decay']) * decay_scale
+        runner.logger.info(self._describe(runner, images, decay_scale))
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        length = len(runner.train_dataloader)
+        done = runner.iter - runner.epoch * length  # of a run that resumes inside the epoch
+        runner.optim_wrapper.begin_epoch(self.accumulative_counts, length, done)
+
+    def count(self, runner: Runner) -> int:
+        """Return how many batches make a step."""
+        images = batch_size_of(runner.train_dataloader) * runner.world_size
+        return max(round(self.nominal_batch_size / images), 1)
+
+    def _check(self, runner: Runner) -> None:
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise ValueError(
+                f'AccumulateHook steps at the end of each epoch and needs an EpochBasedTrainLoop, got '
+                f'{type(runner.train_loop).__name__}: set train_cfg.by_epoch=True, or remove the hook'
+            )
+        if not hasattr(runner.optim_wrapper, 'begin_epoch'):
+            raise ValueError(
+                f'AccumulateHook needs a wrapper that sums gradients, got {type(runner.optim_wrapper).__name__}: set '
+                "optim_wrapper.type to 'mmyolo_ext.YOLOOptimWrapper' ('mmyolo_ext.YOLOAmpOptimWrapper' with AMP)"
+            )
+        if (runner.auto_scale_lr or {}).get('enable'):
+            raise ValueError(
+                'auto_scale_lr is enabled, but this recipe fits any batch size already, by summing and accumulating '
+                'gradients: set auto_scale_lr.enable=False'
+            )
+
+    def _describe(self, runner: Runner, images: int, decay_scale: float) -> str:
+        group = runner.optim_wrapper.optimizer.param_groups[0]
+        step_images = images * self.accumulative_counts
+        lr = group.get('initial_lr', group['lr'])
+        return (
+            f'An optimizer step sums the gradients of {step_images} images: batch {images // runner.world_size} x '
+            f'{runner.world_size} rank(s) x {self.accumulative_counts} iteration(s). Effective rate: lr {lr:g} on the '
+            f'sum, as {lr * step_images:g} on the mean over images; weight decay '
+            f'{group["initial_weight_decay"]:g} x {decay_scale:g} = {group["weight_decay"]:g}.'
+        )
+
+
+def batch_size_of(loader: DataLoader) -> int:
+    """Images a batch on one rank, also where a batch sampler decides it."""
+    size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None)
+    if size is None:
+        raise ValueError(
+            f'cannot tell the batch size of {type(loader.batch_sampler).__name__}: give it an attribute batch_size'
+        )
+    return size
+
+
+@HOOKS.register_module()
+class CloseMosaicHook(Hook):
+    """Switches off the transforms that mix images for the last epochs.
+
+    Whether the mixing is off follows from the number of the epoch, so a resumed training needs no memory of it.
+
+    Args:
+        num_last_epochs: Epochs without mixing; 0 never switches. With as many as the training has, none mixes.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, num_last_epochs: int = 10) -> None:
+        if num_last_epochs < 0:
+            raise ValueError(f'num_last_epochs must be at least 0, got {num_last_epochs}')
+        self.num_last_epochs = num_last_epochs
+
+    def before_train(self, runner: Runner) -> None:
+        dataset = runner.train_dataloader.dataset
+        if self.num_last_epochs and not hasattr(dataset, 'close_mosaic'):
+            raise ValueError(
+                f'the training dataset {type(dataset).__name__} has no close_mosaic: wrap it in '
+                "dict(type='mmyolo_ext.SeededDataset', dataset=...), or set num_last_epochs=0"
+            )
+        # the data set refuses to close what is not there, but only when the last epochs begin
+        steps = list(_wrapper_steps(dataset))
+        if self.num_last_epochs and steps and not any(_mixes(step) for step in steps):
+            raise ValueError(
+                f'no transform mixes images, so there is nothing to close: got {[type(s).__name__ for s in steps]}; '
+                'set num_last_epochs=0, or put Mosaic into the pipeline'
+            )
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        dataset = runner.train_dataloader.dataset
+        last = runner.epoch >= runner.max_epochs - self.num_last_epochs
+        if self.num_last_epochs and last and not dataset.mosaic_closed:
+            dataset.close_mosaic()
+            runner.logger.info(f'Epoch {runner.epoch + 1}: mixing of images is closed until the end.')
+
+
+def _wrapper_steps(dataset: object) -> Iterator[object]:
+    """The transforms of every wrapper that runs some itself (``MultiImageMixDataset``), at any depth."""
+    if isinstance(getattr(dataset, 'pipeline', None), list):
+        yield from dataset.pipeline
+    for part in [dataset.dataset] if hasattr(dataset, 'dataset') else getattr(dataset, 'datasets', []):
+        yield from _wrapper_steps(part)
+
+
+def _mixes(transform: object) -> bool:
+    return getattr(transform, 'mixes_images', hasattr(transform, 'get_indexes'))
+
+
+@HOOKS.register_module()
+class SampleSeedHook(Hook):
+    """Seeds what is random from (seed, epoch, iteration), so that a resumed run draws what an unbroken one draws.
+
+    The dataset, whose samples then depend on (seed, epoch, index), and the sampler, whose order must use the seed of
+    the checkpoint where the config leaves it open, are seeded for each epoch. The generators of this process, for
+    layers that draw, are seeded for each iteration from (seed, iteration, rank): a run can resume inside an epoch
+    without stored states of generators.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train(self, runner: Runner) -> None:
+        dataset = runner.train_dataloader.dataset
+        if not hasattr(dataset, 'set_epoch'):
+            raise ValueError(
+                f'the training dataset {type(dataset).__name__} has no set_epoch, so its random transforms would '
+                "repeat or depend on the workers: wrap it in dict(type='mmyolo_ext.SeededDataset', dataset=...)"
+            )
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        loader = runner.train_dataloader
+        loader.dataset.set_epoch(runner.epoch, runner.seed)
+        sampler = loader.sampler if hasattr(loader.sampler, 'seed') else getattr(loader.batch_sampler, 'sampler', None)
+        if hasattr(sampler, 'seed'):
+            sampler.seed = runner.seed
+        _seed_process(runner.seed, runner.epoch, runner.rank)  # for the sampler and for what is drawn between epochs
+
+    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        _seed_process(runner.seed, runner.iter, runner.rank, 1)
+
+
+def _seed_process(*words: int) -> None:
+    drawn = np.random.SeedSequence(words).generate_state(3)
+    random.seed(int(drawn[0]))
+    np.random.seed(drawn[1])
+    # torch.manual_seed also queues a call for each kind of device that is not in use, with a trace of the stack
+    torch.default_generator.manual_seed(int(drawn[2]))
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(int(drawn[2]))
+    elif torch.backends.mps.is_available():
+        torch.mps.manual_seed(int(drawn[2]))
