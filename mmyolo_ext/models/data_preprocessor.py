@@ -1,32 +1,31 @@
-"""From a batch of bytes to the input of the network, with as few passes over the pixels as it takes.
+"""From a batch of uint8 images to the input of the network."""
 
-Letters: N images.
-"""
-
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.utils import samplelist_boxtype2tensor
+from mmdet.structures.bbox import BaseBoxes
+from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from mmyolo_ext.models.sample_transfer import samples_to
 from mmyolo_ext.registry import MODELS
 
 
 @MODELS.register_module()
 class DataPreprocessor(DetDataPreprocessor):
-    """mmdet's ``DetDataPreprocessor``, the same to the last bit, for batches that the loader has stacked.
+    """mmdet's ``DetDataPreprocessor`` with a short path for batches that the loader has stacked already.
 
-    mmdet's makes floats, subtracts, divides and copies once more in order to pad by nothing: four new tensors of the
-    size of the input. Here a batch of bytes, (N, 3, H, W), whose sides the divisor divides, is made float once and
-    divided in place: 4.7 ms of processor time in place of 24.7, for 16 pictures of 320 px. Boxes and labels of all
-    pictures go to the device together. A list of pictures, and masks, go mmdet's way.
+    The results are bit-identical. A uint8 batch (N, 3, H, W) whose sides are multiples of ``pad_size_divisor`` is
+    converted to float once and normalized in place, without the four copies of mmdet's version, and the annotations
+    of all images go to the device in one copy per dtype. Lists of images, and masks, are left to mmdet.
 
     Args:
-        mean: As mmdet's; so are the others.
-        std: See there.
-        **kwargs: See there.
+        mean: As in mmdet.
+        std: As in mmdet.
+        **kwargs: As in mmdet.
     """
 
     def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, **kwargs) -> None:
@@ -34,9 +33,10 @@ class DataPreprocessor(DetDataPreprocessor):
         self._subtracts = any(mean or ())
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        if not self._in_one_piece(data.get('inputs')):
+        """Return the batch on the device of the model, its ``inputs`` normalized: see mmdet."""
+        if not self._is_stacked(data.get('inputs')):
             return super().forward(data, training)
-        inputs = self._scaled(data['inputs'].to(self.device, non_blocking=self._non_blocking))
+        inputs = self._normalize(data['inputs'].to(self.device, non_blocking=self._non_blocking))
         samples = data.get('data_samples')
         samples = samples and samples_to(samples, self.device, self._non_blocking)
         shape_hw = tuple(inputs.shape[-2:])
@@ -48,8 +48,8 @@ class DataPreprocessor(DetDataPreprocessor):
             inputs, samples = augment(inputs, samples)
         return {'inputs': inputs, 'data_samples': samples}
 
-    def _in_one_piece(self, inputs: object) -> bool:
-        """Whether the batch needs neither padding nor stacking."""
+    def _is_stacked(self, inputs: object) -> bool:
+        """Return whether the batch needs neither padding nor stacking."""
         return (
             isinstance(inputs, Tensor)
             and inputs.dtype == torch.uint8
@@ -59,11 +59,56 @@ class DataPreprocessor(DetDataPreprocessor):
             and not (self.pad_mask or self.pad_seg)
         )
 
-    def _scaled(self, pictures: Tensor) -> Tensor:
-        """(N, 3, H, W) bytes -> float32, normalised, in the order of channels that the network wants."""
+    def _normalize(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 -> float32, normalized, with the channel order that the network expects."""
         if self._channel_conversion:
-            pictures = pictures.flip(1)
-        inputs = pictures.float()  # a division of bytes would do it at once, and takes twice the time on a CPU
+            images = images.flip(1)
+        inputs = images.float()  # faster on a CPU than dividing uint8
         if self._subtracts:
             inputs.sub_(self.mean)
         return inputs.div_(self.std) if self._enable_normalize else inputs
+
+
+def samples_to(
+    samples: Sequence[BaseDataElement], device: torch.device, non_blocking: bool = False
+) -> list[BaseDataElement]:
+    """Return ``[sample.to(device) for sample in samples]``, with one copy per dtype instead of one per tensor.
+
+    Args:
+        samples: (N) data elements of MMEngine of any kind, nested or not; they are not changed.
+        device: Target; tensors that are there already are not copied.
+        non_blocking: As in ``Tensor.to``.
+    """
+    copies = [_shallow_copy(sample) for sample in samples]
+    waiting = defaultdict(list)
+    for owner, key, value in (field for copy in copies for field in _fields(copy)):
+        tensor = value.tensor if isinstance(value, BaseBoxes) else value
+        if isinstance(tensor, Tensor) and tensor.device != device:
+            waiting[tensor.dtype, tensor.device].append((owner, key, value, tensor))
+        elif not isinstance(tensor, Tensor) and hasattr(value, 'to'):
+            owner.set_field(value.to(device), key)
+    for fields in waiting.values():
+        tensors = [tensor for *_, tensor in fields]
+        whole = torch.cat([tensor.reshape(-1) for tensor in tensors]).to(device, non_blocking=non_blocking)
+        parts = whole.split([tensor.numel() for tensor in tensors])
+        for (owner, key, value, tensor), part in zip(fields, parts, strict=True):
+            part = part.view(tensor.shape)
+            owner.set_field(type(value)(part, clone=False) if isinstance(value, BaseBoxes) else part, key)
+    return copies
+
+
+def _shallow_copy(element: BaseDataElement) -> BaseDataElement:
+    """Return a copy with copies of the nested elements, on the same tensors."""
+    copy = element.new()
+    for key, value in copy.items():
+        if isinstance(value, BaseDataElement):
+            copy.set_field(_shallow_copy(value), key)
+    return copy
+
+
+def _fields(element: BaseDataElement) -> list[tuple[BaseDataElement, str, Any]]:
+    """Return owner, name and value of every field, those of nested elements included."""
+    fields = []
+    for key, value in element.items():
+        fields += _fields(value) if isinstance(value, BaseDataElement) else [(element, key, value)]
+    return fields

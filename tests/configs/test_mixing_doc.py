@@ -14,7 +14,7 @@ from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
 
 from mmyolo_ext.apis import load_config
-from mmyolo_ext.models.backbones import pretrained
+from mmyolo_ext.models.backbones import staged_backbone
 from mmyolo_ext.registry import TRANSFORMS
 
 DOC = (REPO / 'docs/mixing.md').read_text()
@@ -163,7 +163,7 @@ def test_a_detector_of_mmdet_takes_any_strides():
 
 def test_messages_of_pretrained_weights(golden_dir, monkeypatch):
     lines = []
-    monkeypatch.setattr(pretrained, 'print_log', lambda text, **_: lines.append(text))
+    monkeypatch.setattr(staged_backbone, 'print_log', lambda text, **_: lines.append(text))
 
     def start(file: str) -> None:
         init_cfg = {'type': 'Pretrained', 'checkpoint': str(golden_dir / file)}

@@ -31,7 +31,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as with_seed
 from hypothesis import strategies as st
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / 'models')]
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / 'models' / 'darknet')]
 
 from darknet_files import EVERY_SECTION  # noqa: E402
 

@@ -8,9 +8,9 @@ from mmdet.models.layers import InvertedResidual
 from mmdet.models.utils import make_divisible
 from torch import Tensor, nn
 
-from mmyolo_ext.models.backbones.mobilenet_v3_keys import translate
+from mmyolo_ext.checkpoint.backbone_keys import mobilenet_v3_keys
 from mmyolo_ext.models.backbones.staged_backbone import StagedBackbone
-from mmyolo_ext.models.backbones.stems import build_stem, check_stem
+from mmyolo_ext.models.layers import build_stem
 from mmyolo_ext.registry import MODELS
 
 # the numbers of the paper's implementation
@@ -102,7 +102,6 @@ class MobileNetV3(StagedBackbone):
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        check_stem(stem)
         if arch not in ARCHITECTURES:
             raise ValueError(f'arch must be one of {tuple(ARCHITECTURES)}, got {arch!r}')
         if not widen_factor > 0:
@@ -126,8 +125,8 @@ class MobileNetV3(StagedBackbone):
         super().__init__(layers(), channels, strides, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
 
     def translate(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights named as by torchvision, mmpretrain or ourselves -> by the names of this backbone."""
-        return translate(state_dict, self)
+        """Rename weights of torchvision or mmpretrain to the names of this backbone."""
+        return mobilenet_v3_keys(state_dict, [len(stage) for stage in self.layers[1:5]])
 
 
 def _scaled(stages: Sequence[Sequence[Block]], widen_factor: float, reduced_tail: bool) -> list[list[Block]]:

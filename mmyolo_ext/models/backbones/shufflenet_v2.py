@@ -6,9 +6,9 @@ import torch
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
-from mmyolo_ext.models.backbones.shufflenet_v2_keys import translate
+from mmyolo_ext.checkpoint.backbone_keys import shufflenet_v2_keys
 from mmyolo_ext.models.backbones.staged_backbone import StagedBackbone
-from mmyolo_ext.models.backbones.stems import build_stem, check_stem
+from mmyolo_ext.models.layers import build_stem
 from mmyolo_ext.registry import MODELS
 
 STEM_CHANNELS = 24
@@ -96,7 +96,6 @@ class ShuffleNetV2(StagedBackbone):
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        check_stem(stem)
         block = {'norm_cfg': norm_cfg or {'type': 'BN'}, 'act_cfg': act_cfg or {'type': 'ReLU'}}
         channels = (
             STEM_CHANNELS,
@@ -117,8 +116,8 @@ class ShuffleNetV2(StagedBackbone):
         )
 
     def translate(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights named as by torchvision, mmpretrain or ourselves -> by the names of this backbone."""
-        return translate(state_dict, self)
+        """Rename weights of torchvision or mmpretrain to the names of this backbone."""
+        return shufflenet_v2_keys(state_dict)
 
 
 def _checked_stages(

@@ -1,42 +1,61 @@
-"""What all our backbones offer around their layers: choice of outputs, freezing, checkpointing, pretrained weights."""
+"""What our backbones share: choice of outputs, freezing, activation checkpointing, pretrained weights."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModule, PretrainedInit
 from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmyolo_ext.models.backbones.pretrained import load_pretrained
+from mmyolo_ext.checkpoint.backbone_keys import fetch
+from mmyolo_ext.compat.load_report import NOT_WEIGHTS, LoadReport
 from mmyolo_ext.models.layers import INIT_CFG
+
+# keys under which training tools keep a state dict in their checkpoints; the first that exists is used
+CONTAINERS = ('state_dict', 'model', 'model_ema', 'ema_state_dict')
+# prefixes of DistributedDataParallel and EMA models, torch.compile, and models with a head
+WRAPPERS = ('module.', '_orig_mod.', 'backbone.')
+INIT_CFG_KEYS = ('type', 'checkpoint', 'prefix', 'map_location')
+NAME_PATTERNS = {
+    r'\bbranch2\.\d': 'ShuffleNetV2',
+    r'features\.\d+\.block\.|\bdepthwise_conv\b': 'MobileNetV3',
+    r'features\.\d+\.conv\.': 'MobileNetV2',
+    r'\blayer\d\.\d+\.conv\d\.': 'a ResNet',
+    r'\bmain_conv\b': 'a CSPDarknet',
+    r'\b(attn|self_attention|qkv)\b': 'a transformer',
+}
 
 
 class StagedBackbone(BaseModule):
-    """A stem and the stages after it, numbered from 0 (the stem), one after the other in ``layers``.
+    """Base class of backbones that are a stem (index 0) and stages, one after the other in ``layers``.
 
-    ``out_channels`` and ``out_strides`` (tuples) say what ``forward`` gives, ``stage_strides`` what each number would.
-    Sizes that a stride does not divide are rounded by the layers.
+    ``out_channels`` and ``out_strides`` (tuples) declare what ``forward`` returns, ``stage_strides`` the stride of
+    every index. Layers round sizes that a stride does not divide.
 
     Args:
-        layers: stem and stages in order; taken only as far as the last output, for the parameters of a stage that
-            nothing is read from would never get a gradient.
-        channels: what each of them gives.
-        strides: likewise, px of the picture a cell.
-        out_indices: numbers of the outputs, increasing.
-        frozen_stages: stem and stages up to this number are not trained and stay in eval mode; -1 freezes nothing.
-        norm_eval: keep every batch norm in eval mode.
-        with_cp: in training, forget what is inside a stage and compute it again for the gradient: slower, less memory,
-            the same numbers.
-        init_cfg: the start of the weights; PyTorch's own by default. ``type='Pretrained'`` loads a file on top of it
-            by :func:`load_pretrained`, after :meth:`unpack` and :meth:`translate`.
+        layers: Stem and stages in order; built as far as the last output only, because the parameters of an unused
+            stage would never get a gradient.
+        channels: Output channels of each.
+        strides: Stride of each with respect to the image.
+        out_indices: Increasing indices of the outputs.
+        frozen_stages: Stem and stages up to this index are not trained and stay in eval mode; -1 freezes nothing.
+        norm_eval: Keep every batch norm in eval mode.
+        with_cp: In training, recompute the activations of each stage in the backward pass: slower, less memory, the
+            same numbers.
+        init_cfg: Initialization; PyTorch's own by default. ``type='Pretrained'`` loads a file on top of it by
+            :func:`load_pretrained`, after :meth:`unpack` and :meth:`translate`.
 
     Raises:
-        ValueError: an index or ``frozen_stages`` out of range.
+        ValueError: If an index or ``frozen_stages`` is out of range.
     """
 
     def __init__(
@@ -51,34 +70,40 @@ class StagedBackbone(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         init_cfgs = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or [])
-        self_started = [cfg for cfg in init_cfgs if not _is_pretrained(cfg)]
-        super().__init__(self_started or INIT_CFG)
-        self.pretrained_cfgs = [cfg for cfg in init_cfgs if _is_pretrained(cfg)]
-        self.out_indices = _checked_indices(out_indices, len(channels))
-        if not -1 <= frozen_stages < len(channels):
-            raise ValueError(f'frozen_stages must be from -1 (none) to {len(channels) - 1}, got {frozen_stages}')
+        pretrained = [cfg for cfg in init_cfgs if cfg['type'] in ('Pretrained', 'mmengine.Pretrained', PretrainedInit)]
+        super().__init__([cfg for cfg in init_cfgs if cfg not in pretrained] or INIT_CFG)
+        self.pretrained_cfgs = pretrained
+        self.out_indices = tuple(out_indices)
+        last = len(channels) - 1
+        in_range = all(0 <= index <= last for index in self.out_indices)
+        if not self.out_indices or not in_range or list(self.out_indices) != sorted(set(self.out_indices)):
+            raise ValueError(
+                f'out_indices must be increasing numbers from 0 (stem) to {last} (last stage), got {out_indices}'
+            )
+        if not -1 <= frozen_stages <= last:
+            raise ValueError(f'frozen_stages must be from -1 (none) to {last}, got {frozen_stages}')
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
         self.stage_strides = tuple(strides)
         self.out_channels = tuple(channels[i] for i in self.out_indices)
         self.out_strides = tuple(strides[i] for i in self.out_indices)
-        # The stem stands in the list too: as a child of its own MMEngine would start it by ConvModule's rule.
+        # The stem is in the list too: as a direct child, MMEngine would initialize it by ConvModule's rule.
         self.layers = nn.ModuleList(islice(layers, self.out_indices[-1] + 1))
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Pictures (N, in_channels, H, W) -> maps, shallow to deep, of ``out_channels`` and ``out_strides``."""
+        """Images (N, in_channels, H, W) -> maps, shallow to deep, of ``out_channels`` and ``out_strides``."""
         outputs = []
-        forget = self.with_cp and self.training and torch.is_grad_enabled()
+        with_cp = self.with_cp and self.training and torch.is_grad_enabled()
         for index, layer in enumerate(self.layers):
-            x = _forgetful(layer, x) if forget and index > self.frozen_stages else layer(x)
+            x = _checkpointed(layer, x) if with_cp and index > self.frozen_stages else layer(x)
             if index in self.out_indices:
                 outputs.append(x)
         return tuple(outputs)
 
     def train(self, mode: bool = True) -> 'StagedBackbone':
-        """Switch the mode, but for what is frozen and, under ``norm_eval``, the batch norms."""
+        """Set the mode, except for frozen stages and, with ``norm_eval``, batch norms."""
         super().train(mode)
         self._freeze()
         if self.norm_eval:
@@ -87,20 +112,20 @@ class StagedBackbone(BaseModule):
         return self
 
     def init_weights(self) -> None:
-        """Start all weights, then take over those of the pretrained file, if there is one."""
+        """Initialize all weights, then load the pretrained file, if there is one."""
         first_time = not self.is_init
         super().init_weights()
         for cfg in self.pretrained_cfgs if first_time else []:
-            load_pretrained(self, cfg, self.translate, self.unpack)
+            load_pretrained(self, cfg)
             if hasattr(self, '_params_init_info'):
                 update_init_info(self, init_info=f'Pretrained: load from {cfg["checkpoint"]}')
 
     def unpack(self, content: Any, source: str) -> Any:
-        """What the pretrained file ``source`` holds -> a state dict, or a dict that has one; here as it is."""
+        """Return the state dict in the content of a pretrained file, or a dict that contains it."""
         return content
 
     def translate(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights as another library names them -> the same by the names of this backbone; here nothing changes."""
+        """Rename weights of another library to the names of this backbone."""
         return state_dict
 
     def _freeze(self) -> None:
@@ -109,31 +134,17 @@ class StagedBackbone(BaseModule):
             layer.requires_grad_(False)
 
 
-def _is_pretrained(init_cfg: dict) -> bool:
-    return init_cfg['type'] in ('Pretrained', 'mmengine.Pretrained', PretrainedInit)
-
-
-def _checked_indices(out_indices: Sequence[int], num_outputs: int) -> tuple[int, ...]:
-    indices = tuple(out_indices)
-    if not indices or list(indices) != sorted(set(indices)) or indices[0] < 0 or indices[-1] >= num_outputs:
-        raise ValueError(
-            f'out_indices must be increasing numbers from 0 (stem) to {num_outputs - 1} (last stage), got '
-            f'{out_indices}'
-        )
-    return indices
-
-
 def _batch_norms(module: nn.Module) -> Iterator[nn.Module]:
     return (part for part in module.modules() if isinstance(part, _BatchNorm))
 
 
-def _forgetful(layer: nn.Module, x: Tensor) -> Tensor:
-    return checkpoint(layer, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _still_statistics(layer)))
+def _checkpointed(layer: nn.Module, x: Tensor) -> Tensor:
+    return checkpoint(layer, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _frozen_statistics(layer)))
 
 
 @contextmanager
-def _still_statistics(layer: nn.Module) -> Iterator[None]:
-    """Keep the running statistics as they are: the second pass sees the same batch and must not count it twice."""
+def _frozen_statistics(layer: nn.Module) -> Iterator[None]:
+    """Keep running statistics during the recomputation, which processes the same batch a second time."""
     norms = list(_batch_norms(layer))
     momenta = [norm.momentum for norm in norms]
     counts = [norm.num_batches_tracked.clone() for norm in norms if norm.num_batches_tracked is not None]
@@ -146,3 +157,105 @@ def _still_statistics(layer: nn.Module) -> Iterator[None]:
             norm.momentum = momentum
         for norm, count in zip((n for n in norms if n.num_batches_tracked is not None), counts, strict=True):
             norm.num_batches_tracked.copy_(count)
+
+
+def load_pretrained(backbone: StagedBackbone, init_cfg: Mapping[str, Any]) -> None:
+    """Load the weights that match by name and shape, and log which did and which did not.
+
+    The head of a classifier or detector, and stages after the last that is built, are expected to be left over and
+    only counted. Any other mismatch is listed in a warning.
+
+    Args:
+        backbone: Its ``unpack`` and ``translate`` adapt the content of the file.
+        init_cfg: ``checkpoint`` (see :func:`fetch`), ``prefix`` of the names to load (by default ``backbone.``, if the
+            file has such names) and ``map_location``, ``'cpu'`` by default.
+
+    Raises:
+        ValueError: If nothing matches, the file is absent, unreadable or without weights, or weights are not finite.
+    """
+    unknown = [key for key in init_cfg if key not in INIT_CFG_KEYS]
+    if unknown:
+        raise ValueError(f'an init_cfg of type Pretrained has the keys {INIT_CFG_KEYS}, got {unknown}')
+    if not init_cfg.get('checkpoint'):
+        raise ValueError(
+            f'an init_cfg of type Pretrained needs a checkpoint, a path or URL, got {init_cfg.get("checkpoint")!r}'
+        )
+    source = str(init_cfg['checkpoint'])
+    saved = _state_dict(backbone.unpack(fetch(source, init_cfg.get('map_location', 'cpu')), source), source)
+    given = backbone.translate(_without_prefix(saved, init_cfg.get('prefix'), source))
+    stages = {key: re.match(r'layers\.(\d+)\.', key) for key in given}
+    given = {
+        key: value for key, value in given.items() if not stages[key] or int(stages[key][1]) < len(backbone.layers)
+    }
+    current = backbone.state_dict()
+    report = LoadReport.of(current, given)
+    name = type(backbone).__name__
+    if not report.matched:
+        guess = next(
+            (n for pattern, n in NAME_PATTERNS.items() if any(re.search(pattern, key) for key in saved)), None
+        )
+        raise ValueError(
+            f'{source} does not fit {name}: {report}. It contains {_sketch(saved)}'
+            f'{f" (by the names, {guess})" if guess else ""}. {name} takes {_sketch(current)}, or the weights of the '
+            'same network with the names of torchvision or mmpretrain'
+        )
+    broken = [key for key in report.matched if not torch.isfinite(given[key]).all()]
+    if broken:
+        raise ValueError(
+            f'{source} has NaN or infinite values in {len(broken)} tensors ({", ".join(broken[:3])}): the training '
+            'that wrote it diverged'
+        )
+    matching = {key: given[key] for key in current if key in given and key not in report.reshaped}
+    backbone.load_state_dict(matching, strict=False)
+
+    text = f'{name} from {source}: {report}.'
+    left_out = sum(not key.endswith(NOT_WEIGHTS) for key in saved) - sum(
+        not key.endswith(NOT_WEIGHTS) for key in given
+    )
+    if left_out:
+        text += f' {left_out} more in the file belong to no part that is built here (head, neck, later stages).'
+    if report.complete:
+        print_log(text, logger='current')
+        return
+    if len(report.matched) < len(report.missing) + len(report.reshaped):
+        text += ' Most of the network keeps its random weights: do width and architecture match the checkpoint?'
+    print_log(f'{text} Not loaded:\n{report.table()}', logger='current', level=logging.WARNING)
+
+
+def _state_dict(content: Any, source: str) -> dict[str, Tensor]:
+    """Return the tensors by name, from one of :data:`CONTAINERS` in the content or from the content itself."""
+    inner = [content[key] for key in CONTAINERS if key in content] if isinstance(content, Mapping) else []
+    for candidate in [*inner, content]:
+        if isinstance(candidate, Mapping):
+            tensors = {str(key): value for key, value in candidate.items() if isinstance(value, Tensor)}
+            if tensors:
+                return tensors
+    keys = f' with the keys {list(content)[:5]}' if isinstance(content, Mapping) else ''
+    raise ValueError(
+        f'{source} contains no named weights but a {type(content).__name__}{keys}; it must be a state dict, or have '
+        f'one under {" or ".join(CONTAINERS)}'
+    )
+
+
+def _without_prefix(saved: dict[str, Tensor], prefix: str | None, source: str) -> dict[str, Tensor]:
+    """Return the backbone's tensors without the prefix of their names."""
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
+
+    if prefix:
+        part = under(prefix.rstrip('.') + '.')
+        if not part:
+            raise ValueError(f'{source} has no names with the prefix {prefix!r}: it contains {_sketch(saved)}')
+        return part
+    while wrapped := [part for wrapper in WRAPPERS if (part := under(wrapper))]:
+        saved = wrapped[0]
+    return saved
+
+
+def _sketch(state_dict: dict[str, Tensor]) -> str:
+    """Return ``244 tensors, features.* (240), classifier.* (4), the first is features.0.0.weight (16, 3, 3, 3)``."""
+    groups = Counter(name.partition('.')[0] for name in state_dict)
+    shown = ', '.join(f'{group}.* ({count})' for group, count in groups.most_common(5))
+    first = next(iter(state_dict))
+    return f'{len(state_dict)} tensors, {shown}, the first is {first} {tuple(state_dict[first].shape)}'

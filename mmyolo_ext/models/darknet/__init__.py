@@ -1,6 +1,5 @@
-"""Darknet: its small backbone, and detectors described by its ``.cfg`` files."""
+"""Detectors described by Darknet's ``.cfg`` files."""
 
 from .detector import DarknetCfg
-from .tiny_darknet import TinyDarknet
 
-__all__ = ['DarknetCfg', 'TinyDarknet']
+__all__ = ['DarknetCfg']

@@ -4,9 +4,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmyolo_ext.models.darknet.blocks import ConvLayer, PoolLayer, RouteLayer, ShortcutLayer, UpsampleLayer
-from mmyolo_ext.models.darknet.defaults import NORM_CFG
 from mmyolo_ext.models.darknet.graph import PICTURE, Graph, Layer
-from mmyolo_ext.models.layers import INIT_CFG
+from mmyolo_ext.models.layers import DARKNET_NORM_CFG, INIT_CFG
 
 
 class DarknetNetwork(BaseModule):
@@ -36,7 +35,7 @@ class DarknetNetwork(BaseModule):
         self.out_strides = tuple(level.stride for level in graph.levels)
         of_head = {layer.index for level in graph.levels for layer in (level.prediction, level.yolo)}
         own = [layer for layer in graph.layers if layer.index not in of_head and layer.index <= max(self.outputs)]
-        self.layers = nn.ModuleDict({str(layer.index): _module(layer, norm_cfg or NORM_CFG) for layer in own})
+        self.layers = nn.ModuleDict({str(layer.index): _module(layer, norm_cfg or DARKNET_NORM_CFG) for layer in own})
         self.inputs = {layer.index: layer.inputs for layer in own}
         # an output is kept no longer than it is needed
         self.last_use = {source: layer.index for layer in own for source in layer.inputs}

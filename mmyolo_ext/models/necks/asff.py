@@ -9,8 +9,7 @@ from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmyolo_ext.models.layers import ACT_CFG, INIT_CFG, NORM_CFG
-from mmyolo_ext.models.necks.level_channels import check_channels
+from mmyolo_ext.models.layers import ACT_CFG, INIT_CFG, NORM_CFG, check_level_channels
 from mmyolo_ext.registry import MODELS
 
 
@@ -46,7 +45,7 @@ class ASFF(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg or INIT_CFG)
-        check_channels('ASFF', in_channels, in_channels)
+        check_level_channels('ASFF', in_channels, in_channels)
         _check_strides(strides, len(in_channels))
         self.in_channels = self.out_channels = tuple(in_channels)
         self.strides = tuple(strides)

@@ -9,8 +9,7 @@ from mmdet.models.layers import CSPLayer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmyolo_ext.models.layers import ACT_CFG, INIT_CFG, NORM_CFG, scaled_depth, scaled_width
-from mmyolo_ext.models.necks.level_channels import check_channels
+from mmyolo_ext.models.layers import ACT_CFG, INIT_CFG, NORM_CFG, check_level_channels, scaled_depth, scaled_width
 from mmyolo_ext.registry import MODELS
 
 
@@ -47,7 +46,7 @@ class YOLOv5PAFPN(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg or INIT_CFG)
-        check_channels('YOLOv5PAFPN', in_channels, out_channels)
+        check_level_channels('YOLOv5PAFPN', in_channels, out_channels)
         self.in_channels = tuple(in_channels)
         self.out_channels = tuple(scaled_width(channels, widen_factor) for channels in out_channels)
         depth = scaled_depth(num_csp_blocks, deepen_factor)

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmyolo_ext.models.backbones import MobileNetV3, ShuffleNetV2, pretrained
-from mmyolo_ext.models.backbones.pretrained import load_pretrained
-from mmyolo_ext.models.backbones.staged_backbone import StagedBackbone
+from mmyolo_ext.models.backbones import MobileNetV3, ShuffleNetV2, StagedBackbone, staged_backbone
+from mmyolo_ext.models.backbones.staged_backbone import load_pretrained
 from mmyolo_ext.registry import MODELS
 
 ABSOLUTE = 1e-4
@@ -39,7 +38,9 @@ Log = list[tuple[str, int]]
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     lines: Log = []
-    monkeypatch.setattr(pretrained, 'print_log', lambda text, logger, level=logging.INFO: lines.append((text, level)))
+    monkeypatch.setattr(
+        staged_backbone, 'print_log', lambda text, logger, level=logging.INFO: lines.append((text, level))
+    )
     return lines
 
 
@@ -55,7 +56,7 @@ def load(network: tuple, checkpoint: Path | str, prefix: str | None = None, **ch
     kind, arguments, *_ = network
     backbone = kind(**{**arguments, **changes})
     init_cfg = {'type': 'Pretrained', 'checkpoint': str(checkpoint), 'prefix': prefix}
-    load_pretrained(backbone, init_cfg, backbone.translate)
+    load_pretrained(backbone, init_cfg)
     return backbone.eval()
 
 
@@ -150,7 +151,7 @@ def test_own_detector_gives_its_backbone(network: tuple, tmp_path: Path, log: Lo
     for prefix in (None, 'backbone', 'backbone.'):
         assert same(load(network, tmp_path / 'own.pth', prefix).state_dict(), trained)
     assert [level for _, level in log] == [logging.INFO] * 3
-    with pytest.raises(ValueError, match=r"no names that start with 'teacher\.': it holds .*backbone\.\*.*bbox_head"):
+    with pytest.raises(ValueError, match=r"no names with the prefix 'teacher': it contains .*backbone\.\*.*bbox_head"):
         load(network, tmp_path / 'own.pth', 'teacher')
 
 
@@ -191,7 +192,7 @@ def test_another_width_warns_of_every_layer(golden_dir: Path, log: Log) -> None:
     # of one size at both widths, 5 tensors each: the stem and the depthwise convolution on it, with their norms; and
     # the norm of the last convolution, 4 tensors
     assert '14 of 280 tensors match, 266 have another shape' in text
-    assert 'Most of the network keeps its random start' in text
+    assert 'Most of the network keeps its random weights' in text
     assert '\n  layers.4.conv: weight (1024, 464, 1, 1), in the checkpoint (1024, 192, 1, 1)' in text
 
 
@@ -247,3 +248,47 @@ def test_init_cfg_loads_once_and_over_another_start(golden_dir: Path, log: Log) 
     assert constant == {
         name for name, _ in backbone.named_parameters() if name.startswith('layers.0.') and 'bn' not in name
     }
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ({'state_dict': {}}, r"a dict with the keys \['state_dict'\];"),
+        ([torch.zeros(1)], 'a list;'),
+        (torch.nn.Linear(1, 1), 'a Linear;'),
+        ({'model': torch.nn.Linear(1, 1), 'epoch': 3}, r"a dict with the keys \['model', 'epoch'\]"),
+    ],
+)
+def test_a_file_without_weights(content: object, message: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / 'some.pth')
+    with pytest.raises(
+        ValueError,
+        match=rf'some\.pth contains no named weights but {message}.*must be a state dict, or have one under state_dict',
+    ):
+        load(SHUFFLENET, tmp_path / 'some.pth')
+
+
+def test_weights_of_a_training_that_diverged(tmp_path: Path) -> None:
+    weights = ShuffleNetV2(0.5).state_dict()
+    weights['layers.0.conv.bn.running_var'][3] = float('inf')
+    torch.save(weights, tmp_path / 'some.pth')
+    with pytest.raises(
+        ValueError, match=r'some\.pth has NaN or infinite values in 1 tensors \(layers\.0\.conv\.bn\.runn'
+    ):
+        load(SHUFFLENET, tmp_path / 'some.pth')
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'no checkpoint .*some\.pth'):
+        load(SHUFFLENET, tmp_path / 'some.pth')
+    (tmp_path / 'some.pth').write_bytes(b'PK\x03\x04 cut')
+    with pytest.raises(ValueError, match=r'some\.pth cannot be read'):
+        load(SHUFFLENET, tmp_path / 'some.pth')
+
+
+def test_init_cfg_is_checked() -> None:
+    backbone = ShuffleNetV2(0.5)
+    with pytest.raises(ValueError, match=r"has the keys .*'prefix'.*got \['file'\]"):
+        load_pretrained(backbone, {'type': 'Pretrained', 'file': 'x.pth'})
+    with pytest.raises(ValueError, match='needs a checkpoint, a path or URL, got None'):
+        load_pretrained(backbone, {'type': 'Pretrained', 'checkpoint': None})

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import mmyolo_ext  # noqa: F401
 from mmyolo_ext.models.backbones import MobileNetV3, ShuffleNetV2, YOLOv5CSPDarknet
 from mmyolo_ext.models.backbones.shufflenet_v2 import ShuffleUnit
-from mmyolo_ext.models.backbones.stems import STEMS, StemBlock
+from mmyolo_ext.models.layers import STEMS, StemBlock
 
 DARKNET = {'deepen_factor': 0.33, 'widen_factor': 0.125}
 FORMS = [

@@ -9,7 +9,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import nn
 
-from mmyolo_ext.engine.optimizers import YOLOOptimConstructor
+from mmyolo_ext.engine.optim import YOLOOptimConstructor
 
 SGD = {'optimizer': {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9, 'weight_decay': 5e-4}}
 

@@ -6,23 +6,23 @@ from urllib.error import URLError
 import pytest
 import torch
 
-from mmyolo_ext.models.backbones import checkpoint_source
-from mmyolo_ext.models.backbones.checkpoint_source import fetch, mmpretrain_url, torchvision_url
+from mmyolo_ext.checkpoint import backbone_keys
+from mmyolo_ext.checkpoint.backbone_keys import fetch, torchvision_url
 from mmyolo_ext.weights import install_reader
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, str | None]]:
+def downloads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, str | None]]:
     """Downloads write a small checkpoint, and are kept as (URL, digest)."""
-    downloads = []
+    calls = []
 
     def download(url: str, path: str, digest: str | None, progress: bool) -> None:
-        downloads.append((url, digest))
+        calls.append((url, digest))
         torch.save({'a': torch.ones(1)}, path)
 
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
-    return downloads
+    return calls
 
 
 # what the enums of torchvision 0.25 say
@@ -47,31 +47,34 @@ def test_names_of_torchvision(name: str, file: str) -> None:
 
 @pytest.mark.parametrize('name', ['shufflenet_v2', 'resnet50', 'mobilenet_v3_small.imagenet1k_v2', ''])
 def test_an_unknown_name_lists_the_known(name: str) -> None:
-    with pytest.raises(ValueError, match=rf'torchvision://{name} is not known.*shufflenet_v2_x1_0,.*mobilenet_v3_'):
+    with pytest.raises(
+        ValueError, match=rf'torchvision://{name} is not known.*shufflenet_v2_x1_0.imagenet1k_v1,.*mobilenet_v3_'
+    ):
         torchvision_url(name)
 
 
-def test_names_of_mmpretrain() -> None:
-    assert mmpretrain_url('mobilenet_v3_small').endswith('mobilenet_v3_small-8427ecf0.pth')
+def test_names_of_mmpretrain(downloads: list) -> None:
+    fetch('mmcls://mobilenet_v3_small')
+    assert downloads[0][0].endswith('mobilenet_v3_small-8427ecf0.pth')
     with pytest.raises(ValueError, match=r'mmcls://mobilenet is not known.*shufflenet_v2, mobilenet_v3_small'):
-        mmpretrain_url('mobilenet')
+        fetch('mmcls://mobilenet')
 
 
-def test_a_download_is_checked_kept_and_not_repeated(asked: list, tmp_path: Path) -> None:
+def test_a_download_is_checked_kept_and_not_repeated(downloads: list, tmp_path: Path) -> None:
     for _ in range(2):
         assert fetch('torchvision://shufflenet_v2_x0_5')['a'].tolist() == [1.0]
-    assert asked == [('https://download.pytorch.org/models/shufflenetv2_x0.5-f707e7126e.pth', 'f707e7126e')]
+    assert downloads == [('https://download.pytorch.org/models/shufflenetv2_x0.5-f707e7126e.pth', 'f707e7126e')]
     assert (tmp_path / 'checkpoints' / 'shufflenetv2_x0.5-f707e7126e.pth').is_file()
 
 
 @pytest.mark.parametrize('checkpoint', ['mmcls://shufflenet_v2', 'https://host/some/light-2.pth?token=1'])
-def test_other_downloads(asked: list, checkpoint: str) -> None:
+def test_other_downloads(downloads: list, checkpoint: str) -> None:
     assert fetch(checkpoint)['a'].tolist() == [1.0]
-    assert len(asked) == 1
-    assert asked[0][1] is None
+    assert len(downloads) == 1
+    assert downloads[0][1] is None
 
 
-def test_no_network(asked: list, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_network(downloads: list, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise URLError('no route')
 
@@ -80,16 +83,16 @@ def test_no_network(asked: list, monkeypatch: pytest.MonkeyPatch) -> None:
         fetch('torchvision://mobilenet_v3_small')
 
 
-def test_a_broken_download_says_what_to_delete(asked: list, tmp_path: Path) -> None:
+def test_a_broken_download_says_what_to_delete(downloads: list, tmp_path: Path) -> None:
     (tmp_path / 'checkpoints').mkdir()
     (tmp_path / 'checkpoints' / 'light.pth').write_bytes(b'<html>')
     with pytest.raises(
-        ValueError, match=r'light\.pth cannot be read.*It came from https://host/light\.pth; delete it'
+        ValueError, match=r'light\.pth cannot be read.*It was downloaded from https://host/light\.pth; delete it'
     ):
         fetch('https://host/light.pth')
 
 
-def test_a_url_without_a_file(asked: list) -> None:
+def test_a_url_without_a_file(downloads: list) -> None:
     with pytest.raises(ValueError, match='https://host/ does not end with the name of a file'):
         fetch('https://host/')
 
@@ -102,6 +105,6 @@ def test_other_schemes_go_to_mmengine(monkeypatch: pytest.MonkeyPatch, reader_in
     with pytest.raises(ValueError, match=rf'nowhere://x cannot be read by mmengine \({kind}: '):
         fetch('nowhere://x')
     monkeypatch.setattr(
-        checkpoint_source.CheckpointLoader, 'load_checkpoint', lambda name, map_location: (name, map_location)
+        backbone_keys.CheckpointLoader, 'load_checkpoint', lambda name, map_location: (name, map_location)
     )
     assert fetch('petrel://bucket/x.pth', 'cpu') == ('petrel://bucket/x.pth', 'cpu')
