@@ -6,7 +6,7 @@ from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
 from torch import nn
 from toy_runner import RECIPE_HOOKS, toy_runner
 
-from mmyolo_ext.engine.optim import YOLOOptimConstructor, optim_constructor
+from mmyolo_ext.engine.optim import YOLOOptimConstructor, constructor
 from mmyolo_ext.engine.optim.constructor import LayerRates, stage_levels
 
 WRAPPER = {'optimizer': {'type': 'SGD', 'lr': 0.01, 'momentum': 0.9, 'weight_decay': 5e-4}}
@@ -76,7 +76,7 @@ def test_frozen_parameters_are_in_no_group_and_change_no_rate(monkeypatch):
     model = Detector()
     model.backbone.layers[0].requires_grad_(False)
     said = []
-    monkeypatch.setattr(optim_constructor, 'print_log', lambda text, logger: said.append(text))
+    monkeypatch.setattr(constructor, 'print_log', lambda text, logger: said.append(text))
     groups = YOLOOptimConstructor(WRAPPER, {'layer_decay': 0.5})(model).optimizer.param_groups
     rates = rates_of(model, groups)
     assert not [name for name in rates if name.startswith('backbone.layers.0')]
