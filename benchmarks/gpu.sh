@@ -6,7 +6,7 @@
 #
 # The bundle holds all but torch, for Linux on x86-64 and the Python that runs this, and for others that are named.
 # There, torch >= 2.4 comes from the machine: from PYTHON, by default python3. Everything else goes into .venv-gpu.
-# Figures go to benchmarks/results/gpu and into docs/benchmarks_gpu.md, which names the card. --trial does the same in
+# Figures go to benchmarks/results/gpu and into docs/benchmarks/gpu.md, which names the card. --trial does the same in
 # small on the CPU and leaves no figures.
 set -euo pipefail
 
@@ -75,7 +75,7 @@ choose_data() {
 on_the_gpu() {
     "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
         die 'torch sees no GPU here; --trial runs in small on the CPU'
-    results=benchmarks/results/gpu doc=docs/benchmarks_gpu.md
+    results=benchmarks/results/gpu doc=docs/benchmarks/gpu.md
     choose_data 292
     run_benchmark step 2 '' --device cuda --sizes 640 --batches 1 4 16 64 --precisions float32 amp bfloat16 \
         --layouts channels-last --compile
@@ -86,7 +86,7 @@ on_the_gpu() {
 
 on_the_cpu_in_small() {
     results="$scratch/results" doc="$scratch/page.md"
-    cp docs/benchmarks_gpu.md "$doc"
+    cp docs/benchmarks/gpu.md "$doc"
     choose_data 32
     run_benchmark step 1 '' --device cpu --sizes 64 --batches 2 --steps 1 --precisions float32 --layouts channels-last
     run_benchmark loss 1 '' --device cpu --size 64 --images 2 --repeats 5 --only bfloat16

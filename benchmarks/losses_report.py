@@ -17,12 +17,12 @@ Groups = dict[tuple[str, str], dict[str, dict]]  # (loss, gain) -> seed -> figur
 
 
 def write_report(results: dict[str, dict], root: Path) -> None:
-    """Replace the table in ``docs/losses.md`` and draw ``docs/images/losses_bccd.png``."""
+    """Replace the table in ``docs/guides/losses.md`` and draw ``docs/images/losses_bccd.png``."""
     groups: Groups = defaultdict(dict)
     for entry, figures in sorted(results.items()):
         name, gain, seed = entry.split('/')
         groups[name, gain][seed] = figures
-    page = root / 'docs/losses.md'
+    page = root / 'docs/guides/losses.md'
     before, rest = page.read_text().split(BEGIN)
     _, after = rest.split(END)
     page.write_text(f'{before}{BEGIN}\n{table(groups)}\n{END}{after}')

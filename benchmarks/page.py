@@ -1,4 +1,4 @@
-"""Fill ``docs/benchmarks.md`` with the results of :file:`run.sh`: a table for each benchmark, its machine beneath.
+"""Fill ``docs/benchmarks/index.md`` with the results of :file:`run.sh`: a table for each benchmark, its machine beneath.
 
 ::
 

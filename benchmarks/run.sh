@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the benchmarks one after the other, keeps what each printed as benchmarks/results/NAME.json, and fills
-# docs/benchmarks.md with it. An hour or so on a machine that does nothing else.
+# docs/benchmarks/index.md with it. An hour or so on a machine that does nothing else.
 #
 #   bash benchmarks/run.sh [pipeline] [loss] [step] [epoch] [inference] [evaluation] [nms]      all by default
 #
@@ -18,7 +18,7 @@ for name in "${names[@]}"; do
 done
 
 python="$(bash tools/setup_env.sh --test)"
-results=benchmarks/results doc=docs/benchmarks.md
+results=benchmarks/results doc=docs/benchmarks/index.md
 # shellcheck source=benchmarks/each.sh
 . benchmarks/each.sh
 

@@ -1,9 +1,9 @@
-"""Tables of figures, and their places in ``docs/benchmarks.md``."""
+"""Tables of figures, and their places in ``docs/benchmarks/index.md``."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-DOC = Path(__file__).resolve().parents[1] / 'docs' / 'benchmarks.md'
+DOC = Path(__file__).resolve().parents[1] / 'docs' / 'benchmarks' / 'index.md'
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Export a detector and check it: ``python tools/export.py CONFIG CHECKPOINT --format onnx``; see docs/export.md."""
+"""Export a detector and check it: ``python tools/export.py CONFIG CHECKPOINT --format onnx``; see docs/guides/export.md."""
 
 import argparse
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Publish a trained detector: ``python tools/publish.py CONFIG CHECKPOINT --license apache-2.0``.
 
-Writes the weights that validation used in half precision, their whole config, and a model card; see docs/weights.md.
+Writes the weights that validation used in half precision, their whole config, and a model card; see docs/guides/weights.md.
 """
 
 import argparse

@@ -21,7 +21,7 @@ SUFFIXES = {'onnx': '.onnx', 'torchscript': '.torchscript', 'openvino': '.xml', 
 
 
 class Options(NamedTuple):
-    """What is exported: see ``docs/export.md``."""
+    """What is exported: see ``docs/guides/export.md``."""
 
     format: str = 'onnx'
     nms: bool = False

@@ -21,7 +21,7 @@ def describe(
     dynamic: bool = False,
     precision: str = 'float32',
 ) -> dict[str, str]:
-    """The metadata of an export: each value is JSON. ``docs/export.md`` lists the keys.
+    """The metadata of an export: each value is JSON. ``docs/guides/export.md`` lists the keys.
 
     Args:
         detector: whose head and preprocessor are described.

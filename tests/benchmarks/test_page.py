@@ -119,19 +119,19 @@ def test_what_is_kept_is_the_last_line_of_figures(tmp_path: Path) -> None:
 
 def test_the_results_at_hand_fill_the_page(tmp_path: Path) -> None:
     doc = tmp_path / 'page.md'
-    shutil.copy(ROOT / 'docs' / 'benchmarks.md', doc)
+    shutil.copy(ROOT / 'docs' / 'benchmarks' / 'index.md', doc)
     subprocess.run([sys.executable, ROOT / 'benchmarks' / 'page.py', '--doc', doc], check=True)
-    assert doc.read_text() == (ROOT / 'docs' / 'benchmarks.md').read_text()
+    assert doc.read_text() == (ROOT / 'docs' / 'benchmarks' / 'index.md').read_text()
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """One with run.sh, the page, and benchmarks that take no time: *loss* works, *step* breaks, *nms* falls short."""
     (tmp_path / 'tools').mkdir()
-    (tmp_path / 'docs').mkdir()
+    (tmp_path / 'docs' / 'benchmarks').mkdir(parents=True)
     shutil.copytree(ROOT / 'benchmarks', tmp_path / 'benchmarks', ignore=shutil.ignore_patterns('results', '*.pyc'))
     (tmp_path / 'tools' / 'setup_env.sh').write_text(f'echo {sys.executable}\n')
-    (tmp_path / 'docs' / 'benchmarks.md').write_text(
+    (tmp_path / 'docs' / 'benchmarks' / 'index.md').write_text(
         ''.join(f'<!-- {name}:begin -->old<!-- {name}:end -->\n' for name in page.BENCHMARKS)
     )
     loss = {'device': 'cpu', 'size': 640, 'classes': 80, 'cases': {}}
@@ -160,7 +160,7 @@ def test_a_failing_benchmark_is_named_and_the_others_go_on(project: Path) -> Non
     assert 'pipeline: skipped, BCCD is not under data/bccd' in done.stdout
     results = {path.stem for path in (project / 'benchmarks' / 'results').iterdir()}
     assert results == {'loss', 'nms'}
-    text = (project / 'docs' / 'benchmarks.md').read_text()
+    text = (project / 'docs' / 'benchmarks' / 'index.md').read_text()
     assert '<!-- step:begin -->old<!-- step:end -->' in text and '<!-- pipeline:begin -->old' in text
     loss, nms = (text.split(f'<!-- {name}:begin -->')[1].split(':end')[0] for name in ('loss', 'nms'))
     assert 'Ultralytics' in loss and '2 threads' in loss and '1 threads' in nms

@@ -1,4 +1,4 @@
-"""docs/data.md: its examples train as they stand there, and do what is told of them."""
+"""docs/guides/data.md: its examples train as they stand there, and do what is told of them."""
 
 import math
 import re
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from mmyolo_ext.apis.shortcuts import walk
 from mmyolo_ext.datasets import stack_inputs
 
-DOC = (REPO / 'docs/data.md').read_text()
+DOC = (REPO / 'docs/guides/data.md').read_text()
 BLOCKS = re.findall(r'^```python\n(.*?)^```', DOC, re.DOTALL | re.MULTILINE)
 NAMES = ('MixUp', 'BoxCopyPaste', 'ClassBalancedDataset', 'BatchSyncRandomResize')
 

@@ -1,4 +1,4 @@
-"""docs/exclusive_classes.md: its examples train as they stand there."""
+"""docs/guides/exclusive_classes.md: its examples train as they stand there."""
 
 import json
 import re
@@ -6,7 +6,7 @@ import re
 import pytest
 from bccd_step import CLASSES, REPO, batch_of, load_for_bccd, step_on_bccd
 
-DOC = (REPO / 'docs/exclusive_classes.md').read_text()
+DOC = (REPO / 'docs/guides/exclusive_classes.md').read_text()
 BLOCKS = re.findall(r'^```python\n(.*?)^```', DOC, re.DOTALL | re.MULTILINE)
 CONFIGS = [block for block in BLOCKS if block.startswith('_base_')]
 

@@ -1,4 +1,4 @@
-"""The light detectors: each takes a step on real pictures, and costs what docs/light.md says."""
+"""The light detectors: each takes a step on real pictures, and costs what docs/guides/backbones.md says."""
 
 import importlib.util
 from pathlib import Path
@@ -97,8 +97,8 @@ def flops():
 
 
 def documented() -> dict[str, list[str]]:
-    """The rows of the first table of docs/light.md, by their first cell."""
-    lines = (REPO / 'docs/light.md').read_text(encoding='utf-8').splitlines()
+    """The rows of the first table of docs/guides/backbones.md, by their first cell."""
+    lines = (REPO / 'docs/guides/backbones.md').read_text(encoding='utf-8').splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith('| NAME'))
     table = lines[start + 2 : lines.index('', start)]
     rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in table]
@@ -138,7 +138,7 @@ def test_parameters_by_hand(name, data, flops):
 
 
 def test_numbers_in_the_text(flops):
-    text = ' '.join((REPO / 'docs/light.md').read_text(encoding='utf-8').split())
+    text = ' '.join((REPO / 'docs/guides/backbones.md').read_text(encoding='utf-8').split())
     for name in ('shufflenetv2-1.0', 'mobilenetv3-small'):
         assert f'{name} has {parameters_by_hand(name, 3)["total"]:,}' in text
     equal, doubling = (neck_parameters(FEATURES['1.0'], outs) for outs in ((96, 96, 96), (64, 128, 256)))

@@ -168,7 +168,7 @@ def test_the_default_space_fits_our_configs(name):
 
 
 def test_the_space_in_the_documentation(tmp_path):
-    page = (REPO / 'docs' / 'tuning.md').read_text(encoding='utf-8')
+    page = (REPO / 'docs' / 'guides' / 'tuning.md').read_text(encoding='utf-8')
     (tmp_path / 'space.py').write_text(re.search(r'```python\n(space = .*?)```', page, re.DOTALL)[1])
     found, missing = resolve_space(
         read_space(tmp_path / 'space.py'), load_config(REPO / 'configs' / 'yolov5' / 'yolov5_n_320_bccd.py')

@@ -2,7 +2,7 @@
 # level to level, as in yolov5_p5.py, two thirds of its parameters stand at stride 32, where 1/21 of the cells are, and
 # stride 8 is left with 64 channels for the small objects. On ShuffleNetV2 1.0 at 640 px a neck of 96, 96, 96 costs
 # 0.74 GMACs with 0.44 M parameters, one of 64, 128, 256 costs 0.72 with 0.75 M. The neck's widen_factor (0.5, 0.75 or
-# 1.0: 64, 96, 128 channels) is such that neck and head together cost about what the backbone does; see docs/light.md.
+# 1.0: 64, 96, 128 channels) is such that neck and head together cost about what the backbone does; see docs/guides/backbones.md.
 
 # for weights of torchvision, which saw pictures normalized so; the grey of the paddings is then about 0
 imagenet = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], pad_value=0)

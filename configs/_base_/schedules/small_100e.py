@@ -1,5 +1,5 @@
 # From scratch on some hundred pictures. Fewer of them in a step (AccumulateHook in the config) than COCO's recipe has,
-# for an epoch would be 5 steps of 64, and an optimizer that learns from so few steps. Figures: docs/training.md.
+# for an epoch would be 5 steps of 64, and an optimizer that learns from so few steps. Figures: docs/guides/training.md.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=100, val_interval=10)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -1,4 +1,4 @@
-# From weights that can see already: shorter than yolov5_300e.py and gentler to the backbone. Why: docs/finetuning.md.
+# From weights that can see already: shorter than yolov5_300e.py and gentler to the backbone. Why: docs/guides/finetuning.md.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=50, val_interval=5)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

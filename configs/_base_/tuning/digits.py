@@ -1,5 +1,5 @@
 # A small space to try tools/tune.py with: the numbers of configs/quickstart/yolov5_n_digits.py that few short trainings
-# can tell apart. docs/tuning.md has the command.
+# can tell apart. docs/guides/tuning.md has the command.
 space = {
     'optim_wrapper.optimizer.lr': dict(factor=5),
     'optim_wrapper.optimizer.weight_decay': dict(factor=10),

@@ -1,5 +1,5 @@
 # What tools/tune.py searches by default: the numbers of the recipe. Keys that a config has not are left out.
-# Copy the lines that you want into a space of yours; what can be written there: docs/tuning.md.
+# Copy the lines that you want into a space of yours; what can be written there: docs/guides/tuning.md.
 space = {
     # the optimizer
     'optim_wrapper.optimizer.lr': dict(factor=10, optional=True),
