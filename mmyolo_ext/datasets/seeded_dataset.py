@@ -1,6 +1,6 @@
 """Samples that depend on (seed, epoch, index) alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from mmdet.datasets import MultiImageMixDataset
@@ -23,12 +23,15 @@ class SeededDataset(Dataset):
 
     Args:
         dataset: Config of the data set or the data set itself.
+        pipeline: Transforms of a :class:`MixDataset` around it; none by default.
 
     Raises:
         ValueError: From :meth:`set_epoch` on negative numbers, from :meth:`close_mosaic` when nothing is to be closed.
     """
 
-    def __init__(self, dataset: dict | Dataset) -> None:
+    def __init__(self, dataset: dict | Dataset, pipeline: Sequence[dict] | None = None) -> None:
+        if pipeline is not None:
+            dataset = {'type': 'mmyolo_ext.MixDataset', 'dataset': dataset, 'pipeline': pipeline}
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self._mixes = [(mix, *_mixing_steps(mix)) for mix in _mix_datasets(self.dataset)]
         self._shared = torch.zeros(3, dtype=torch.int64).share_memory_()

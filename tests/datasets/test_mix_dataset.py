@@ -22,7 +22,7 @@ def build(inner, pipeline, kind='mmyolo_ext.MixDataset', **options):
 def content(sample):
     data = sample['data_samples']
     boxes = data.gt_instances.bboxes.tensor.numpy().tobytes()
-    return sample['inputs'].numpy().tobytes(), boxes, data.gt_instances.labels.tolist(), data.img_id, data.flip
+    return sample['inputs'].numpy().tobytes(), boxes, data.gt_instances.labels.tolist(), data.img_id, data.get('flip')
 
 
 def test_samples_are_those_of_mmdet(coco_config):
@@ -39,6 +39,24 @@ def test_samples_are_those_of_mmdet(coco_config):
         assert len(dataset) == 12
         np.random.seed(0)
         samples.append([content(dataset[i]) for i in range(12)])
+    assert samples[0] == samples[1]
+
+
+@pytest.mark.parametrize('closed', [False, True])
+def test_one_list_gives_the_samples_of_nested_datasets(coco_config, closed):
+    """A partner has passed the steps before: one list equals a MixDataset around another, to the bit."""
+    first = [{'type': 'mmyolo_ext.BoxCopyPaste', 'prob': 0.5, 'max_copies': 3, 'source': 'partner'}]
+    mosaic = [{'type': 'mmyolo_ext.MosaicAffine', 'size': SIZE, 'scale': 0.5, 'translate': 0.1}]
+    mixup = [{'type': 'mmyolo_ext.MixUp', 'prob': 0.5}, {'type': 'mmyolo_ext.HSVJitter'}, PACK]
+    inner = {'type': 'mmyolo_ext.MixDataset', 'dataset': coco_config(), 'pipeline': first}
+    inner = {'type': 'mmyolo_ext.MixDataset', 'dataset': inner, 'pipeline': mosaic}
+    samples = []
+    for dataset, pipeline in ((inner, mixup), (coco_config(), [*first, *mosaic, *mixup])):
+        seeded = DATASETS.build({'type': 'mmyolo_ext.SeededDataset', 'dataset': dataset, 'pipeline': pipeline})
+        seeded.set_epoch(1, 0)
+        if closed:
+            seeded.close_mosaic()
+        samples.append([content(seeded[i]) for i in range(12)])
     assert samples[0] == samples[1]
 
 

@@ -124,7 +124,7 @@ def test_not_drawn_means_unchanged(painter, transform):
     results = {**painter.sample(20, 30, [(3, 4, 9, 9)]), 'mix_results': []}
     assert transform(results) is results
     del results['mix_results']
-    with pytest.raises(ValueError, match='MultiImageMixDataset'):
+    with pytest.raises(ValueError, match='MixDataset'):
         transform(results)
 
 

@@ -16,16 +16,15 @@ from .colour import blend
 class MixUp(BaseTransform):
     """Blend a picture with another of the same size and keep the boxes of both (mixup, arXiv 1710.09412).
 
-    img = r * img + (1 - r) * other with r ~ Beta(alpha, alpha); boxes carry no weight. Belongs into a
-    ``mmdet.MultiImageMixDataset`` of its own around the one that makes mosaics, so that its partner is a finished
-    mosaic. When it is not drawn the sample passes unchanged.
+    img = r * img + (1 - r) * other with r ~ Beta(alpha, alpha); boxes carry no weight. Put it after ``MosaicAffine``
+    into one ``MixDataset``: its partner is then a finished mosaic too. A sample without a blend passes unchanged.
 
     Args:
         prob: Probability of a blend.
         alpha: Of the Beta distribution; 32 keeps r within about 0.5 +- 0.15.
 
     Raises:
-        ValueError: On an argument out of its range, outside a ``MultiImageMixDataset``, or if the sizes differ.
+        ValueError: On an argument out of its range, outside a ``MixDataset``, or if the sizes differ.
     """
 
     mixes_images = True
@@ -51,7 +50,7 @@ class MixUp(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         if 'mix_results' not in results:
-            raise ValueError('MixUp found no mix_results: put it into the pipeline of an mmdet.MultiImageMixDataset')
+            raise ValueError('MixUp found no mix_results: put it into the pipeline of an mmyolo_ext.MixDataset')
         if not results['mix_results']:
             return results
         (partner,) = results['mix_results']
@@ -59,7 +58,7 @@ class MixUp(BaseTransform):
         if image.shape != other.shape:
             raise ValueError(
                 f'MixUp got pictures of {image.shape[:2]} and {other.shape[:2]} (height, width); they must be of one '
-                'size: give it a MultiImageMixDataset around the one that holds Mosaic and RandomAffine'
+                'size: put it into an mmyolo_ext.MixDataset behind MosaicAffine'
             )
         annotations = join([read_annotations(results), read_annotations(partner)])
         return replace_image(results, blend(image, other, self.draw(np.random)), annotations)

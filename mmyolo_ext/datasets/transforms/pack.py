@@ -1,5 +1,7 @@
 """From the results of a pipeline to what the model reads."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from mmyolo_ext.registry import TRANSFORMS
 
 from .annotations import Annotations, as_boxes, read_annotations
 
+META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pad_param', 'flip', 'flip_direction')
 MORE_TO_PACK = ('gt_masks', 'gt_seg_map', 'proposals')
 
 
@@ -24,7 +27,14 @@ class PackInputs(PackDetInputs):
     flagged to be ignored, ``ignored_instances``; with ``soft_labels`` (boxes, classes) where the sample has them. In a
     batch of :class:`SeededDataset` the pixels are written to where :func:`stack_inputs` finds them. Anything else is
     packed by mmdet's own.
+
+    Args:
+        meta_keys: Copied to the metainfo of the sample; by default those of mmdet and ``pad_param``, by which the head
+            takes boxes back to the original image.
     """
+
+    def __init__(self, meta_keys: Sequence[str] = META_KEYS) -> None:
+        super().__init__(meta_keys)
 
     def transform(self, results: dict) -> dict:
         image = results.get('img')
