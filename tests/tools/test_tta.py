@@ -12,7 +12,7 @@ from tiny_coco import COLOURS, make_tiny_coco, write_user_config
 from mmyolo_ext.apis import load_config
 from mmyolo_ext.apis.shortcuts import leaf_datasets
 from mmyolo_ext.datasets.transforms.functional import rectangle
-from mmyolo_ext.models.detectors.tta_model import as_seen_on_the_picture
+from mmyolo_ext.models.detectors.tta_model import unflipped
 from mmyolo_ext.models.heads.postprocess import to_original_pixels
 
 GREY = 114 / 255
@@ -106,7 +106,7 @@ def test_a_box_comes_back_from_every_view_exactly(views, shape_hw):
             bboxes=boxes_on_picture(view.gt_instances.bboxes.tensor, view.metainfo),
             scores=torch.ones(1), labels=torch.zeros(1).long(),
         )  # fmt: skip
-        torch.testing.assert_close(as_seen_on_the_picture(view).bboxes, box, atol=1e-4, rtol=0)
+        torch.testing.assert_close(unflipped(view).bboxes, box, atol=1e-4, rtol=0)
     assert odd or shape_hw == (48, 64)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmyolo_ext.models.backbones.timm_features import build_features, feature_strides
-from mmyolo_ext.models.detectors.feature_spec import run_without_trace
+from mmyolo_ext.models.detectors.in_channels import run_without_side_effects
 from mmyolo_ext.registry import MODELS
 
 
@@ -100,7 +100,7 @@ class TIMMBackbone(BaseModule):
         if img_size is not None:
             size_hw = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         like = next(self.parameters())
-        maps = run_without_trace(self, like.new_zeros(1, in_channels, *size_hw))
+        maps = run_without_side_effects(self, like.new_zeros(1, in_channels, *size_hw))
         strides = []
         for item in maps:
             (stride_h, rest_h), (stride_w, rest_w) = map(divmod, size_hw, item.shape[2:])

@@ -12,7 +12,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmyolo_ext.models.detectors import YOLODetector
-from mmyolo_ext.models.detectors.feature_spec import FeatureSpec, backbone_spec
+from mmyolo_ext.models.detectors.in_channels import FeatureSpec, features_of
 from mmyolo_ext.registry import MODELS
 
 
@@ -150,7 +150,10 @@ def test_head_of_mmdet() -> None:
 @pytest.mark.parametrize(
     ('out_indices', 'message'),
     [
-        ((0, 1, 2), r'strides \(4, 8, 16\).*\(8, 16, 32\).*now \(0, 1, 2\); try out_indices=\(1, 2, 3\)'),
+        (
+            (0, 1, 2),
+            r'strides \(4, 8, 16\).*\(8, 16, 32\)\. Try out_indices=\(1, 2, 3\) of ResNet \(now \(0, 1, 2\)\)',
+        ),
         ((1, 2), 'one of out_channels for each of in_channels'),
     ],
 )
@@ -171,8 +174,8 @@ def test_parts_that_cannot_be_measured_are_let_be_where_nothing_asks() -> None:
         ValueError, match='StubbornBackbone does not declare out_channels.*RuntimeError: only 224 x 224'
     ):
         MODELS.build(cfg)
-    with pytest.raises(ValueError, match='must give a tuple of maps'):
-        backbone_spec(nn.Conv2d(3, 8, 1))
+    with pytest.raises(ValueError, match='must return a tuple of maps'):
+        features_of(nn.Conv2d(3, 8, 1), 3)
 
 
 def test_measuring_leaves_the_backbone_alone() -> None:
@@ -180,7 +183,7 @@ def test_measuring_leaves_the_backbone_alone() -> None:
     modes = [module.training for module in backbone.modules()]
     state = copy.deepcopy(backbone.state_dict())
     generator_state = torch.get_rng_state()
-    assert backbone_spec(backbone) == FeatureSpec((16, 32, 64), (8, 16, 32))
+    assert features_of(backbone, 3) == FeatureSpec((16, 32, 64), (8, 16, 32))
     assert [module.training for module in backbone.modules()] == modes
     assert torch.equal(torch.get_rng_state(), generator_state)
     assert all(torch.equal(value, state[name]) for name, value in backbone.state_dict().items())
