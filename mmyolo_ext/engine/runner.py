@@ -41,6 +41,7 @@ from mmyolo_ext.engine.step_guard import StepGuard
 from mmyolo_ext.engine.stopping import Stopper, StopTraining, resume_command
 from mmyolo_ext.engine.train_loop import schedulers_of
 from mmyolo_ext.registry import RUNNERS
+from mmyolo_ext.weights.reader import install_reader
 
 # parts of MMEngine that have a counterpart here, by the names that configs give them
 OWN_LOOPS = {'EpochBasedTrainLoop': 'mmyolo_ext.EpochTrainLoop', 'IterBasedTrainLoop': 'mmyolo_ext.IterTrainLoop'}
@@ -90,8 +91,7 @@ class Runner(MMEngineRunner):
     def register_hooks(self, default_hooks: dict | None = None, custom_hooks: list | None = None) -> None:
         """Register the hooks of the config, and those that its other keys ask for."""
         super().register_hooks(default_hooks, custom_hooks)
-        if not any(type(hook).__name__ == 'WeightsHook' for hook in self._hooks):
-            self.register_hook({'type': 'mmyolo_ext.WeightsHook'})  # MMEngine's reader may execute a file
+        install_reader()  # MMEngine's reader may execute a file
         compiled = self.cfg.get('compile_parts')
         if compiled is not None:
             backend = compiled.get('backend', 'inductor')
@@ -433,7 +433,7 @@ class Runner(MMEngineRunner):
         """
         saved = [None]
         try:
-            if all_ranks:
+            if all_ranks or self.world_size == 1:
                 self.call_hook('before_checkpoint')
             buffers = self._buffers_of_ranks() if all_ranks else None
             if is_main_process():

@@ -113,7 +113,10 @@ def detector_runner(
             'batch_size': batch_size,
             'collate_fn': {'type': 'pseudo_collate'},
         },
-        default_hooks={'runtime_info': {'type': 'mmyolo_ext.LazyInfoHook'}, **(default_hooks or {'checkpoint': None})},
+        default_hooks={
+            'runtime_info': {'type': 'mmyolo_ext.TrainingInfoHook'},
+            **(default_hooks or {'checkpoint': None}),
+        },
         **{'max_epochs': 1, **settings},
     )
 

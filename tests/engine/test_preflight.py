@@ -12,7 +12,7 @@ from mmyolo_ext.engine.fit_checks import class_names, head_classes
 from mmyolo_ext.engine.hooks.preflight import check_labels, check_same_classes
 
 PREFLIGHT = ({'type': 'mmyolo_ext.PreflightHook'},)
-REPORT = ({'type': 'mmyolo_ext.LoadReportHook'},)
+REPORT = PREFLIGHT
 
 
 class Labelled(ToyDataset):

@@ -45,7 +45,7 @@ def runner_of(tmp_path: Path, model: nn.Module, mode: str = 'train', **settings)
         model=model,
         work_dir=str(tmp_path / 'run'),
         **(loop if mode == 'train' else {}),
-        custom_hooks=[{'type': 'mmyolo_ext.WeightsHook'}, {'type': 'mmyolo_ext.LoadReportHook'}],
+        custom_hooks=[{'type': 'mmyolo_ext.PreflightHook'}],
         default_scope='mmdet',
         experiment_name=f'{tmp_path.name}_{mode}_{len(os.listdir(tmp_path))}',
         cfg=Config({}),

@@ -4,25 +4,21 @@ from .checkpoint import CheckpointHook, EarlyStoppingHook
 from .curves import CurvesHook
 from .ema import StepEMAHook
 from .evaluation import EagerEvaluationHook, FuseHook, TestTimeHook
-from .preflight import LoadReportHook, PreflightHook
+from .preflight import PreflightHook
 from .recipe import AccumulateHook, CloseMosaicHook, SampleSeedHook
-from .training_info import DataWaitHook, LazyInfoHook, LossShareHook, ThroughputHook
+from .training_info import TrainingInfoHook
 
 __all__ = [
     'AccumulateHook',
     'CheckpointHook',
     'CloseMosaicHook',
     'CurvesHook',
-    'DataWaitHook',
     'EagerEvaluationHook',
     'EarlyStoppingHook',
     'FuseHook',
-    'LazyInfoHook',
-    'LoadReportHook',
-    'LossShareHook',
     'PreflightHook',
     'SampleSeedHook',
     'StepEMAHook',
     'TestTimeHook',
-    'ThroughputHook',
+    'TrainingInfoHook',
 ]

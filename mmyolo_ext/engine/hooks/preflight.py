@@ -1,11 +1,9 @@
 """Compare model, config and data before the first step."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
@@ -18,8 +16,10 @@ from mmyolo_ext.engine.fit_checks import (
     check_score_names,
     class_names,
     head_classes,
+    unwrapped,
 )
 from mmyolo_ext.registry import HOOKS
+from mmyolo_ext.weights.reader import install_reader
 
 MAX_LABELS_READ = 1000  # images
 # What apis.load_config turns into the settings of every part; a runner that still finds them got a raw config.
@@ -28,24 +28,25 @@ SHORTCUTS = ('class_names', 'train_ann', 'train_img', 'val_ann', 'val_img', 'inp
 
 @HOOKS.register_module()
 class PreflightHook(Hook):
-    """Stops a training or test that cannot succeed, naming both sides of what does not fit and the cure.
+    """Stop a training or test that cannot succeed, before its first step, with an error that names the cure.
 
-    What cannot work is always an error: another ``num_classes`` of the head than the data set has classes, other
-    classes in validation than in training, labels beyond the classes, a training set without a box.
-
-    Unless the config says ``check = 'off'``, it also looks for what would give a wrong result: of both splits a sample
-    of the images is decoded, and boxes, sizes and files are examined (:mod:`mmyolo_ext.engine.data_checks`); anchors,
-    evaluator, score names and the classes of a checkpoint are compared with the data
-    (:mod:`mmyolo_ext.engine.fit_checks`). Errors stop the run, all others are logged as warnings. The first of several
-    processes looks, and all of them stop alike.
+    * Checkpoints are read by :func:`~mmyolo_ext.weights.reader.read_weights`, which executes nothing.
+    * A checkpoint is compared with the model by the names and shapes of tensors, and the result is logged. It is an
+      error if nothing matches, or, in a test or a resumed training, if anything is missing.
+    * These are errors: ``num_classes`` of a head differs from the number of classes of a dataset, training and
+      validation have different classes, a label is out of range, the training set has no box.
+    * Unless the config has ``check = 'off'``, rank 0 also examines boxes and files of all splits, decodes a sample of
+      the images (:mod:`mmyolo_ext.engine.data_checks`), and compares anchors, evaluator, score names and the classes
+      of a checkpoint with the data (:mod:`mmyolo_ext.engine.fit_checks`). Errors stop all ranks, the rest is logged.
 
     Raises:
-        ValueError: As said.
+        ValueError: If a check fails.
     """
 
     priority = 'HIGHEST'
 
     def before_run(self, runner: Runner) -> None:
+        install_reader()
         left = [key for key in SHORTCUTS if key in runner.cfg]
         if left:
             raise ValueError(
@@ -59,8 +60,15 @@ class PreflightHook(Hook):
         dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
         starts = training and not runner._resume
         _report(runner, lambda: check_checkpoint_classes(checkpoint, dataset, starts))
+        _fit_checkpoint(runner, checkpoint, starts)
 
     def before_train(self, runner: Runner) -> None:
+        frozen_parts = getattr(unwrapped(runner.model), 'frozen_parts', ())
+        if frozen_parts and not (runner._load_from or runner._resume):
+            runner.logger.warning(
+                f'The parts {frozen_parts} are frozen and load_from is not set: unless init_cfg loads weights, they '
+                'keep their random initialisation.'
+            )
         train = runner.train_dataloader.dataset
         check_classes(runner.model, train, 'training')
         check_labels(train, needs_boxes=True)
@@ -162,60 +170,23 @@ def _labels(info: dict) -> list[int]:
     return [instance['bbox_label'] for instance in info.get('instances', [])]
 
 
-SHOWN = 3
-
-
-@HOOKS.register_module()
-class LoadReportHook(Hook):
-    """Logs how many tensors of a checkpoint match the model's by name and shape, and stops where that cannot work.
-
-    MMEngine loads what fits and warns about the rest, so a test with the wrong checkpoint reports a poor mAP. Here a
-    checkpoint that gives nothing is an error always; one that leaves anything out is an error when testing and
-    resuming, and allowed when training starts from it (another number of classes, for one).
-
-    Raises:
-        ValueError: As said, with examples of what is missing and of what has another shape.
-    """
-
-    priority = 'HIGHEST'
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Fit what can be fitted, see :func:`fit`; then report."""
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
-        starts = isinstance(runner._train_loop, BaseLoop) and not runner._resume
-        frozen = {name: parameter for name, parameter in model.named_parameters() if not parameter.requires_grad}
-        anew = _of_another_shape(frozen, checkpoint.get('state_dict', checkpoint))
-        report, notes = fit(model, checkpoint, start_anew=starts)
-        if not report.matched or not starts and (report.missing or report.reshaped):
-            raise ValueError(f'the checkpoint does not fit the model: {report}. Was it trained with this config?')
-        anew |= frozen.keys() & set(report.missing)
-        if anew and starts:
-            notes.append(f'{len(anew)} frozen tensors are not from it and keep their random start ({_some(anew)})')
-        for note in notes:
-            runner.logger.warning(f'Checkpoint: {note}.')
-        runner.logger.info(f'Checkpoint: {report}.' + ('' if report.complete else f'\n{report.full_table()}'))
-
-    def before_train(self, runner: Runner) -> None:
-        """Warn of parts that are frozen by name where no checkpoint gave them anything."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if getattr(model, 'frozen_parts', ()) and not (runner._load_from or runner._resume):
-            runner.logger.warning(
-                f'The parts {model.frozen_parts} are frozen and load_from names no weights: unless init_cfg loads '
-                'them, they keep their random start.'
-            )
-
-
-def _of_another_shape(parameters: Mapping[str, nn.Parameter], given: Mapping[str, Any]) -> set[str]:
-    """Names of parameters that a checkpoint has otherwise, such as outputs for other classes."""
-    return {
+def _fit_checkpoint(runner: Runner, checkpoint: dict, starts: bool) -> None:
+    """Adapt a checkpoint to the model where possible, see :func:`fit`, and log what matches."""
+    model = unwrapped(runner.model)
+    given = checkpoint.get('state_dict', checkpoint)
+    frozen = {name: parameter for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    random = {
         name
-        for name, parameter in parameters.items()
+        for name, parameter in frozen.items()
         if name in given and getattr(given[name], 'shape', None) != parameter.shape
     }
-
-
-def _some(names: Iterable[str]) -> str:
-    names = sorted(names)
-    return ', '.join(names[:SHOWN]) + (', ...' if len(names) > SHOWN else '')
+    report, notes = fit(model, checkpoint, start_anew=starts)
+    if not report.matched or not starts and (report.missing or report.reshaped):
+        raise ValueError(f'the checkpoint does not fit the model: {report}. Was it trained with this config?')
+    random |= frozen.keys() & set(report.missing)
+    if random and starts:
+        names = ', '.join(sorted(random)[:3]) + (', ...' if len(random) > 3 else '')
+        notes.append(f'{len(random)} frozen tensors are not in it and keep their random initialisation ({names})')
+    for note in notes:
+        runner.logger.warning(f'Checkpoint: {note}.')
+    runner.logger.info(f'Checkpoint: {report}.' + ('' if report.complete else f'\n{report.full_table()}'))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import DistSamplerSeedHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
@@ -146,13 +146,12 @@ def _mixes(transform: object) -> bool:
 
 
 @HOOKS.register_module()
-class SampleSeedHook(Hook):
-    """Seeds what is random from (seed, epoch, iteration), so that a resumed run draws what an unbroken one draws.
+class SampleSeedHook(DistSamplerSeedHook):
+    """Seed everything random from (seed, epoch, iteration), so that a resumed run draws what an unbroken one draws.
 
-    The dataset, whose samples then depend on (seed, epoch, index), and the sampler, whose order must use the seed of
-    the checkpoint where the config leaves it open, are seeded for each epoch. The generators of this process, for
-    layers that draw, are seeded for each iteration from (seed, iteration, rank): a run can resume inside an epoch
-    without stored states of generators.
+    At each epoch it sets epoch and seed of the dataset, whose samples then depend on (seed, epoch, index), and of the
+    sampler, as MMEngine's ``DistSamplerSeedHook``. The generators of this process are seeded for each iteration from
+    (seed, iteration, rank): a run can resume inside an epoch without stored generator states.
     """
 
     priority = 'VERY_HIGH'
@@ -171,6 +170,7 @@ class SampleSeedHook(Hook):
         sampler = loader.sampler if hasattr(loader.sampler, 'seed') else getattr(loader.batch_sampler, 'sampler', None)
         if hasattr(sampler, 'seed'):
             sampler.seed = runner.seed
+        super().before_train_epoch(runner)
         _seed_process(runner.seed, runner.epoch, runner.rank)  # for the sampler and for what is drawn between epochs
 
     def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
