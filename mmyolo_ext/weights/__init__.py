@@ -5,13 +5,11 @@ from .detect import FORMATS, detect
 from .network import Network, describe
 from .reader import install_reader, read_weights
 from .to_ultralytics import model_yaml, to_ultralytics
-from .weights_hook import WeightsHook
 
 __all__ = [
     'FORMATS',
     'Converted',
     'Network',
-    'WeightsHook',
     'convert',
     'describe',
     'detect',
