@@ -1,24 +1,27 @@
 #!/usr/bin/env bash
-# Sets up the environment if need be, then checks style and runs the tests.
+# Sets up the environment if need be, then checks style, builds the documentation and runs the tests.
 #
 #   bash tests/run.sh [arguments of pytest]      e.g. tests/models -x, or -m 'not slow'
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$root"
-printf '[1/3] environment\n'
+printf '[1/4] environment\n'
 python="$(bash tools/setup_env.sh --test)"
 
 # The tests' tensors are small: more threads than one per worker process cost more than they give.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MPLBACKEND=Agg
 
-# A fault of style does not hide a failing test: both are run, either fails the whole.
+# Every check runs, and any of them fails the whole.
 failed=()
-printf '[2/3] style (%d s)\n' "$SECONDS"
+printf '[2/4] style (%d s)\n' "$SECONDS"
 "$python" -m ruff check . || failed+=('ruff check')
 "$python" -m ruff format --check . || failed+=('ruff format')
 
-printf '[3/3] tests (%d s)\n' "$SECONDS"
+printf '[3/4] documentation (%d s)\n' "$SECONDS"
+"$python" -m sphinx -q -W --keep-going -E -b html docs docs/_build/html || failed+=('documentation')
+
+printf '[4/4] tests (%d s)\n' "$SECONDS"
 # A worker a core; the tests of a file stay together, since they share what is costly to make.
 "$python" -m pytest --numprocesses "${TEST_WORKERS:-auto}" --dist loadfile "$@" || failed+=('pytest')
 printf 'tests/run.sh: %d s in all\n' "$SECONDS"

@@ -5,7 +5,7 @@
 #
 # Where:  the active virtualenv or conda environment (conda's "base" is left alone), else .venv in this project, made
 #         with the first Python >= 3.10 found (PYTHON=/path/to/python names another).
-# What:   requirements/tested.txt (and requirements/test.txt with --test), without compiling anything. A torch >= 2.4
+# What:   requirements/tested.txt (with --test also test.txt and docs.txt), without compiling anything. A torch >= 2.4
 #         that is there is kept. On Linux without an NVIDIA GPU the small CPU build of torch is taken if it can be had.
 # Again:  a stamp in the environment records what was installed; while nothing changed, a run takes a second.
 set -euo pipefail
@@ -23,7 +23,7 @@ die() {
 
 case "${1:-}" in
     '') ;;
-    --test) requirements+=("$root/requirements/test.txt") ;;
+    --test) requirements+=("$root/requirements/test.txt" "$root/requirements/docs.txt") ;;
     *) die "unknown option $1; the only one is --test" ;;
 esac
 
@@ -81,7 +81,7 @@ digest = hashlib.sha256(f'{root} {sys.version}'.encode())
 for path in [*requirements, f'{root}/setup.py', f'{root}/tools/setup_env.sh']:
     digest.update(pathlib.Path(path).read_bytes())
 needed = ['torch', 'mmengine', 'mmcv', 'mmdet', 'cv2', 'faster_coco_eval', 'sklearn', 'mmyolo_ext']
-needed += ['pytest'] if len(requirements) > 1 else []
+needed += ['pytest', 'sphinx', 'myst_parser', 'furo'] if len(requirements) > 1 else []
 print(digest.hexdigest())
 print('whole' if all(importlib.util.find_spec(name) for name in needed) else 'broken')
 print(sys.prefix)
