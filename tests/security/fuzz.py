@@ -41,8 +41,8 @@ from mmyolo_ext.compat.safe_yaml import DataLoader  # noqa: E402
 from mmyolo_ext.datasets import CheckedCocoDataset  # noqa: E402
 from mmyolo_ext.export import runtime  # noqa: E402
 from mmyolo_ext.image_io import decode_image  # noqa: E402
+from mmyolo_ext.models.darknet.cfg import read_graph  # noqa: E402
 from mmyolo_ext.models.darknet.detector import DarknetCfg  # noqa: E402
-from mmyolo_ext.models.darknet.graph import read_graph  # noqa: E402
 
 REPO = Path(__file__).parents[2]
 MAX_SHOWN = 300  # characters of a crash's file

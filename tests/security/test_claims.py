@@ -11,7 +11,7 @@ from mmengine.runner import CheckpointLoader
 from mmyolo_ext.checkpoint import config_text
 from mmyolo_ext.compat import checkpoint_file, safe_yaml
 from mmyolo_ext.export import runtime
-from mmyolo_ext.models.darknet import graph, parser
+from mmyolo_ext.models.darknet import cfg as darknet_cfg
 from mmyolo_ext.weights import install_reader
 
 ROOT = Path(__file__).parents[2]
@@ -51,12 +51,12 @@ def test_the_limits_are_those_of_the_sources() -> None:
         f'{checkpoint_file.MOST_DEPTH} levels, {checkpoint_file.MOST_VALUES:,} values',
         f'{config_text.MAX_CHARACTERS:,} characters, {config_text.MAX_DEPTH} levels',
         f'{safe_yaml.MAX_DEPTH} levels, {safe_yaml.MAX_VALUES:,} values with aliases',
-        f'{parser.MAX_BYTES:,} bytes, 2^29 weights, 2^30 cells in a map, kernels of {graph.MAX_KERNEL}',
+        f'{darknet_cfg.MAX_BYTES:,} bytes, 2^29 weights, 2^30 cells in a map, kernels of {darknet_cfg.MAX_KERNEL}',
         'the input of an exported file | 2^25 pixels',
         'an image | 2^28 pixels',
     ]
     assert [line for line in stated if line not in TEXT] == []
-    assert (graph.MAX_WEIGHTS, graph.MAX_CELLS, runtime.MAX_PIXELS) == (2**29, 2**30, 2**25)
+    assert (darknet_cfg.MAX_WEIGHTS, darknet_cfg.MAX_CELLS, runtime.MAX_PIXELS) == (2**29, 2**30, 2**25)
     sources = [(ROOT / name).read_text() for name in ('mmyolo_ext/__init__.py', 'mmyolo_ext/export/runtime.py')]
     assert all("'OPENCV_IO_MAX_IMAGE_PIXELS', str(2**28)" in source for source in sources)
 

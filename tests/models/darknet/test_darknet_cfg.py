@@ -9,9 +9,8 @@ from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 
 from mmyolo_ext.models.darknet import DarknetCfg
-from mmyolo_ext.models.darknet.blocks import ConvLayer, PoolLayer, ShortcutLayer
-from mmyolo_ext.models.darknet.graph import read_graph
-from mmyolo_ext.models.darknet.options import Convolution, Pool, Shortcut
+from mmyolo_ext.models.darknet.cfg import read_graph
+from mmyolo_ext.models.darknet.network import ConvLayer, PoolLayer, ShortcutLayer
 
 
 def build(folder, text: str = EVERY_SECTION, **kwargs) -> DarknetCfg:
@@ -232,7 +231,7 @@ def test_tiny_equals_its_other_form(tmp_path) -> None:
 )
 def test_pool_by_hand(size: int, stride: int, padding: int, expected: list[int]) -> None:
     row = torch.tensor([3.0, 1, 4, 1, 5])
-    pooled = PoolLayer(Pool(size, (stride, stride), padding))(-10 + row.expand(1, 1, 5, 5))
+    pooled = PoolLayer(size, (stride, stride), padding)(-10 + row.expand(1, 1, 5, 5))
     assert (pooled[0, 0, 0] + 10).tolist() == expected
 
 
@@ -251,7 +250,7 @@ def test_pool_by_hand(size: int, stride: int, padding: int, expected: list[int])
     ],
 )
 def test_shortcut_weights_by_hand(normalization: str, weights: list[float], expected: list[float]) -> None:
-    layer = ShortcutLayer(Shortcut(2, 3, 'linear', 'per_feature', normalization))
+    layer = ShortcutLayer(2, 3, 'linear', 'per_feature', normalization)
     with torch.no_grad():
         layer.weights.copy_(torch.tensor(weights)[:, None])
     assert layer.factors().flatten().tolist() == pytest.approx(expected, abs=1e-6)
@@ -264,14 +263,14 @@ def test_shortcut_weights_by_hand(normalization: str, weights: list[float], expe
 @pytest.mark.parametrize('weights_type', ['per_feature', 'per_channel'])
 def test_sigmoid_shortcut_starts_as_the_plain_sum(weights_type: str) -> None:
     maps = torch.rand(3, 2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
-    layer = ShortcutLayer(Shortcut(3, 4, 'linear', weights_type, 'sigmoid'))
+    layer = ShortcutLayer(3, 4, 'linear', weights_type, 'sigmoid')
     torch.testing.assert_close(layer(*maps), maps.sum(0))
 
 
 @pytest.mark.parametrize('weights_type', ['per_feature', 'per_channel'])
 def test_sigmoid_mean_shortcut_starts_as_the_mean(weights_type: str) -> None:
     maps = torch.rand(3, 2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
-    layer = ShortcutLayer(Shortcut(3, 4, 'linear', weights_type, 'sigmoid_mean'))
+    layer = ShortcutLayer(3, 4, 'linear', weights_type, 'sigmoid_mean')
     torch.testing.assert_close(layer(*maps), maps.mean(0))
     with torch.no_grad():
         layer.weights.fill_(1.0986123)
@@ -326,7 +325,7 @@ def test_dropout(tmp_path) -> None:
 @pytest.mark.parametrize('groups', [1, 8])
 def test_mixed_convolution_by_hand(groups: int) -> None:
     """8 filters over kernels of 3, 5 and 7: 4, 2 and 2 of them."""
-    layer = ConvLayer(Convolution(8, 8, (3, 5, 7), (2, 2), (1, 2, 3), groups, False, 'linear'), {})
+    layer = ConvLayer(8, 8, (3, 5, 7), (2, 2), (1, 2, 3), groups, False, 'linear', {})
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(2, 8, 9, 11, generator=generator)
     with torch.no_grad():

@@ -92,13 +92,13 @@ def test_old_header_counts_pictures_in_32_bits(tmp_path) -> None:
 @pytest.mark.parametrize(
     ('count', 'message'),
     [
-        (0, r'ends within layer 0 \(\[convolutional\], line 10\).*only 0 are there'),
-        (247, r'ends within layer 0 .* of its 248 numbers only 247'),
-        (248 + 5, r'ends within layer 2 .* only 5 are there'),
+        (0, r'ends within layer 0 \(\[convolutional\], line 10\).*it has 0 of its 248'),
+        (247, r'ends within layer 0 .* it has 247 of its 248 values'),
+        (248 + 5, r'ends within layer 2 .* it has 5 of its'),
         # before layer 7: 248 + 1216 + 640 + 216 = 2320
-        (2321, r'ends within layer 7 \(\[shortcut\], line \d+\).* of its 3 numbers only 1'),
+        (2321, r'ends within layer 7 \(\[shortcut\], line \d+\).* it has 1 of its 3 values'),
         (TOTAL - 1, r'ends within layer 17 '),
-        (TOTAL + 3, r'goes on after layer 17 .*: 3 numbers are left over'),
+        (TOTAL + 3, r'has 3 values after layer 17 '),
     ],
 )
 def test_a_file_of_the_wrong_length_changes_nothing(tmp_path, count: int, message: str) -> None:
@@ -135,7 +135,7 @@ def test_first_layers_alone(tmp_path) -> None:
     assert model.backbone.layers['3'].conv.weight.flatten()[-1] == count - 1
     assert torch.equal(model.backbone.layers['6'].conv.weight, before)
     model.load_weights(file_of(tmp_path, np.arange(count)), num_layers=4)
-    with pytest.raises(ValueError, match='goes on after layer 2'):
+    with pytest.raises(ValueError, match='values after layer 2'):
         model.load_weights(file_of(tmp_path, np.arange(count)), num_layers=3)
     with pytest.raises(ValueError, match='ends within layer 6'):
         model.load_weights(file_of(tmp_path, np.arange(count)))
@@ -148,13 +148,13 @@ def test_start_from_a_file_with_other_classes(tmp_path) -> None:
     assert model.backbone.layers['7'].weights.flatten().tolist() == [2320, 2321, 2322]
     assert model.backbone.layers['16'].weights.flatten()[-1] == TOTAL - 21 * 17 - 1
     assert model.bbox_head.convs_pred[0].weight.abs().max() < 1
-    with pytest.raises(ValueError, match='layer 10 .*is not in this detector as the file has it'):
+    with pytest.raises(ValueError, match='layer 10 .*differs in this detector'):
         model.save_weights(tmp_path / 'other.weights')
 
 
 def test_weights_need_a_batch_norm(tmp_path) -> None:
     model = DarknetCfg(write(tmp_path, EVERY_SECTION), norm_cfg={'type': 'GN', 'num_groups': 4})
-    with pytest.raises(ValueError, match='layer 0 .*is not in this detector'):
+    with pytest.raises(ValueError, match='layer 0 .*differs in this detector'):
         model.save_weights(tmp_path / 'other.weights')
 
 

@@ -1,0 +1,459 @@
+"""Darknet's ``.cfg`` files: sections, the layers they describe, and the shape of every output.
+
+Names and meanings as Darknet's users document them (pjreddie.com/darknet, and the wiki of AlexeyAB's Darknet). Every
+error starts with ``file:line:``. Layers count from 0, without [net].
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+# Limits that a published network stays far below: it has at most 300 million weights and 12,000 bytes of text.
+MAX_BYTES = 1_000_000
+MAX_INTEGER = 2**31 - 1
+MAX_WEIGHTS, MAX_CELLS, MAX_KERNEL = 2**29, 2**30, 1000
+IMAGE = -1  # index of the input of the first layer
+
+ACTIVATIONS = ('linear', 'leaky', 'relu', 'swish', 'mish', 'logistic')
+WEIGHTS_TYPES = ('none', 'per_feature', 'per_channel')
+NORMALIZATIONS = ('sigmoid', 'sigmoid_mean', 'relu', 'softmax', 'none')
+SYNONYMS = {'network': 'net', 'conv': 'convolutional', 'max': 'maxpool'}
+# Fields on how Darknet trains, which the config of the run decides here
+# fmt: off
+TRAINING = {
+    'net': {
+        'batch', 'subdivisions', 'momentum', 'decay', 'learning_rate', 'burn_in', 'power', 'max_batches', 'policy',
+        'step', 'scale', 'steps', 'scales', 'gamma', 'time_steps', 'angle', 'aspect', 'saturation', 'exposure', 'hue',
+        'mosaic', 'mosaic_bound', 'mixup', 'cutmix', 'blur', 'gaussian_noise', 'flip', 'letter_box', 'max_crop',
+        'min_crop', 'random', 'label_smooth_eps', 'ema_alpha', 'adam', 'B1', 'B2', 'eps', 'optimized_memory',
+        'workspace_size_limit_MB', 'dynamic_minibatch', 'try_fix_nan', 'weights_reject_freq',
+        'num_sigmas_reject_badlabels', 'equidistant_point',
+    },
+    'yolo': {
+        'jitter', 'resize', 'random', 'ignore_thresh', 'truth_thresh', 'iou_thresh', 'iou_normalizer',
+        'cls_normalizer', 'obj_normalizer', 'delta_normalizer', 'iou_loss', 'iou_thresh_kind', 'nms_kind', 'beta_nms',
+        'max_delta', 'label_smooth_eps', 'focal_loss', 'objectness_smooth', 'counters_per_class', 'max',
+    },
+}
+# fmt: on
+# Fields that change the network in ways that are not implemented: only the value without effect is accepted
+UNSUPPORTED = {
+    'convolutional': {'dilation': 1, 'antialiasing': 0, 'binary': 0, 'xnor': 0},
+    'upsample': {'scale': 1},
+    'dropout': {'dropblock': 0},
+    'maxpool': {'maxpool_depth': 0, 'antialiasing': 0},
+    'yolo': {'scale_x_y': 1, 'new_coords': 0},
+}
+
+
+class Shape(NamedTuple):
+    """Shape of a map."""
+
+    channels: int
+    height: int
+    width: int
+
+
+@dataclass
+class Section:
+    """``[kind]`` and its fields: name -> (text, line).
+
+    ``known`` collects the names that were asked for; any other field is an error of :meth:`check_fields`.
+    """
+
+    path: Path
+    line: int
+    kind: str
+    fields: dict[str, tuple[str, int]] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)
+
+    def fail(self, message: str, name: str | None = None) -> NoReturn:
+        """Raise ValueError at the line of the field ``name``, or of the section."""
+        line = self.fields[name][1] if name in self.fields else self.line
+        raise ValueError(f'{self.path}:{line}: [{self.kind}] {message}')
+
+    def integer(self, name: str, default: int | None = None, least: int = 0, most: int = MAX_INTEGER) -> int:
+        """Return an integer; the field is required if it has no default."""
+        wanted = f'{name} must be a whole number of at least {least}'
+        value = self._value(name, default, int, wanted, lambda value: value >= least)
+        return value if value <= most else self.fail(f'{name} must be at most {most}', name)
+
+    def choice(self, name: str, allowed: Collection[str], default: str | None = None) -> str:
+        """Return one of several words; the field is required if it has no default."""
+        wanted = f'{name} must be one of {tuple(allowed)}'
+        return self._value(name, default, str, wanted, lambda value: value in allowed)
+
+    def switch(self, name: str) -> bool:
+        """Return whether a field is 1; 0 is the default."""
+        return bool(self._value(name, 0, int, f'{name} must be 0 or 1', lambda value: value in (0, 1)))
+
+    def numbers(self, name: str, default: list | None = None, kind: type = int) -> list:
+        """Return a comma-separated list, which may end with a comma; required if it has no default."""
+
+        def read(text: str) -> list:
+            return [kind(part) for part in text.rstrip(', ').split(',')]
+
+        return self._value(name, default, read, f'{name} must be numbers with commas between them', bool)
+
+    def _value(
+        self, name: str, default: Any, read: Callable[[str], Any], wanted: str, accepts: Callable[[Any], bool]
+    ) -> Any:
+        self.known.add(name)
+        if name not in self.fields:
+            return self.fail(f'{wanted}, but the field is missing') if default is None else default
+        text = self.fields[name][0]
+        try:
+            value = read(text)
+        except ValueError:
+            self.fail(f'{wanted}, got {text!r}', name)
+        return value if accepts(value) else self.fail(f'{wanted}, got {text!r}', name)
+
+    def check_fields(self) -> None:
+        """Raise ValueError for a field that is unknown, or has a value that is not supported."""
+        unsupported = UNSUPPORTED.get(self.kind, {})
+        for name, (text, _) in self.fields.items():
+            if name in unsupported:
+                if text not in (str(unsupported[name]), f'{unsupported[name]}.0'):
+                    self.fail(f'{name}={text} is not supported, only {unsupported[name]}', name)
+            elif name not in self.known | TRAINING.get(self.kind, set()):
+                allowed = tuple(sorted(self.known))
+                self.fail(f'{name} is an unknown field, must be one of {allowed}{did_you_mean(name, allowed)}', name)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One section: the layers whose outputs it takes, the arguments of its module, and the shape of its output."""
+
+    section: Section
+    index: int
+    inputs: tuple[int, ...]
+    options: dict[str, Any]
+    shape: Shape
+
+    def __str__(self) -> str:
+        return f'layer {self.index} ([{self.section.kind}], line {self.section.line})'
+
+
+class Level(NamedTuple):
+    """A [yolo] section, the 1x1 convolution ``prediction`` before it, and the layer ``feature`` before that."""
+
+    feature: Layer
+    prediction: Layer
+    yolo: Layer
+    stride: int
+
+
+class Graph(NamedTuple):
+    """A whole file: shape of the image, layers in order, levels in the order of the [yolo] sections."""
+
+    image: Shape
+    layers: list[Layer]
+    levels: list[Level]
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """Return a hint for an error message; empty if no name is close.
+
+    >>> did_you_mean('strid', ['size', 'stride'])
+    "; did you mean 'stride'?"
+    """
+    near = difflib.get_close_matches(name, known, n=1)
+    return f'; did you mean {near[0]!r}?' if near else ''
+
+
+def read_sections(path: str | Path) -> list[Section]:
+    """Split a file into sections, without checking their content.
+
+    Raises:
+        ValueError: If a line is neither a comment, a section nor ``name=value``, a field is before the first section
+            or repeated, or there is no section.
+        FileNotFoundError: If the file does not exist.
+    """
+    path = Path(path)
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f'{path} has {path.stat().st_size:,} bytes: a .cfg file has at most {MAX_BYTES:,}')
+    sections: list[Section] = []
+    for number, raw_line in enumerate(path.read_text(encoding='utf-8-sig').splitlines(), 1):
+        text = raw_line.split('#')[0].strip()
+        if not text or text.startswith(';'):
+            continue
+        if text.startswith('['):
+            if not text.endswith(']'):
+                raise ValueError(f'{path}:{number}: a section starts with [name] on a line of its own, got {text!r}')
+            kind = text[1:-1].strip()
+            sections.append(Section(path, number, SYNONYMS.get(kind, kind)))
+            continue
+        if not sections:
+            raise ValueError(f'{path}:{number}: the file must start with [net], got {text!r}')
+        section = sections[-1]
+        name, equals, value = (part.strip() for part in text.partition('='))
+        if not (name and equals and value):
+            raise ValueError(f'{path}:{number}: [{section.kind}] expected name=value, got {text!r}')
+        if name in section.fields:
+            first = section.fields[name][1]
+            raise ValueError(f'{path}:{number}: [{section.kind}] {name} is given twice, first in line {first}')
+        section.fields[name] = value, number
+    if not sections:
+        raise ValueError(f'{path}:1: the file has no section')
+    return sections
+
+
+def read_graph(path: str | Path, weights_normalization: str = 'sigmoid') -> Graph:
+    """Read a file and check that all its parts fit together, before any weight is allocated.
+
+    Args:
+        path: Of the file.
+        weights_normalization: Of each [shortcut] without this field.
+
+    Raises:
+        ValueError: With file and line, if a section or field is unknown, a value is invalid, a reference leads to no
+            layer, maps do not fit, a [yolo] lacks its prediction, or the network exceeds the limits of this module.
+        FileNotFoundError: If the file does not exist.
+    """
+    net, *sections = read_sections(path)
+    if net.kind != 'net':
+        net.fail('the file must start with [net]')
+    image = Shape(net.integer('channels', 3, least=1), net.integer('height', least=1), net.integer('width', least=1))
+    net.check_fields()
+    layers: list[Layer] = []
+    weights = 0
+    for section in sections:
+        if section.kind == 'shortcut':
+            section.fields.setdefault('weights_normalization', (weights_normalization, section.line))
+        layer = _layer(section, layers, image)
+        layers.append(layer)
+        if section.kind == 'convolutional':
+            options = layer.options
+            per_filter = options['in_channels'] // options['groups'] * max(options['sizes']) ** 2
+            weights += options['filters'] * per_filter
+        if weights > MAX_WEIGHTS:
+            section.fail(f'the network has more than {MAX_WEIGHTS:,} weights up to here')
+    levels = [_level(layer, layers, image) for layer in layers if layer.section.kind == 'yolo']
+    _check_levels(net, levels)
+    taken = {level.prediction.index for level in levels} | {level.yolo.index for level in levels}
+    for layer in layers:
+        wrong = taken.intersection(layer.inputs)
+        if wrong and layer.section.kind != 'yolo':
+            layer.section.fail(
+                f'takes the output of {layers[min(wrong)]}, which is a prediction; continue from another layer by '
+                '[route]'
+            )
+    return Graph(image, layers, levels)
+
+
+def _layer(section: Section, before: Sequence[Layer], image: Shape) -> Layer:
+    if section.kind == 'net':
+        section.fail('is there twice')
+    if section.kind not in KINDS:
+        section.fail(f'is an unknown section, must be one of {tuple(KINDS)}{did_you_mean(section.kind, KINDS)}')
+    index = len(before)
+    inputs = _inputs(section, index)
+    options, shape = KINDS[section.kind](section, [image if i == IMAGE else before[i].shape for i in inputs])
+    section.check_fields()
+    if min(shape) < 1:
+        section.fail(f'nothing is left of the map: (channels, height, width) would be {tuple(shape)}')
+    if math.prod(shape) > MAX_CELLS:
+        section.fail(f'its map of (channels, height, width) {tuple(shape)} has more than {MAX_CELLS:,} cells')
+    return Layer(section, index, inputs, options, shape)
+
+
+def _inputs(section: Section, index: int) -> tuple[int, ...]:
+    """Return the layers whose outputs a layer takes; negative references count backwards from it."""
+    name = {'route': 'layers', 'shortcut': 'from'}.get(section.kind)
+    if name is None:
+        return (index - 1,)
+    references = section.numbers(name)
+    found = [value + index if value < 0 else value for value in references]
+    for value, layer in zip(references, found, strict=True):
+        if not 0 <= layer < index:
+            section.fail(
+                f'{name} refers to {value}, which is layer {layer}; this is layer {index}, and those before it are '
+                f'{f"0 to {index - 1}" if index else "none"}',
+                name,
+            )
+    return (index - 1, *found) if section.kind == 'shortcut' else tuple(found)
+
+
+# Each of the following reads a section, given the shapes of its inputs, into the arguments of its module and the shape
+# of its output.
+
+
+def _convolutional(section: Section, inputs: Sequence[Shape]) -> tuple[dict, Shape]:
+    """``pad=1`` pads by half the kernel and overrides ``padding``; several sizes make a mixed convolution."""
+    channels, height, width = inputs[0]
+    filters = section.integer('filters', least=1)
+    sizes = tuple(section.numbers('size', [1]))
+    if min(sizes) < 1:
+        section.fail(f'size must be a whole number of at least 1, got {section.fields["size"][0]!r}', 'size')
+    if max(sizes) > MAX_KERNEL:
+        section.fail(f'size must be at most {MAX_KERNEL}, got {max(sizes)}', 'size')
+    half, padding = section.switch('pad'), section.integer('padding', 0, most=MAX_KERNEL)
+    paddings = tuple(size // 2 if half else padding for size in sizes)
+    groups = section.integer('groups', 1, least=1)
+    if channels % groups or filters % groups:
+        section.fail(f'groups={groups} must divide the {channels} input channels and filters={filters}', 'groups')
+    if len(sizes) > 1:
+        if len(sizes) > filters:
+            section.fail(f'size names {len(sizes)} kernels for filters={filters}: each needs one', 'size')
+        if not half or not all(size % 2 for size in sizes):
+            section.fail(f'several sizes must be odd and need pad=1, got {list(sizes)}', 'size')
+        if groups > 1 and not groups == channels == filters:
+            section.fail(
+                f'with several sizes, groups must be 1, or the number of input channels and of filters, got {groups} '
+                f'for {channels} and {filters}',
+                'groups',
+            )
+    stride = _stride(section)
+    options = {
+        'in_channels': channels,
+        'filters': filters,
+        'sizes': sizes,
+        'stride': stride,
+        'padding': paddings,
+        'groups': groups,
+        'batch_normalize': section.switch('batch_normalize'),
+        'activation': section.choice('activation', ACTIVATIONS),
+    }
+    height, width = ((n + 2 * paddings[0] - sizes[0]) // s + 1 for n, s in zip((height, width), stride, strict=True))
+    return options, Shape(filters, height, width)
+
+
+def _stride(section: Section) -> tuple[int, int]:
+    """Return the stride of rows and columns, ``stride_y`` and ``stride_x``, by default ``stride``."""
+    stride = section.integer('stride', 1, least=1)
+    return section.integer('stride_y', stride, least=1), section.integer('stride_x', stride, least=1)
+
+
+def _maxpool(section: Section, inputs: Sequence[Shape]) -> tuple[dict, Shape]:
+    """``size`` is ``stride`` by default, ``padding`` is ``size - 1``: an odd side keeps its last cells."""
+    channels, height, width = inputs[0]
+    stride = _stride(section)
+    size = section.integer('size', section.integer('stride', 1, least=1), least=1, most=MAX_KERNEL)
+    padding = section.integer('padding', size - 1)
+    if padding > 2 * (size - 1):
+        section.fail(f'padding must be at most {2 * (size - 1)} for size={size}, got {padding}', 'padding')
+    height, width = ((n + padding - size) // s + 1 for n, s in zip((height, width), stride, strict=True))
+    return {'size': size, 'stride': stride, 'padding': padding}, Shape(channels, height, width)
+
+
+def _upsample(section: Section, inputs: Sequence[Shape]) -> tuple[dict, Shape]:
+    channels, height, width = inputs[0]
+    factor = section.integer('stride', 2, least=1)
+    return {'factor': factor}, Shape(channels, height * factor, width * factor)
+
+
+def _route(section: Section, inputs: Sequence[Shape]) -> tuple[dict, Shape]:
+    """Concatenate the inputs, or the part ``group_id`` of ``groups`` of each."""
+    groups, group_id = section.integer('groups', 1, least=1), section.integer('group_id', 0)
+    if group_id >= groups:
+        section.fail(f'group_id must be below groups={groups}, got {group_id}', 'group_id')
+    _check_one_size(section, 'layers', inputs)
+    for shape in inputs:
+        if shape.channels % groups:
+            section.fail(f'groups={groups} must divide the channels of every input, got {shape.channels}', 'groups')
+    channels = sum(shape.channels // groups for shape in inputs)
+    return {'groups': groups, 'group_id': group_id}, inputs[0]._replace(channels=channels)
+
+
+def _shortcut(section: Section, inputs: Sequence[Shape]) -> tuple[dict, Shape]:
+    """Add other maps to the layer before, whose number of channels stays."""
+    _check_one_size(section, 'from', inputs)
+    options = {
+        'num_inputs': len(inputs),
+        'channels': inputs[0].channels,
+        'activation': section.choice('activation', ACTIVATIONS, 'linear'),
+        'weights_type': section.choice('weights_type', WEIGHTS_TYPES, 'none'),
+        'normalization': section.choice('weights_normalization', NORMALIZATIONS, 'sigmoid'),
+    }
+    return options, inputs[0]
+
+
+def _check_one_size(section: Section, name: str, inputs: Sequence[Shape]) -> None:
+    if len({shape[1:] for shape in inputs}) > 1:
+        sizes = ', '.join(f'{height} x {width}' for _, height, width in inputs)
+        section.fail(f'the maps must have one size, got {sizes} (height x width)', name)
+
+
+def _dropout(section: Section, inputs: Sequence[Shape]) -> tuple[dict, Shape]:
+    """``probability`` has no default, because Darknet's versions differ in it."""
+    (probability, *more) = section.numbers('probability', kind=float)
+    if more or not 0 <= probability < 1:
+        text = section.fields['probability'][0]
+        section.fail(f'probability must be a number from 0 to below 1, got {text!r}', 'probability')
+    return {'p': probability}, inputs[0]
+
+
+def _yolo(section: Section, inputs: Sequence[Shape]) -> tuple[dict, Shape]:
+    """``mask`` selects from ``anchors``, pairs of width and height in px."""
+    sides = section.numbers('anchors', kind=float)
+    if len(sides) % 2 or not all(0 < side < math.inf for side in sides):
+        section.fail(f'anchors must be pairs of a positive width and height, got {sides}', 'anchors')
+    pairs = list(zip(sides[::2], sides[1::2], strict=True))
+    num = section.integer('num', len(pairs))
+    if num != len(pairs):
+        section.fail(f'num must be the number of anchors, {len(pairs)}, got {num}', 'num')
+    mask = section.numbers('mask', list(range(len(pairs))))
+    if len(set(mask)) < len(mask) or min(mask) < 0 or max(mask) >= len(pairs):
+        section.fail(f'mask must be distinct numbers from 0 to {len(pairs) - 1}, got {mask}', 'mask')
+    return {'anchors_wh': [pairs[i] for i in mask], 'classes': section.integer('classes', least=1)}, inputs[0]
+
+
+KINDS: dict[str, Callable[[Section, Sequence[Shape]], tuple[dict, Shape]]] = {
+    'convolutional': _convolutional,
+    'dropout': _dropout,
+    'maxpool': _maxpool,
+    'route': _route,
+    'shortcut': _shortcut,
+    'upsample': _upsample,
+    'yolo': _yolo,
+}
+
+
+def _level(yolo: Layer, layers: Sequence[Layer], image: Shape) -> Level:
+    section, classes, num_anchors = yolo.section, yolo.options['classes'], len(yolo.options['anchors_wh'])
+    prediction = layers[yolo.inputs[0]] if yolo.index else None
+    plain = {'sizes': (1,), 'stride': (1, 1), 'padding': (0,), 'groups': 1, 'activation': 'linear'}
+    plain['batch_normalize'] = False
+    if prediction is None or not plain.items() <= prediction.options.items():
+        section.fail(
+            'must follow a [convolutional] of size=1, stride=1, groups=1, activation=linear and no batch_normalize, '
+            f'which predicts; before it is {prediction or "nothing"}'
+        )
+    filters, wanted = prediction.options['filters'], num_anchors * (5 + classes)
+    if filters != wanted:
+        prediction.section.fail(
+            f'filters must be masks * (5 + classes) = {num_anchors} * (5 + {classes}) = {wanted} '
+            f'for the [yolo] of line {section.line}, got {filters}',
+            'filters',
+        )
+    if prediction.index == 0:
+        prediction.section.fail('predicts from the image itself; a layer must come before it')
+    stride_h, stride_w = image.height / yolo.shape.height, image.width / yolo.shape.width
+    if stride_h != stride_w or stride_h % 1:
+        section.fail(
+            f'its map is {yolo.shape.height} x {yolo.shape.width}, the image {image.height} x {image.width}: the '
+            'stride must be one whole number; set height and width of [net] to multiples of the largest stride'
+        )
+    return Level(layers[prediction.inputs[0]], prediction, yolo, int(stride_h))
+
+
+def _check_levels(net: Section, levels: Sequence[Level]) -> None:
+    if not levels:
+        net.fail('the file has no [yolo] section, so nothing is detected')
+    first = levels[0].yolo
+    classes, num_anchors = first.options['classes'], len(first.options['anchors_wh'])
+    for level in levels[1:]:
+        section, options = level.yolo.section, level.yolo.options
+        if options['classes'] != classes:
+            section.fail(
+                f'classes={options["classes"]}, but the [yolo] of line {first.section.line} has {classes}', 'classes'
+            )
+        if len(options['anchors_wh']) != num_anchors:
+            section.fail(
+                f'mask has {len(options["anchors_wh"])} anchors, but the [yolo] of line {first.section.line} has '
+                f'{num_anchors}; all must have the same number',
+                'mask',
+            )
