@@ -1,44 +1,51 @@
 """Any network of timm as a backbone."""
 
+import importlib
 import math
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmyolo_ext.models.backbones.timm_features import build_features, feature_strides
 from mmyolo_ext.models.detectors.in_channels import run_without_side_effects
 from mmyolo_ext.registry import MODELS
+
+DETECTOR_STRIDES = (8, 16, 32)
+# options by which networks for one image size accept any; the name changed between timm's releases
+ANY_SIZE_OPTIONS = ('dynamic_img_size', True), ('strict_img_size', False)
 
 
 @MODELS.register_module()
 class TIMMBackbone(BaseModule):
-    """A network of timm without its classifier; ``out_channels`` and ``out_strides`` (tuples) say what comes out,
-    measured on a blank image.
+    """A network of timm without its classifier; ``out_channels`` and ``out_strides`` are measured on a blank image.
 
-    Networks that timm makes for one picture size (Swin, ViT) are told to take any. ``init_cfg`` of type
-    ``'Pretrained'`` takes checkpoints of this class; those of timm go to ``checkpoint_path``.
+    Networks that timm builds for one image size (Swin, ViT) are built to accept any. ``init_cfg`` of type
+    ``'Pretrained'`` loads checkpoints of this class; those of timm go to ``checkpoint_path``.
 
     Args:
-        model_name: one of ``timm.list_models()``, with or without a tag; or ``hf-hub:``, ``local-dir:`` and a place.
-        pretrained: load the weights that timm publishes, from its cache or the network.
-        out_indices: which of timm's maps to give; by default those of strides 8, 16 and 32. Index 0 is stride 2 in
+        model_name: One of ``timm.list_models()``, with or without a tag; or ``hf-hub:``, ``local-dir:`` and a place.
+        pretrained: Load the weights that timm publishes, from its cache or the network.
+        out_indices: Which of timm's maps to return; by default those of strides 8, 16 and 32. Index 0 has stride 2 in
             most convolutional networks of timm, stride 4 in ConvNeXt and Swin.
-        in_channels: channels of the picture; timm adapts published weights to it.
-        frozen_stages: what makes the maps of index 0 to this one is not trained and stays in eval mode; -1 freezes
-            nothing. In a ResNet 0 is the stem and i the stage i, as in mmdet.
-        norm_eval: keep every batch norm in eval mode.
-        checkpoint_path: load timm's weights from this file instead.
-        init_cfg: as in MMEngine; by default weights stay as timm starts them.
-        kwargs: go to ``timm.create_model``, e.g. ``drop_path_rate``.
+        in_channels: Channels of the image; timm adapts published weights to it.
+        frozen_stages: The layers of the maps of index 0 to this one are not trained and stay in eval mode; -1 freezes
+            nothing. In a ResNet 0 is the stem and i is stage i, as in mmdet.
+        norm_eval: Keep every batch norm in eval mode.
+        checkpoint_path: Load timm's weights from this file instead.
+        init_cfg: As in MMEngine; by default timm's initialization.
+        kwargs: Passed to ``timm.create_model``, e.g. ``drop_path_rate``.
 
     Raises:
-        ImportError: timm is absent or does not import.
-        ValueError: unknown name, indices or strides that the network does not have, one that takes pictures of one
-            size only, maps whose sizes are not those of a stride, a file of another network, or ``frozen_stages`` that
-            cannot be determined from its layers.
+        ImportError: If timm cannot be imported.
+        ValueError: If timm does not know the name or has no feature maps for it, it lacks the indices or strides, maps
+            do not have the size of their stride, the file is of another network, or ``frozen_stages`` cannot be
+            determined.
     """
 
     def __init__(
@@ -54,30 +61,44 @@ class TIMMBackbone(BaseModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(init_cfg)
-        self.model = build_features(
-            model_name, out_indices, pretrained, checkpoint_path, in_chans=in_channels, **kwargs
-        )
-        # some of timm's networks have init_weights too, and MMEngine would start loaded weights anew by it
+        create = partial(_create, _import_timm(), model_name, in_chans=in_channels, **kwargs)
+        whole = create()
+        strides = [whole.feature_info[index]['reduction'] for index in range(len(whole.feature_info))]
+        if out_indices is None:
+            last = {stride: index for index, stride in enumerate(strides)}  # the deepest of each stride
+            if not set(DETECTOR_STRIDES) <= set(last):
+                raise ValueError(
+                    f'{model_name} does not have maps of all strides {DETECTOR_STRIDES}: the strides of its indices '
+                    f'are {strides}. Choose some by out_indices, or another network.'
+                )
+            out_indices = [last[stride] for stride in DETECTOR_STRIDES]
+        self.out_indices = tuple(out_indices) if isinstance(out_indices, Sequence) else (out_indices,)
+        valid = all(index in range(len(strides)) for index in self.out_indices)
+        if not valid or not self.out_indices or list(self.out_indices) != sorted(set(self.out_indices)):
+            raise ValueError(
+                f'out_indices of {model_name} must be increasing numbers from 0 to {len(strides) - 1} (strides '
+                f'{strides}), got {out_indices}'
+            )
+        create = partial(create, out_indices=self.out_indices)
+        self.model = _load(model_name, create, checkpoint_path) if checkpoint_path else create(pretrained=pretrained)
+        # some networks of timm have init_weights, with which MMEngine would initialize loaded weights again
         self.model.is_init = True
-        info = self.model.feature_info
-        self.out_indices = tuple(info.out_indices)
-        self.stage_strides = tuple(feature_strides(self.model))
-        # as timm's Swin works
-        self.channels_last = getattr(self.model, 'output_fmt', 'NCHW') == 'NHWC'
+        self.stage_strides = tuple(strides)
+        self.channels_last = getattr(self.model, 'output_fmt', 'NCHW') == 'NHWC'  # as in timm's Swin
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.out_channels, self.out_strides = self._measure(model_name, in_channels, kwargs.get('img_size'))
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Pictures (N, in_channels, H, W) -> maps, shallow to deep, of ``out_channels`` and ``out_strides``."""
+        """Images (N, in_channels, H, W) -> maps, shallow to deep, of ``out_channels`` and ``out_strides``."""
         maps = self.model(x)
         if self.channels_last:
             return tuple(item.permute(0, 3, 1, 2).contiguous() for item in maps)
         return tuple(maps)
 
     def train(self, mode: bool = True) -> 'TIMMBackbone':
-        """Switch the mode, but for what is frozen and, under ``norm_eval``, the batch norms."""
+        """Set the mode, except for frozen layers and, with ``norm_eval``, batch norms."""
         super().train(mode)
         self._freeze()
         if self.norm_eval:
@@ -89,61 +110,106 @@ class TIMMBackbone(BaseModule):
     def _measure(
         self, model_name: str, in_channels: int, img_size: int | Sequence[int] | None
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Channels and strides of the maps of a blank image; what timm declares is not always what comes.
-
-        Raises:
-            ValueError: If the image is no whole multiple of a map, so that cells are not where strides put them.
-        """
-        declared = self.model.feature_info.reduction()
+        """Return channels and strides of the maps of a blank image; those that timm declares are not always right."""
+        declared = tuple(self.model.feature_info.reduction())
         cells = math.lcm(*declared)
         size_hw = (4 * cells, 5 * cells)
         if img_size is not None:
             size_hw = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        like = next(self.parameters())
-        maps = run_without_side_effects(self, like.new_zeros(1, in_channels, *size_hw))
-        strides = []
-        for item in maps:
-            (stride_h, rest_h), (stride_w, rest_w) = map(divmod, size_hw, item.shape[2:])
-            if rest_h or rest_w or stride_h != stride_w:
-                came = ', '.join(f'{height} x {width}' for height, width in (item.shape[2:] for item in maps))
-                raise ValueError(
-                    f'{model_name} gives maps of {came} cells for an image of {size_hw[0]} x {size_hw[1]} px, not '
-                    f'those of the strides {tuple(declared)} that timm declares: its layers cut off borders, so '
-                    'predictions would be in the wrong places. Take another network.'
-                )
-            strides.append(stride_h)
-        return tuple(item.shape[1] for item in maps), tuple(strides)
+        image = next(self.parameters()).new_zeros(1, in_channels, *size_hw)
+        try:
+            maps = run_without_side_effects(self, image)
+        except Exception as error:  # any network may be here, and fail in its own way
+            raise ValueError(
+                f'{model_name} does not accept an image of {size_hw[0]} x {size_hw[1]} px ({type(error).__name__}: '
+                f'{error}). Use another network, or set img_size to the size of every image of your pipeline.'
+            ) from error
+        sizes = [tuple(item.shape[2:]) for item in maps]
+        strides = tuple(size_hw[0] // height for height, _ in sizes)
+        if [(height * s, width * s) for (height, width), s in zip(sizes, strides, strict=True)] != [size_hw] * len(
+            maps
+        ):
+            raise ValueError(
+                f'{model_name} has maps of {sizes} cells (height, width) for an image of {size_hw} px, not those of '
+                f'the strides {declared} that timm declares: its layers cut off borders, so predictions would be in '
+                'the wrong places. Use another network.'
+            )
+        return tuple(item.shape[1] for item in maps), strides
 
     def _freeze(self) -> None:
+        """Freeze the modules up to the one that outputs the map of index ``frozen_stages``.
+
+        timm registers modules in the order in which they run; its feature extraction relies on it, too.
+        """
         if self.frozen_stages == -1:
             return
-        for module, whole in _up_to(self.model, self.frozen_stages):
+        info = self.model.feature_info
+        if not 0 <= self.frozen_stages < len(info):
+            raise ValueError(f'frozen_stages must be from -1 (none) to {len(info) - 1}, got {self.frozen_stages}')
+        named = list(self.model.named_modules())
+        target = info[self.frozen_stages]['module']
+        place = next((i for i, (name, _) in enumerate(named) if _plain(name) == _plain(target)), None)
+        if place is None:
+            raise ValueError(
+                f'frozen_stages={self.frozen_stages} cannot be determined: this network of timm has no module '
+                f'{target!r}. Use frozen_stages=-1, and lr_mult=0 in paramwise_cfg for the layers to freeze.'
+            )
+        last_name, last = named[place]
+        for name, module in named[: place + len(list(last.modules()))]:
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(False)
-            if whole:
+            if not f'{last_name}.'.startswith(f'{name}.' if name else ''):  # not a parent, which is frozen in part
                 module.training = False
 
 
-def _up_to(model: nn.Module, index: int) -> list[tuple[nn.Module, bool]]:
-    """The modules up to the one that gives the map ``index``, and of each whether all of it lies there.
-
-    timm registers modules in the order in which they run; its feature extraction rests on the same.
-    """
-    info = model.feature_info
-    if not 0 <= index < len(info):
-        raise ValueError(f'frozen_stages must be from -1 (none) to {len(info) - 1}, got {index}')
-    named = list(model.named_modules())
-    target = info[index]['module']
-    place = next((place for place, (name, _) in enumerate(named) if _as_in_timm(name) == _as_in_timm(target)), None)
-    if place is None:
-        raise ValueError(
-            f'frozen_stages={index} cannot be determined from the layers of this network of timm: none is called '
-            f'{target!r}. Use frozen_stages=-1, and lr_mult=0 in paramwise_cfg for the layers to hold.'
-        )
-    end = place + len(list(named[place][1].modules()))
-    return [(module, not f'{named[place][0]}.'.startswith(f'{name}.' if name else '')) for name, module in named[:end]]
-
-
-def _as_in_timm(name: str) -> str:
-    """A module's name without the wrapper around the network; timm's extractors turn ``a.b`` into ``a_b``."""
+def _plain(name: str) -> str:
+    """Return a module's name without the wrapper around the network; timm's extractors turn ``a.b`` into ``a_b``."""
     return name.replace('.', '_').removeprefix('body_').removeprefix('model_')
+
+
+def _import_timm() -> ModuleType:
+    try:
+        return importlib.import_module('timm')
+    except Exception as error:  # absent, or with a torchvision of another build, which fails in its own way
+        raise ImportError(
+            f'TIMMBackbone needs timm and the torchvision made for your torch, but timm does not import '
+            f'({type(error).__name__}: {error}). pip install timm; beside a CPU-only torch first pip install '
+            'torchvision --index-url https://download.pytorch.org/whl/cpu'
+        ) from error
+
+
+def _create(timm: ModuleType, model_name: str, **kwargs: Any) -> nn.Module:
+    """Return the ``features_only`` form of a network, one that is built for a fixed image size with any size."""
+    config = timm.get_pretrained_cfg(model_name.partition('.')[0]) if ':' not in model_name else None
+    options = [{}]
+    if getattr(config, 'fixed_input_size', False) and not kwargs.keys() & {'img_size', *dict(ANY_SIZE_OPTIONS)}:
+        options = [*({name: value} for name, value in ANY_SIZE_OPTIONS), {}]
+    for option in options:
+        try:
+            return timm.create_model(model_name, features_only=True, **kwargs, **option)
+        except TypeError:
+            if not option:
+                raise
+        except RuntimeError as error:  # unknown name, or no feature maps
+            raise ValueError(
+                f'timm cannot build {model_name} as a backbone: {error}; timm.list_models() lists the names'
+            ) from error
+    raise AssertionError
+
+
+def _load(model_name: str, create: partial, checkpoint_path: str) -> nn.Module:
+    """Return the network with the weights of a file of the whole network or of its ``features_only`` form."""
+    if not Path(checkpoint_path).is_file():
+        raise FileNotFoundError(f'checkpoint_path: there is no file {checkpoint_path}')
+    # timm skips weights that do not match. With equal seeds, a file that changes no weight is of another network.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        initial = create()
+        torch.manual_seed(0)
+        try:
+            model = create(pretrained=True, pretrained_cfg_overlay={'file': checkpoint_path})
+        except ValueError as error:
+            raise ValueError(f'{checkpoint_path} does not fit {model_name}: {error.__cause__}') from error
+    if all(map(torch.equal, initial.parameters(), model.parameters())):
+        raise ValueError(f'{checkpoint_path} has no weight of {model_name}: it is of another network')
+    return model

@@ -114,6 +114,8 @@ def create_model(
     assert features_only
     if model_name == 'vitlike':
         raise RuntimeError('features_only not implemented for this model')
+    if model_name not in NETWORKS:
+        raise RuntimeError(f'Unknown model ({model_name})')
     if model_name == 'swinlike' and kwargs.pop('strict_img_size', True):
         return create_model('rigid', features_only=True, out_indices=out_indices, in_chans=in_chans, **kwargs)
     if kwargs:
@@ -130,10 +132,7 @@ def create_model(
 @pytest.fixture
 def fake_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType('timm')
-    names = [*NETWORKS, 'vitlike']
     module.create_model = create_model
-    module.list_models = lambda: names
-    module.is_model = lambda name: name in names
     module.get_pretrained_cfg = lambda name: SimpleNamespace(
         fixed_input_size=name in ('swinlike', 'rigid'), input_size=(3, 64, 64)
     )
@@ -198,7 +197,7 @@ def test_weights(tmp_path: Path) -> None:
         assert torch.equal(loaded.model.state_dict()[name], value)
 
     torch.save({'fc.weight': torch.zeros(3)}, tmp_path / 'other.pth')
-    with pytest.raises(ValueError, match='other.pth holds no weight of smallnet18'):
+    with pytest.raises(ValueError, match='other.pth has no weight of smallnet18'):
         TIMMBackbone('smallnet18', checkpoint_path=str(tmp_path / 'other.pth'))
     torch.save({'stages_0.0.bias': torch.zeros(3)}, tmp_path / 'wider.pth')
     with pytest.raises(ValueError, match=r'wider.pth does not fit smallnet18: (.|\n)*size mismatch'):
@@ -211,25 +210,28 @@ def test_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({'model_name': 'smallnet19'}, r"no network called 'smallnet19'; names like it: smallnet18, smallnet34"),
-        ({'model_name': 'small'}, 'names like it: smallnet18, smallnet34'),
-        ({'model_name': 'zzz'}, r'timm.list_models\(\) tells all'),
-        ({'model_name': 'vitlike'}, 'timm cannot give vitlike as a backbone: features_only not implemented'),
-        ({'model_name': 'rigid'}, r'rigid takes pictures of \(64, 64\) alone.*AssertionError: Input \(256, 320\)'),
+        (
+            {'model_name': 'smallnet19'},
+            r'timm cannot build smallnet19.*Unknown model \(smallnet19\); timm.list_models',
+        ),
+        ({'model_name': 'vitlike'}, 'timm cannot build vitlike as a backbone: features_only not implemented'),
+        (
+            {'model_name': 'rigid'},
+            r'rigid does not accept an image of 128 x 160 px \(AssertionError: Input \(128, 160\)',
+        ),
         # 128 -> 64, then (n - 3) // 2 + 1: 31, 15, 7, 3; 160 -> 80, 39, 19, 9, 4
         (
             {'model_name': 'inceptionlike'},
-            'inceptionlike gives maps of 15 x 19, 7 x 9, 3 x 4 cells for an image of 128 x 160 px, not those of the '
-            r'strides \(8, 16, 32\)',
+            r'inceptionlike has maps of \[\(15, 19\), \(7, 9\), \(3, 4\)\] cells .* for an image of \(128, 160\) px, '
+            r'not those of the strides \(8, 16, 32\)',
         ),
-        ({'out_indices': (2, 5)}, r'increasing numbers from 0 \(stride 2\), 1 \(stride 4\).*32\), got \(2, 5\)'),
+        ({'out_indices': (2, 5)}, r'increasing numbers from 0 to 4 \(strides \[2, 4, 8, 16, 32\]\), got \(2, 5\)'),
         ({'out_indices': (3, 2)}, r'got \(3, 2\)'),
         ({'out_indices': (-1,)}, r'got \(-1,\)'),
         ({'out_indices': ()}, r'got \(\)'),
-        ({'out_indices': 3}, 'got 3'),
         ({'frozen_stages': 5}, r'frozen_stages must be from -1 \(none\) to 4, got 5'),
         ({'frozen_stages': -2}, 'got -2'),
-        ({'model_name': 'unnamed', 'frozen_stages': 1}, "cannot be determined from the layers.*none is called 'head'"),
+        ({'model_name': 'unnamed', 'frozen_stages': 1}, "cannot be determined: .* has no module 'head'"),
     ],
 )
 def test_bad_input(arguments: dict, message: str) -> None:
@@ -240,21 +242,21 @@ def test_bad_input(arguments: dict, message: str) -> None:
 @pytest.mark.usefixtures('fake_timm')
 def test_network_without_the_strides_of_detectors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeInfo, '__getitem__', lambda self, index: {**self.info[index], 'reduction': 16})
-    with pytest.raises(ValueError, match=r'all strides \(8, 16, 32\); it has the indices 0-4 \(stride 16\)'):
+    with pytest.raises(ValueError, match=r'all strides \(8, 16, 32\): .* \[16, 16, 16, 16, 16\]'):
         TIMMBackbone('smallnet18')
 
 
 def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'timm', None)  # how Python marks a module that is not to be found
-    with pytest.raises(ImportError, match='TIMMBackbone needs timm: pip install timm'):
+    with pytest.raises(ImportError, match='TIMMBackbone needs timm .*ModuleNotFoundError.*pip install timm'):
         TIMMBackbone('resnet18')
 
 
 @pytest.mark.parametrize(
     ('source', 'message'),
     [
-        ('import a_package_that_is_not_there', "a package that it needs is not: No module named 'a_package"),
-        ("raise RuntimeError('operator torchvision::nms does not exist')", 'does not import: RuntimeError: operator'),
+        ('import a_package_that_is_not_there', "does not import .ModuleNotFoundError: No module named 'a_package"),
+        ("raise RuntimeError('operator torchvision::nms does not exist')", 'does not import .RuntimeError: operator'),
     ],
 )
 def test_with_a_broken_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str) -> None:
