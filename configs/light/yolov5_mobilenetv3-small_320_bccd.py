@@ -1,19 +1,11 @@
-_base_ = [
-    '../_base_/models/yolov5_light.py',
-    '../_base_/datasets/bccd_320.py',
-    '../_base_/schedules/yolov5_300e.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = './yolov5_shufflenetv2-1.0_320_bccd.py'
 
 model = dict(
     backbone=dict(
         _delete_=True,
         type='mmyolo_ext.MobileNetV3',
         arch='small',
-        norm_cfg=dict(type='BN', momentum=0.03, eps=1e-3),  # those of the neck
+        norm_cfg=dict(type='BN', momentum=0.03, eps=1e-3),  # as in the neck
     ),
     neck=dict(widen_factor=0.5),
-    bbox_head=dict(num_classes=3, input_size=320),
 )
-
-train_cfg = dict(max_epochs=100, val_interval=10)

@@ -1,14 +1,3 @@
-_base_ = [
-    '../_base_/models/yolov5_light.py',
-    '../_base_/datasets/bccd_320.py',
-    '../_base_/schedules/yolov5_300e.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = './yolov5_shufflenetv2-0.5_320_bccd.py'
 
-model = dict(
-    backbone=dict(widen_factor=0.5, stem='stem_block'),
-    neck=dict(widen_factor=0.5),
-    bbox_head=dict(num_classes=3, input_size=320),
-)
-
-train_cfg = dict(max_epochs=100, val_interval=10)
+model = dict(backbone=dict(stem='stem_block'))

@@ -5,6 +5,8 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-model = dict(bbox_head=dict(num_classes=3, input_size=320))
+num_classes = 3
+
+model = dict(bbox_head=dict(num_classes=num_classes, input_size=320))
 
 train_cfg = dict(max_epochs=100, val_interval=10)

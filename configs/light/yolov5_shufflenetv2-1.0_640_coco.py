@@ -6,7 +6,8 @@ _base_ = [
 ]
 
 model = dict(
-    data_preprocessor=_base_.imagenet,
+    # of the torchvision weights; 0 is about the grey of the letterbox
+    data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], pad_value=0),
     backbone=dict(
         init_cfg=dict(
             type='Pretrained', checkpoint='https://download.pytorch.org/models/shufflenetv2_x1-5666bf0f80.pth'

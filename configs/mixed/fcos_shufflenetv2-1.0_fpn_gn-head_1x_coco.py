@@ -2,15 +2,15 @@ _base_ = 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head-center-normbbox-centeronreg-gio
 custom_imports = dict(imports=['mmyolo_ext'], allow_failed_imports=False)
 
 model = dict(
-    # pictures as torchvision's weights saw them; those of the base are Caffe's
+    # normalisation of torchvision's weights; the base has Caffe's
     data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
     backbone=dict(
         _delete_=True,
         type='mmyolo_ext.ShuffleNetV2',
         widen_factor=1.0,
         out_indices=(1, 2, 3),  # strides 8, 16, 32
-        # as the ResNet before it: fixed up to stride 4, and the statistics of ImageNet, since the 2 pictures of a
-        # batch are too few for statistics of their own
+        # as the ResNet of the base: frozen up to stride 4, with the statistics of ImageNet, since a batch of 2 images
+        # is too small for its own
         frozen_stages=0,
         norm_eval=True,
         init_cfg=dict(type='Pretrained', checkpoint='torchvision://shufflenetv2_x1.0'),

@@ -7,8 +7,8 @@ model = dict(
         type='mmyolo_ext.MobileNetV3',
         arch='large',
         out_indices=(2, 3, 4),  # strides 8, 16, 32
-        # as the ResNet before it: fixed up to stride 4, and the statistics of ImageNet, since the 2 pictures of a
-        # batch are too few for statistics of their own
+        # as the ResNet of the base: frozen up to stride 4, with the statistics of ImageNet, since a batch of 2 images
+        # is too small for its own
         frozen_stages=1,
         norm_eval=True,
         init_cfg=dict(type='Pretrained', checkpoint='torchvision://mobilenet_v3_large'),

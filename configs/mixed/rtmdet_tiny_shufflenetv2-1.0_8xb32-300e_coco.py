@@ -1,9 +1,9 @@
 _base_ = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
 custom_imports = dict(imports=['mmyolo_ext'], allow_failed_imports=False)
 
-# All layers are trained, norms included: a GPU sees 32 pictures at once, for 300 epochs.
+# All layers are trained, norms included: a GPU has 32 images per batch, for 300 epochs.
 model = dict(
-    # pictures as torchvision's weights saw them: RGB; those of the base are BGR
+    # normalisation of torchvision's weights: RGB; the base has BGR
     data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
     backbone=dict(
         _delete_=True,

@@ -6,8 +6,8 @@ model = dict(
         _delete_=True,
         type='mmyolo_ext.YOLOv5PAFPN',
         in_channels=[96, 192, 384],
-        out_channels=[96, 96, 96],  # equal, for the head shares its convolutions among the levels
+        out_channels=[96, 96, 96],  # equal, since the head shares its convolutions between levels
         deepen_factor=0.33,
-        norm_cfg=dict(type='SyncBN'),  # as all norms of the base
+        norm_cfg=dict(type='SyncBN'),  # as in the base
     ),
 )

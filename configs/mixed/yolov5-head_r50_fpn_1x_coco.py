@@ -1,14 +1,14 @@
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 custom_imports = dict(imports=['mmyolo_ext'], allow_failed_imports=False)
 
-# The head's priors are sizes in px on pictures of 640 px.
+# The head's anchors are sizes in px at an input of 640 px.
 model = dict(
     type='mmyolo_ext.YOLODetector',
     backbone=dict(out_indices=(1, 2, 3)),
-    # three levels, and none made from another: those of the priors
+    # the three levels of the anchors, without extra convolutions
     neck=dict(in_channels='auto', start_level=0, add_extra_convs=False, num_outs=3),
     bbox_head=dict(_delete_=True, type='mmyolo_ext.YOLOv5Head', num_classes=80, in_channels='auto', input_size=640),
-    # the head's own
+    # the defaults of the head
     train_cfg=None,
     test_cfg=None,
 )
@@ -30,7 +30,7 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-# The head's losses are sums over pictures, with gains made for steps of 64 of them: its own recipe steps so.
+# The head's losses are sums over images, with gains for steps of 64 images: use its recipe.
 optim_wrapper = dict(
     _delete_=True,
     type='mmyolo_ext.YOLOOptimWrapper',

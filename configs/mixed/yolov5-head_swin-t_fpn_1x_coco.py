@@ -1,13 +1,13 @@
 _base_ = 'mmdet::swin/retinanet_swin-t-p4-w7_fpn_1x_coco.py'
 custom_imports = dict(imports=['mmyolo_ext'], allow_failed_imports=False)
 
-# The head's priors are sizes in px on pictures of 640 px.
+# The head's anchors are sizes in px at an input of 640 px.
 model = dict(
     type='mmyolo_ext.YOLODetector',
-    # three levels, and none made from another: those of the priors
+    # the three levels of the anchors, without extra convolutions
     neck=dict(in_channels='auto', add_extra_convs=False, num_outs=3),
     bbox_head=dict(_delete_=True, type='mmyolo_ext.YOLOv5Head', num_classes=80, in_channels='auto', input_size=640),
-    # the head's own
+    # the defaults of the head
     train_cfg=None,
     test_cfg=None,
 )
@@ -29,7 +29,7 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-# As Swin is trained elsewhere. AdamW does not mind that the head's losses are sums over pictures, not means.
+# The usual recipe of Swin. AdamW is invariant to losses that are sums over images, not means.
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=0.0001, betas=(0.9, 0.999), weight_decay=0.05),
     paramwise_cfg=dict(

@@ -6,7 +6,7 @@ model = dict(
         _delete_=True,
         type='mmyolo_ext.YOLOv5PAFPN',
         in_channels=[128, 256, 512],
-        out_channels=[128, 128, 128],  # equal, for the head shares its width among the levels
+        out_channels=[128, 128, 128],  # equal, since all levels of the head have one width
         deepen_factor=0.33,
     ),
 )

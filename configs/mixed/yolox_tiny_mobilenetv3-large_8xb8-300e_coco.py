@@ -1,9 +1,9 @@
 _base_ = 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py'
 custom_imports = dict(imports=['mmyolo_ext'], allow_failed_imports=False)
 
-# All layers are trained, norms included: mosaics look unlike ImageNet, and there are 300 epochs.
+# All layers are trained, norms included: mosaics look unlike ImageNet, and training takes 300 epochs.
 model = dict(
-    # pictures as torchvision's weights saw them; the base starts from nothing, on raw BGR
+    # normalisation of torchvision's weights; the base trains from scratch on raw BGR
     data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
     backbone=dict(
         _delete_=True,

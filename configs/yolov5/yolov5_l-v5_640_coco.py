@@ -1,10 +1,3 @@
-_base_ = [
-    '../_base_/models/yolov5_p5.py',
-    '../_base_/datasets/coco_640.py',
-    '../_base_/schedules/yolov5_300e.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = './yolov5_l_640_coco.py'
 
 model = dict(backbone=dict(version='v5'))
-
-train_dataloader = dict(dataset=dict(dataset=dict(_delete_=True, **_base_.strong_mix)))

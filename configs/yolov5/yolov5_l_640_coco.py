@@ -5,4 +5,10 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-train_dataloader = dict(dataset=dict(dataset=dict(_delete_=True, **_base_.strong_mix)))
+# for the large models: a wider range of scales, and MixUp
+train_pipeline = [
+    dict(type='mmyolo_ext.MosaicAffine', size=_base_.img_scale, scale=0.9, translate=0.1),
+    dict(type='mmyolo_ext.MixUp', prob=0.1),
+    *_base_.train_pipeline[1:],
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

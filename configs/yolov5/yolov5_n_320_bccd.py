@@ -5,11 +5,13 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
+num_classes = 3
+
 model = dict(
     backbone=dict(deepen_factor=0.33, widen_factor=0.25),
     neck=dict(deepen_factor=0.33, widen_factor=0.25),
-    bbox_head=dict(num_classes=3, input_size=320),
+    bbox_head=dict(num_classes=num_classes, input_size=320),
 )
 
-# 292 pictures are 19 steps of 16 an epoch, 1900 in all, the average over the last 200 at most
+# 292 images are 19 steps of 16 per epoch, 1900 steps in all; the EMA covers the last 200 at most
 default_hooks = dict(accumulate=dict(nominal_batch_size=16), ema=dict(momentum=0.005, gamma=200))

@@ -5,17 +5,19 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-# A YOLOv5n of yours, for any classes, as Ultralytics, MMYOLO or we wrote it; its outputs for classes start anew.
+num_classes = 3
+
+# Any YOLOv5n checkpoint of this package, Ultralytics or MMYOLO; the outputs for the classes are initialised anew.
 load_from = 'weights/yolov5n.pt'
 
 model = dict(
-    # stem and first stage: 11 thousand of 1.8 million parameters, at the largest maps
+    # frozen are stem and first stage: 11 thousand of 1.8 million parameters, on the largest feature maps
     backbone=dict(deepen_factor=0.33, widen_factor=0.25, frozen_stages=1),
     neck=dict(deepen_factor=0.33, widen_factor=0.25),
-    bbox_head=dict(num_classes=3, input_size=320),
+    bbox_head=dict(num_classes=num_classes, input_size=320),
 )
 
-# 292 pictures are 5 steps of 64 an epoch: 19 of 16 here, 950 in all, the average over the last 200 at most
+# 292 images are 5 steps of 64 per epoch: take 19 of 16, 950 in all; the EMA covers the last 200 at most
 default_hooks = dict(
     accumulate=dict(nominal_batch_size=16),
     ema=dict(momentum=0.005, gamma=200),

@@ -1,9 +1,4 @@
-_base_ = [
-    '../_base_/models/yolov5_p6.py',
-    '../_base_/datasets/coco_1280.py',
-    '../_base_/schedules/yolov5_300e.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = './yolov5_n6_1280_coco.py'
 
 model = dict(
     backbone=dict(deepen_factor=0.33, widen_factor=0.5),

@@ -1,9 +1,4 @@
-_base_ = [
-    '../_base_/models/yolov5_p5.py',
-    '../_base_/datasets/coco_640.py',
-    '../_base_/schedules/yolov5_300e.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = './yolov5_n_640_coco.py'
 
 model = dict(
     backbone=dict(deepen_factor=0.33, widen_factor=0.5),

@@ -1,13 +1,6 @@
-_base_ = [
-    '../_base_/models/yolov5_p6.py',
-    '../_base_/datasets/coco_1280.py',
-    '../_base_/schedules/yolov5_300e.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = './yolov5_l6_1280_coco.py'
 
 model = dict(
     backbone=dict(deepen_factor=1.33, widen_factor=1.25),
     neck=dict(deepen_factor=1.33, widen_factor=1.25),
 )
-
-train_dataloader = dict(dataset=dict(dataset=dict(_delete_=True, **_base_.strong_mix)))

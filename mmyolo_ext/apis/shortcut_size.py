@@ -40,6 +40,8 @@ def set_input_size(cfg: Config, size: int | list | tuple) -> None:
     head = cfg.model.get('bbox_head')
     if isinstance(head, dict) and (kind(head) in ('YOLOv5Head', 'YOLOv3Head') or 'input_size' in head):
         head['input_size'] = size_hw[0] if size_hw[0] == size_hw[1] else size_hw
+    if 'img_scale' in cfg:  # a variable that the config has used already
+        cfg.img_scale = size_hw[::-1]
     if views is not None:
         _scale_views(views, size_hw, old_test_hw, stride)
         cfg.tta_pipeline = views

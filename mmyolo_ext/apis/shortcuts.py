@@ -60,6 +60,11 @@ def _set_class_names(cfg: Config, names: str | list | tuple, test_is_val: bool) 
         dataset['metainfo'] = {'classes': names}
     for head in _class_heads(cfg.model):
         head['num_classes'] = len(names)
+    # variables that the config has used already: keep them true in the dump
+    if 'num_classes' in cfg:
+        cfg.num_classes = len(names)
+    if 'metainfo' in cfg:
+        cfg.metainfo = {'classes': names}
 
 
 def _class_heads(model: dict) -> Iterator[dict]:

@@ -1,104 +1,71 @@
-# One number or name here serves the whole file. Derived names start with an underscore and are deleted at its end.
-_root = 'data/coco/'
-_size = 640  # longer side of the input, px
-_train_ann, _train_img = 'annotations/instances_train2017.json', 'train2017/'
-_val_ann, _val_img = 'annotations/instances_val2017.json', 'val2017/'
-_batch, _workers = 16, 4
-_stride = 32  # the network's largest
-_cache_gb = 2.0  # of decoded pictures
+# COCO 2017 at 640 px. A child config changes its variables and lists: see docs/guides/configs.md.
+img_scale = (640, 640)  # px of the network input
 
-_meta_keys = (
-    'img_id',
-    'img_path',
-    'ori_shape',
-    'img_shape',
-    'scale_factor',
-    'pad_param',
-    'flip',
-    'flip_direction',
-)
-# decoded once and kept in memory, which the workers share; the log says how many of them fit
-_pictures = dict(
-    type='mmyolo_ext.CachedDataset',
-    size=(_size, _size),
-    max_gb=_cache_gb,
-    dataset=dict(
-        type='mmyolo_ext.CheckedCocoDataset',
-        data_root=_root,
-        ann_file=_train_ann,
-        data_prefix=dict(img=_train_img),
-        pipeline=[dict(type='mmyolo_ext.LoadImage')],
-    ),
-)
-# after the mosaic, on the finished picture
-_finish = [
+train_pipeline = [
+    dict(type='mmyolo_ext.MosaicAffine', size=img_scale, scale=0.5, translate=0.1),
     dict(type='mmyolo_ext.HSVJitter', hue=0.015, saturation=0.7, value=0.4),
     dict(type='mmyolo_ext.HorizontalFlip', prob=0.5),
-    dict(type='mmyolo_ext.PackInputs', meta_keys=_meta_keys),
+    dict(type='mmyolo_ext.PackInputs'),
 ]
-# of the small models
-light_mix = dict(
-    type='mmyolo_ext.MixDataset',
-    dataset=_pictures,
-    pipeline=[
-        dict(type='mmyolo_ext.MosaicAffine', size=(_size, _size), scale=0.5, translate=0.1),
-        *_finish,
-    ],
-)
-# of the large ones: a wider range of scales, and one picture in ten seen through another
-strong_mix = dict(
-    type='mmyolo_ext.MixDataset',
-    dataset=dict(
-        type='mmyolo_ext.MixDataset',
-        dataset=_pictures,
-        pipeline=[
-            dict(type='mmyolo_ext.MosaicAffine', size=(_size, _size), scale=0.9, translate=0.1),
-        ],
-    ),
-    pipeline=[dict(type='mmyolo_ext.MixUp', prob=0.1), *_finish],
-)
 train_dataloader = dict(
-    batch_size=_batch,
-    num_workers=_workers,
+    batch_size=16,
+    num_workers=4,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='mmyolo_ext.stack_inputs'),
-    dataset=dict(type='mmyolo_ext.SeededDataset', dataset=light_mix),
+    dataset=dict(
+        type='mmyolo_ext.SeededDataset',
+        pipeline=train_pipeline,
+        # decoded images in memory that all workers share
+        dataset=dict(
+            type='mmyolo_ext.CachedDataset',
+            size=img_scale,
+            max_gb=2.0,
+            dataset=dict(
+                type='mmyolo_ext.CheckedCocoDataset',
+                data_root='data/coco/',
+                ann_file='annotations/instances_train2017.json',
+                data_prefix=dict(img='train2017/'),
+                pipeline=[dict(type='mmyolo_ext.LoadImage')],
+            ),
+        ),
+    ),
 )
 
+val_pipeline = [
+    dict(type='mmyolo_ext.LoadImage'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    # centred: grey on all sides of the image, as in a mosaic
+    dict(type='mmyolo_ext.Letterbox', size_hw=img_scale, centred=True),
+    dict(type='mmyolo_ext.PackInputs'),
+]
 val_dataloader = dict(
-    batch_size=_batch,
-    num_workers=_workers,
+    batch_size=16,
+    num_workers=4,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='mmyolo_ext.RectBatchDataset',
-        batch_size=_batch,
-        size=_size,
-        stride=_stride,
+        batch_size=16,
+        size=img_scale,
+        stride=32,  # the largest of the network
         dataset=dict(
             type='mmyolo_ext.CheckedCocoDataset',
-            data_root=_root,
-            ann_file=_val_ann,
-            data_prefix=dict(img=_val_img),
+            data_root='data/coco/',
+            ann_file='annotations/instances_val2017.json',
+            data_prefix=dict(img='val2017/'),
             test_mode=True,
-            pipeline=[
-                dict(type='mmyolo_ext.LoadImage'),
-                dict(type='LoadAnnotations', with_bbox=True),
-                # centred: as in the mosaics of training, grey on every side of what the border cuts
-                dict(type='mmyolo_ext.Letterbox', size_hw=(_size, _size), centred=True),
-                dict(type='PackDetInputs', meta_keys=_meta_keys),
-            ],
+            pipeline=val_pipeline,
         ),
     ),
 )
 test_dataloader = val_dataloader
 
-val_evaluator = dict(type='mmyolo_ext.CocoMetric', ann_file=_root + _val_ann)
+val_evaluator = dict(type='mmyolo_ext.CocoMetric', ann_file='data/coco/annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-# Views for --tta: as it is and flipped, each at 3 scales, padded as in validation. The flip comes before the padding,
-# so that boxes go back by the padding, the scale, and the flip of the whole picture.
+# Test-time augmentation (tools/test.py --tta): the image and its mirror image at three scales. The flip comes before
+# the padding, so that a box is mapped back by the padding, the scale, and the flip of the whole image.
 tta_pipeline = [
     dict(type='mmyolo_ext.LoadImage'),
     dict(
@@ -106,26 +73,10 @@ tta_pipeline = [
         transforms=[
             [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
             [
-                dict(type='mmyolo_ext.Letterbox', size_hw=(_side, _side), centred=True, stride=_stride)
-                for _side in (512, 640, 768)
+                dict(type='mmyolo_ext.Letterbox', size_hw=(side, side), centred=True, stride=32)
+                for side in (512, 640, 768)
             ],
-            [dict(type='PackDetInputs', meta_keys=_meta_keys)],
+            [dict(type='mmyolo_ext.PackInputs')],
         ],
     ),
 ]
-
-del (
-    _batch,
-    _cache_gb,
-    _finish,
-    _meta_keys,
-    _pictures,
-    _root,
-    _size,
-    _stride,
-    _train_ann,
-    _train_img,
-    _val_ann,
-    _val_img,
-    _workers,
-)

@@ -1,104 +1,94 @@
 # Scenes of handwritten digits, made by python -m mmyolo_ext.datasets.digits data/digits
-# One number or name here serves the whole file. Derived names start with an underscore and are deleted at its end.
-_root = 'data/digits/'
-_classes = ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
-_size = 128  # side of the scenes and of the input, px
-_train_ann, _train_img = 'annotations/train.json', 'train/'
-_val_ann, _val_img = 'annotations/val.json', 'val/'
-_test_ann, _test_img = 'annotations/test.json', 'test/'
-_batch = 8
-_stride = 32  # the network's largest
+img_scale = (128, 128)  # px of the scenes and of the network input
+metainfo = dict(classes=('0', '1', '2', '3', '4', '5', '6', '7', '8', '9'))
 
-_meta_keys = (
-    'img_id',
-    'img_path',
-    'ori_shape',
-    'img_shape',
-    'scale_factor',
-    'pad_param',
-    'flip',
-    'flip_direction',
-)
-# No flip: a mirrored digit is none. No mosaic, no colour jitter: the scenes are composed at random, in all colours.
+# No flip: a mirrored digit is not a digit. No mosaic and no colour jitter: the scenes are random already.
+train_pipeline = [
+    dict(type='mmyolo_ext.RandomAffine', size=img_scale, scale=0.1, translate=0.1),
+    dict(type='mmyolo_ext.PackInputs'),
+]
 train_dataloader = dict(
-    batch_size=_batch,
+    batch_size=8,
     num_workers=0,  # on two cores the network needs both, and a scene takes 2 ms
     sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='mmyolo_ext.stack_inputs'),
     dataset=dict(
         type='mmyolo_ext.SeededDataset',
+        pipeline=train_pipeline,
         dataset=dict(
             type='mmyolo_ext.CheckedCocoDataset',
-            data_root=_root,
-            metainfo=dict(classes=_classes),
-            ann_file=_train_ann,
-            data_prefix=dict(img=_train_img),
+            data_root='data/digits/',
+            metainfo=metainfo,
+            ann_file='annotations/train.json',
+            data_prefix=dict(img='train/'),
             pipeline=[
                 dict(type='mmyolo_ext.LoadImage'),
                 dict(type='LoadAnnotations', with_bbox=True),
-                dict(type='mmyolo_ext.Letterbox', size_hw=(_size, _size)),
-                dict(type='mmyolo_ext.RandomAffine', size=(_size, _size), scale=0.1, translate=0.1),
-                dict(type='PackDetInputs', meta_keys=_meta_keys),
+                dict(type='mmyolo_ext.Letterbox', size_hw=img_scale),
             ],
         ),
     ),
 )
 
-# the same for validation, which chooses the best checkpoint, and for the test, which judges it
-_judged = dict(
-    type='mmyolo_ext.CheckedCocoDataset',
-    data_root=_root,
-    metainfo=dict(classes=_classes),
-    test_mode=True,
-    pipeline=[
-        dict(type='mmyolo_ext.LoadImage'),
-        dict(type='LoadAnnotations', with_bbox=True),
-        dict(type='mmyolo_ext.Letterbox', size_hw=(_size, _size)),
-        dict(type='PackDetInputs', meta_keys=_meta_keys),
-    ],
-)
-_rectangles = dict(type='mmyolo_ext.RectBatchDataset', batch_size=_batch, size=_size, stride=_stride)
-_loader = dict(
-    batch_size=_batch,
+val_pipeline = [
+    dict(type='mmyolo_ext.LoadImage'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='mmyolo_ext.Letterbox', size_hw=img_scale),
+    dict(type='mmyolo_ext.PackInputs'),
+]
+val_dataloader = dict(
+    batch_size=8,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='mmyolo_ext.RectBatchDataset',
+        batch_size=8,
+        size=img_scale,
+        stride=32,  # the largest of the network
+        dataset=dict(
+            type='mmyolo_ext.CheckedCocoDataset',
+            data_root='data/digits/',
+            metainfo=metainfo,
+            ann_file='annotations/val.json',
+            data_prefix=dict(img='val/'),
+            test_mode=True,
+            pipeline=val_pipeline,
+        ),
+    ),
 )
-val_dataloader = dict(
-    dataset=dict(dataset=dict(ann_file=_val_ann, data_prefix=dict(img=_val_img), **_judged), **_rectangles), **_loader
-)
+# Validation selects the best checkpoint; the test uses scenes of its own.
 test_dataloader = dict(
-    dataset=dict(dataset=dict(ann_file=_test_ann, data_prefix=dict(img=_test_img), **_judged), **_rectangles),
-    **_loader,
+    batch_size=8,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='mmyolo_ext.RectBatchDataset',
+        batch_size=8,
+        size=img_scale,
+        stride=32,
+        dataset=dict(
+            type='mmyolo_ext.CheckedCocoDataset',
+            data_root='data/digits/',
+            metainfo=metainfo,
+            ann_file='annotations/test.json',
+            data_prefix=dict(img='test/'),
+            test_mode=True,
+            pipeline=val_pipeline,
+        ),
+    ),
 )
 
-val_evaluator = dict(type='mmyolo_ext.CocoMetric', ann_file=_root + _val_ann)
-test_evaluator = dict(type='mmyolo_ext.CocoMetric', ann_file=_root + _test_ann)
+val_evaluator = dict(type='mmyolo_ext.CocoMetric', ann_file='data/digits/annotations/val.json')
+test_evaluator = dict(type='mmyolo_ext.CocoMetric', ann_file='data/digits/annotations/test.json')
 
-# Views for --tta: 3 scales, padded as in validation; no flip here either.
+# Test-time augmentation (tools/test.py --tta): three scales, and no flip here either.
 tta_pipeline = [
     dict(type='mmyolo_ext.LoadImage'),
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='mmyolo_ext.Letterbox', size_hw=(_side, _side), stride=_stride) for _side in (96, 128, 160)],
-            [dict(type='PackDetInputs', meta_keys=_meta_keys)],
+            [dict(type='mmyolo_ext.Letterbox', size_hw=(side, side), stride=32) for side in (96, 128, 160)],
+            [dict(type='mmyolo_ext.PackInputs')],
         ],
     ),
 ]
-
-del (
-    _batch,
-    _classes,
-    _judged,
-    _loader,
-    _meta_keys,
-    _rectangles,
-    _root,
-    _size,
-    _stride,
-    _test_ann,
-    _test_img,
-    _train_ann,
-    _train_img,
-    _val_ann,
-    _val_img,
-)

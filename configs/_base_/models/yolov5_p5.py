@@ -1,3 +1,5 @@
+num_classes = 80
+
 model = dict(
     type='mmyolo_ext.YOLODetector',
     data_preprocessor=dict(
@@ -5,7 +7,7 @@ model = dict(
         mean=[0, 0, 0],
         std=[255, 255, 255],
         bgr_to_rgb=True,
-        # only pictures that come in several sizes are padded here; in the grey of the other padding
+        # pads batches of images of different sizes with the grey of the letterbox
         pad_size_divisor=32,
         pad_value=114 / 255,
     ),
@@ -13,13 +15,13 @@ model = dict(
     neck=dict(
         type='mmyolo_ext.YOLOv5PAFPN',
         in_channels='auto',
-        out_channels=(256, 512, 1024),  # at full width
+        out_channels=(256, 512, 1024),  # multiplied by widen_factor
         deepen_factor=1.0,
         widen_factor=1.0,
     ),
     bbox_head=dict(
         type='mmyolo_ext.YOLOv5Head',
-        num_classes=80,
+        num_classes=num_classes,
         in_channels='auto',
         input_size=640,
         prior_generator=dict(
@@ -32,7 +34,7 @@ model = dict(
             strides=[8, 16, 32],
         ),
         assigner=dict(type='mmyolo_ext.YOLOv5Assigner', prior_match_thr=4.0, neighbor_offset=0.5),
-        # gains of 80 classes, 640 px and three levels; the head fits them to the task
+        # gains for 80 classes, 640 px and three levels; the head scales them to its own
         loss_cls=dict(type='mmyolo_ext.BCELoss', loss_weight=0.5),
         loss_bbox=dict(type='mmyolo_ext.IoULoss', mode='ciou', loss_weight=0.05),
         loss_obj=dict(type='mmyolo_ext.BCELoss', loss_weight=1.0),

@@ -25,5 +25,5 @@ param_scheduler = [
         start=0.8,
     ),
 ]
-# The recipe fits any batch size by itself (AccumulateHook); --auto-scale-lr says so and leaves the rate alone.
+# AccumulateHook adapts the recipe to any batch size; --auto-scale-lr logs that and keeps the learning rate.
 auto_scale_lr = dict(base_batch_size=64, enable=False)

@@ -1,5 +1,5 @@
-# What tools/tune.py searches by default: the numbers of the recipe. Keys that a config has not are left out.
-# Copy the lines that you want into a space of yours; what can be written there: docs/guides/tuning.md.
+# The default search space of tools/tune.py: the values of the recipe. Keys that a config does not have are skipped.
+# Copy the lines that you want into a space of your own; docs/guides/tuning.md describes the format.
 space = {
     # the optimizer
     'optim_wrapper.optimizer.lr': dict(factor=10, optional=True),
@@ -9,7 +9,7 @@ space = {
     'model.bbox_head.loss_cls.loss_weight': dict(factor=4, optional=True),
     'model.bbox_head.loss_bbox.loss_weight': dict(factor=4, optional=True),
     'model.bbox_head.loss_obj.loss_weight': dict(factor=4, optional=True),
-    # the pictures
+    # the augmentation
     'train_dataloader...MosaicAffine.scale': dict(low=0.0, high=0.9, optional=True),
     'train_dataloader...MosaicAffine.translate': dict(low=0.0, high=0.3, optional=True),
     'train_dataloader...RandomAffine.scale': dict(low=0.0, high=0.9, optional=True),
