@@ -1,4 +1,4 @@
-"""The parts of detectors: backbones, necks, heads, their task utilities and losses, and the detector itself."""
+"""Components of detectors: backbones, necks, heads, assigners, box coders, losses, and the detectors."""
 
 from . import backbones as backbones
 from . import darknet as darknet

@@ -13,7 +13,7 @@ from mmyolo_ext.models.backbones.staged_backbone import StagedBackbone
 from mmyolo_ext.models.layers import build_stem
 from mmyolo_ext.registry import MODELS
 
-# the numbers of the paper's implementation
+# values of the paper's implementation
 NORM_CFG = {'type': 'BN', 'momentum': 0.01, 'eps': 1e-3}
 RE, HS = {'type': 'ReLU'}, {'type': 'HSwish'}
 STEM_CHANNELS = 16
@@ -21,7 +21,7 @@ LAST_EXPANSION = 6
 
 
 class Block(NamedTuple):
-    """A row of the paper's tables: kernel, expanded and output channels, squeeze-excitation, activation, stride."""
+    """A row of tables 1 and 2: kernel, expanded and output channels, squeeze-excitation, activation, stride."""
 
     kernel_size: int
     mid_channels: int
@@ -69,22 +69,19 @@ class MobileNetV3(StagedBackbone):
 
     Args:
         arch: ``'small'`` or ``'large'``.
-        widen_factor: scales all channels, which are then rounded to multiples of 8.
-        stem: ``'conv_maxpool'``: as in the paper, a 3x3/2 convolution (and here no pool); ``'stem_block'`` or
-            ``'focus'``, see :func:`build_stem`.
-        reduced_tail: half of the channels in the last stage, as the paper has it for detection (section 6.3).
-        in_channels: of the picture.
-        out_indices: see :class:`StagedBackbone`, as for all that follow.
-        frozen_stages: see there.
-        norm_cfg: normalization layers; batch norm with the paper's numbers by default.
-        act_cfg: one activation for all layers, squeeze-excitation apart; the paper's two (ReLU in the shallow stages,
-            h-swish elsewhere) by default.
-        norm_eval: see there.
-        with_cp: see there.
-        init_cfg: see there; takes weights of torchvision and of mmpretrain too.
+        widen_factor: Scales all channels, which are rounded to multiples of 8.
+        stem: ``'conv_maxpool'``: a 3x3/2 convolution as in the paper (here without a pool); ``'stem_block'`` or
+            ``'focus'``: see :func:`build_stem`.
+        reduced_tail: Halve the channels of the last stage, as the paper does for detection (section 6.3).
+        in_channels: Channels of the image.
+        out_indices: See :class:`StagedBackbone`, as for ``frozen_stages``, ``norm_eval`` and ``with_cp``.
+        norm_cfg: Normalization layers; batch norm with the paper's values by default.
+        act_cfg: One activation for all layers except squeeze-excitation; by default the paper's two, ReLU in the
+            shallow stages and h-swish elsewhere.
+        init_cfg: See :class:`StagedBackbone`; accepts weights of torchvision and mmpretrain.
 
     Raises:
-        ValueError: an unknown ``arch`` or ``stem``, a width that is not positive, an index out of range.
+        ValueError: If ``arch`` or ``stem`` is unknown, the width is not positive or an index is out of range.
     """
 
     def __init__(
@@ -130,7 +127,7 @@ class MobileNetV3(StagedBackbone):
 
 
 def _scaled(stages: Sequence[Sequence[Block]], widen_factor: float, reduced_tail: bool) -> list[list[Block]]:
-    """The stages at another width; in a reduced tail all channels after its first expansion are halved."""
+    """Scale the stages; in a reduced tail all channels after its first expansion are halved."""
 
     def scaled(block: Block, mid_divisor: int, out_divisor: int) -> Block:
         return block._replace(
@@ -167,11 +164,11 @@ def _stage(in_channels: int, blocks: Sequence[Block], norm_cfg: dict, act_cfg: d
 
 
 def _squeeze(channels: int) -> dict:
-    """Squeeze-excitation on a quarter of the channels, rounded to a multiple of 8."""
+    """Return squeeze-excitation on a quarter of the channels, rounded to a multiple of 8."""
     squeezed = make_divisible(channels // 4, 8)
     return {
         'channels': channels,
-        # mmdet's layer takes int(channels / ratio); the half keeps a rounding error from taking one off
+        # mmdet's layer takes int(channels / ratio); the half prevents a rounding error
         'ratio': channels / (squeezed + 0.5),
-        'act_cfg': (RE, {'type': nn.Hardsigmoid}),  # mmcv's own HSigmoid warns whoever builds it
+        'act_cfg': (RE, {'type': nn.Hardsigmoid}),  # mmcv's HSigmoid warns on construction
     }

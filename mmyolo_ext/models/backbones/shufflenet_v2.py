@@ -1,4 +1,4 @@
-"""ShuffleNetV2 (Ma et al., arXiv 1807.11164): units that work on half of the channels, then shuffle the halves."""
+"""ShuffleNetV2 (Ma et al., arXiv 1807.11164): units that process half of the channels, then shuffle both halves."""
 
 from collections.abc import Iterator, Sequence
 
@@ -20,17 +20,17 @@ OTHER_LAST_CHANNELS = 1024
 
 
 class ShuffleUnit(nn.Module):
-    """The unit of figure 3, (c) and, with stride 2, (d).
+    """The unit of figure 3, (c) for stride 1 and (d) for stride 2.
 
-    With stride 1 the first half of the channels goes through untouched; with stride 2 both branches see all of them.
-    At the end the channels of the two halves are interleaved.
+    With stride 1 the first half of the channels is passed through; with stride 2 both branches see all channels. The
+    channels of the two branches are interleaved.
 
     Args:
-        in_channels: of the input; with stride 1 the same as ``out_channels``.
-        out_channels: even.
+        in_channels: Channels of the input; with stride 1 the same as ``out_channels``.
+        out_channels: Even.
         stride: 1 or 2.
-        norm_cfg: normalization layers.
-        act_cfg: activations.
+        norm_cfg: Normalization layers.
+        act_cfg: Activations.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, norm_cfg: dict, act_cfg: dict) -> None:
@@ -55,7 +55,7 @@ class ShuffleUnit(nn.Module):
             kept, x = x.chunk(2, dim=1)
         else:
             kept = self.branch1(x)
-        # (N, 2, C/2, H, W) -> (N, C/2, 2, H, W) -> (N, C, H, W): the halves take turns
+        # (N, 2, C/2, H, W) -> (N, C/2, 2, H, W) -> (N, C, H, W): interleaved
         return torch.stack([kept, self.branch2(x)], dim=2).flatten(1, 2)
 
 
@@ -64,21 +64,18 @@ class ShuffleNetV2(StagedBackbone):
     """Stem of stride 4 (0), three stages of strides 8, 16, 32 (1 to 3), the classifier's last 1x1 convolution (4).
 
     Args:
-        widen_factor: 0.5, 1.0, 1.5 or 2.0, the widths of the paper; ignored where ``stage_channels`` is given.
+        widen_factor: 0.5, 1.0, 1.5 or 2.0, the widths of the paper; ignored if ``stage_channels`` is given.
         stem: ``'conv_maxpool'`` as in the paper, ``'stem_block'`` or ``'focus'``, see :func:`build_stem`.
-        in_channels: of the picture.
-        stage_channels: three even numbers, in place of the paper's.
-        stage_blocks: units of each stage.
-        out_indices: see :class:`StagedBackbone`, as for all that follow.
-        frozen_stages: see there.
-        norm_cfg: normalization layers; batch norm with PyTorch's numbers by default.
-        act_cfg: activations; ReLU by default.
-        norm_eval: see there.
-        with_cp: see there.
-        init_cfg: see there; takes weights of torchvision and of mmpretrain too.
+        in_channels: Channels of the image.
+        stage_channels: Three even numbers, instead of the paper's.
+        stage_blocks: Number of units of each stage.
+        out_indices: See :class:`StagedBackbone`, as for ``frozen_stages``, ``norm_eval`` and ``with_cp``.
+        norm_cfg: Normalization layers; batch norm with PyTorch's values by default.
+        act_cfg: Activations; ReLU by default.
+        init_cfg: See :class:`StagedBackbone`; accepts weights of torchvision and mmpretrain.
 
     Raises:
-        ValueError: an unknown width or stem, channels or blocks that cannot be built, an index out of range.
+        ValueError: If the width or stem is unknown, channels or blocks are invalid or an index is out of range.
     """
 
     def __init__(

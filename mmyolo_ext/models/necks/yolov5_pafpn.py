@@ -15,23 +15,24 @@ from mmyolo_ext.registry import MODELS
 
 @MODELS.register_module()
 class YOLOv5PAFPN(BaseModule):
-    """Top-down, then bottom-up fusion; levels keep the strides of the inputs, which must double from one to the next.
+    """Top-down, then bottom-up fusion; each level keeps its stride, which must double from one input to the next.
 
-    The deeper map is enlarged (nearest) to the size of the shallower one, so a picture whose size the strides do not
-    divide passes too. ``out_channels`` tells the real, scaled channels.
+    The deeper map is enlarged (nearest neighbour) to the size of the shallower one, so that images of any size pass.
+    The attribute ``out_channels`` has the scaled channels.
 
     Args:
-        in_channels: real channels of the inputs, shallow to deep; or ``'auto'``, which ``YOLODetector`` fills in.
-        out_channels: channels of the outputs at full width, one per input.
-        deepen_factor: scales ``num_csp_blocks``.
-        widen_factor: scales ``out_channels``.
-        num_csp_blocks: bottlenecks of each CSP block.
-        norm_cfg: normalization layers; release values by default.
-        act_cfg: activations; SiLU by default.
-        init_cfg: PyTorch's own start by default.
+        in_channels: Channels of the inputs, shallow to deep; or ``'auto'``, which ``YOLODetector`` fills in.
+        out_channels: Channels of the outputs before scaling, one per input.
+        deepen_factor: Scales ``num_csp_blocks``.
+        widen_factor: Scales ``out_channels``.
+        num_csp_blocks: Bottlenecks of each CSP block.
+        norm_cfg: Normalization layers; batch norm with YOLOv5's values by default.
+        act_cfg: Activations; SiLU by default.
+        init_cfg: PyTorch's own initialization by default.
 
     Raises:
-        ValueError: ``in_channels`` was not filled in, fewer than two levels, or the two lists differ in length.
+        ValueError: If ``in_channels`` was not filled in, there are fewer than two levels, or the two lists differ in
+            length.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class YOLOv5PAFPN(BaseModule):
         def csp(fused_channels: int, channels: int) -> CSPLayer:
             return CSPLayer(fused_channels, channels, num_blocks=depth, add_identity=False, **block)
 
-        # Each list runs shallow to deep; its entry i joins the levels i and i + 1.
+        # Lists run shallow to deep; entry i joins the levels i and i + 1.
         ins, outs = self.in_channels, self.out_channels
         joints = range(len(outs) - 1)
         to_reduce = (*outs[1:-1], ins[-1])
