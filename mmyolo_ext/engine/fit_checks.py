@@ -1,4 +1,4 @@
-"""Do model, data, evaluator and checkpoint fit each other? Asked before the first step.
+"""Check before the first step that model, data, evaluator and checkpoint fit together.
 
 A finding is a pair: whether it is an error, and a sentence that names both sides and the cure.
 
@@ -17,7 +17,7 @@ from torch import nn
 
 from mmyolo_ext.engine.data_checks import Finding, Split, leaf_datasets
 
-LEAST_SIDE = 2.0  # px; the training drops boxes with a side up to it
+MIN_SIDE = 2.0  # px; training drops boxes with a side up to it
 GOOD_RECALL = 0.98
 MAX_MATCHED = 100_000  # boxes
 BOX_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
@@ -25,20 +25,20 @@ PROPOSAL_ITEMS = ('AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l
 
 
 def class_names(dataset: object) -> tuple[str, ...] | None:
-    """The classes a data set declares; None if it declares none."""
+    """Return the classes that a dataset declares; None if it declares none."""
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
     return (classes,) if isinstance(classes, str) else classes and tuple(classes)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The detector inside wrappers for several processes and test-time augmentation."""
+    """Return the detector inside wrappers for several processes and test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
 
 
 def head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """(name, num_classes) of every box head."""
+    """Yield (name, num_classes) of every box head."""
     model = unwrapped(model)
     roi = getattr(getattr(model, 'roi_head', None), 'bbox_head', None)
     heads = [('bbox_head', getattr(model, 'bbox_head', None))]
@@ -48,60 +48,55 @@ def head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
             yield name, head.num_classes
 
 
-def check_anchors(model: nn.Module, train: Split, datasets: Sequence[object]) -> list[Finding]:
-    """The share of the training boxes that an anchor can match (best possible recall), for heads whose assigner
-    compares sizes by ``fits(boxes_wh, anchors_wh)``.
+def check_anchors(model: nn.Module, train: Split, datasets: Sequence[object]) -> Iterator[Finding]:
+    """Check the best possible recall: the share of the training boxes that an anchor can match.
 
-    Boxes are scaled as the resize of the pipelines scales images; a larger or smaller view of a random resize is not
-    counted.
+    This applies to heads with ``priors_wh`` (levels, anchors, 2) px whose assigner has ``fits(boxes_wh, priors_wh)``.
+    Boxes are scaled as the pipelines resize images, without random scales.
 
     Args:
-        model: Its ``bbox_head`` has ``priors_wh`` (levels, anchors, 2) px.
+        model: With a ``bbox_head``.
         train: The training split.
-        datasets: Of training and validation, whose pipelines say the input size.
+        datasets: Of training and validation, whose pipelines define the input size.
     """
     head = getattr(unwrapped(model), 'bbox_head', None)
     anchors, fits = getattr(head, 'priors_wh', None), getattr(getattr(head, 'assigner', None), 'fits', None)
     if anchors is None or fits is None:
-        return []
+        return
     anchors = anchors.detach().float().cpu().reshape(-1, 2)  # (K, 2)
     if (anchors <= 0).any() or not torch.isfinite(anchors).all():
-        return [(True, f'anchors must have sides above 0, got {anchors.tolist()}: set base_sizes of prior_generator')]
+        yield True, f'anchors must have sides above 0, got {anchors.tolist()}: set base_sizes of prior_generator'
+        return
     size_hw = input_size_hw(datasets)
     known = (train.sizes_hw[train.image] > 0).all(1) & ~train.ignored
     if size_hw is None or not known.any():
-        return []
+        return
+    at_input = f'at an input of {size_hw[1]} x {size_hw[0]} px'
     scale = (np.array(size_hw) / train.sizes_hw[train.image][known]).min(1, keepdims=True)
-    boxes = train.boxes_xyxy[known]
-    boxes_wh = (boxes[:, 2:] - boxes[:, :2]) * scale
-    boxes_wh = boxes_wh[(boxes_wh > LEAST_SIDE).all(1)]
+    boxes_wh = (train.boxes_xyxy[known, 2:] - train.boxes_xyxy[known, :2]) * scale  # (G, 2)
+    boxes_wh = boxes_wh[(boxes_wh > MIN_SIDE).all(1)]
     if not len(boxes_wh):
-        return [
-            (
-                True,
-                f'all {int(known.sum())} training boxes have a side of at most {LEAST_SIDE:g} px at an input of '
-                f'{size_hw[1]} x {size_hw[0]} px, where training drops them: choose a larger input_size, or tiles',
-            )
-        ]
+        yield (
+            True,
+            f'all {int(known.sum())} training boxes have a side of at most {MIN_SIDE:g} px {at_input}, where training '
+            'drops them: choose a larger input_size, or tiles',
+        )
+        return
     boxes_wh = boxes_wh[:: -(-len(boxes_wh) // MAX_MATCHED)]
     recall = float(fits(torch.from_numpy(boxes_wh).float(), anchors).any(1).float().mean())
-    if recall >= GOOD_RECALL:
-        return []
-    sides = np.percentile(boxes_wh, (5, 50, 95), axis=0).round(1)
-    low, middle, high = (f'{w:g} x {h:g}' for w, h in sides.tolist())
-    return [
-        (
+    if recall < GOOD_RECALL:
+        low, middle, high = map(_sizes, np.percentile(boxes_wh, (5, 50, 95), axis=0)[:, None])
+        yield (
             recall == 0,
             f'the anchors can match {recall:.1%} of the training boxes (best possible recall), the others are not '
-            f'learned: anchors {_sizes(anchors)} px, boxes {low} to {high} px, median {middle}, at an input of '
-            f'{size_hw[1]} x {size_hw[0]} px. Fit the anchors by tools/anchors.py CONFIG, or change input_size',
+            f'learned: anchors {_sizes(anchors.numpy())} px, boxes {low} to {high} px, median {middle}, {at_input}. '
+            'Fit the anchors by tools/anchors.py CONFIG, or change input_size',
         )
-    ]
 
 
 def input_size_hw(datasets: Sequence[object]) -> tuple[int, int] | None:
-    """Height and width into which the pipelines fit images: of a ``Letterbox``, else of a ``Resize`` with
-    ``keep_ratio``; None if there is neither."""
+    """Return the size to which the pipelines resize images: of ``Letterbox``, else of ``Resize`` with ``keep_ratio``;
+    None if there is neither."""
     steps = [step for dataset in datasets for step in _steps(dataset)]
     for step in steps:
         if type(step).__name__ == 'Letterbox':
@@ -114,43 +109,34 @@ def input_size_hw(datasets: Sequence[object]) -> tuple[int, int] | None:
     return None
 
 
-def check_evaluator(evaluator: Evaluator | None, dataset: object, split: str) -> list[Finding]:
-    """The classes and images of the annotation file of a COCO metric are those of the data set."""
-    classes, findings = class_names(dataset), []
+def check_evaluator(evaluator: Evaluator | None, dataset: object, split: str) -> Iterator[Finding]:
+    """Check that the annotation file of a COCO metric has the classes and images of the dataset."""
+    classes = class_names(dataset)
     for metric in getattr(evaluator, 'metrics', ()):
         coco = getattr(metric, '_coco_api', None)
         if coco is None or classes is None:
             continue
         names = [category['name'] for category in coco.dataset.get('categories', ())]
-        missing = [name for name in classes if name not in names]
-        ordered = tuple(name for name in names if name in classes)
-        if missing or ordered != classes:
-            findings.append(
-                (
-                    True,
-                    f'the annotation file of {split}_evaluator has the categories {tuple(names)}, the {split} data '
-                    f'set the classes {classes}: scores would be of other classes. Name the same file in both '
-                    '(val_ann sets both)',
-                )
+        if tuple(name for name in names if name in classes) != classes:
+            yield (
+                True,
+                f'the annotation file of {split}_evaluator has the categories {tuple(names)}, the {split} data set '
+                f'the classes {classes}: scores would be of other classes. Name the same file in both (val_ann sets '
+                'both)',
             )
-        images = set(coco.imgs)
-        own = {info.get('img_id') for leaf in leaf_datasets(dataset) for info in _some_infos(leaf)}
-        unknown = sorted((image for image in own if image not in images), key=str)
-        if own and unknown:
-            findings.append(
-                (
-                    True,
-                    f'the annotation file of {split}_evaluator lacks images of the {split} data set, among them the '
-                    f'id {unknown[0]!r}: name the same file in both (val_ann sets both)',
-                )
+        unknown = sorted({image_id for image_id in _some_image_ids(dataset) if image_id not in coco.imgs}, key=str)
+        if unknown:
+            yield (
+                True,
+                f'the annotation file of {split}_evaluator lacks images of the {split} data set, among them the id '
+                f'{unknown[0]!r}: name the same file in both (val_ann sets both)',
             )
-    return findings
 
 
-def check_score_names(hooks: Sequence[Hook], evaluator: Evaluator | None) -> list[Finding]:
-    """The scores that hooks wait for (``save_best``, ``monitor``) are among those that the evaluator gives.
+def check_score_names(hooks: Sequence[Hook], evaluator: Evaluator | None) -> Iterator[Finding]:
+    """Check that the evaluator returns the scores that hooks use (``save_best``, ``monitor``).
 
-    Only metrics whose scores are known beforehand are asked, COCO's; of others the prefix is compared.
+    The scores of a COCO metric are known in advance; of other metrics only the prefix is compared.
     """
     given, prefixes, all_known = [], set(), True
     for metric in getattr(evaluator, 'metrics', ()):
@@ -159,28 +145,23 @@ def check_score_names(hooks: Sequence[Hook], evaluator: Evaluator | None) -> lis
         scores = _coco_scores(metric)
         all_known &= scores is not None
         given += [f'{prefix}/{score}' if prefix else score for score in scores or ()]
-    findings = []
-    for what, name in _wanted_scores(hooks):
+    for key, name in _wanted_scores(hooks):
         prefix = name.rpartition('/')[0] or None
-        fits = name in given or (not all_known and (prefix in prefixes or None in prefixes))
-        if evaluator is None or not prefixes or fits:
+        if not prefixes or name in given or (not all_known and (prefix in prefixes or None in prefixes)):
             continue
         near = difflib.get_close_matches(name, given, n=1, cutoff=0.5)
-        hint = f', did you mean {near[0]!r}?' if near else ''
-        offer = ', '.join(score for score in given if not score.endswith('_precision')) or ', '.join(
-            f'{prefix}/...' for prefix in prefixes
-        )
-        findings.append((True, f'{what}={name!r} is no score of the evaluator{hint} It gives {offer}'))
-    return findings
+        hint = f', did you mean {near[0]!r}?' if near else '.'
+        offer = [score for score in given if not score.endswith('_precision')] or [f'{p}/...' for p in prefixes]
+        yield True, f'{key}={name!r} is no score of the evaluator{hint} It gives {", ".join(offer)}'
 
 
-def check_checkpoint_classes(checkpoint: Mapping, dataset: object, starts: bool) -> list[Finding]:
-    """The classes that a checkpoint was trained on are those of the data set, in the same order.
+def check_checkpoint_classes(checkpoint: Mapping, dataset: object, starts: bool) -> Iterator[Finding]:
+    """Check that a checkpoint was trained on the classes of the dataset, in the same order.
 
     Args:
         checkpoint: As loaded.
         dataset: Of the training or test.
-        starts: Whether a training starts from the weights, and other classes are intended.
+        starts: Whether a training starts from the weights, where other classes are intended.
     """
     meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
     meta = meta if isinstance(meta, Mapping) else {}
@@ -189,40 +170,36 @@ def check_checkpoint_classes(checkpoint: Mapping, dataset: object, starts: bool)
     trained = described.get('classes') or described.get('CLASSES') or meta.get('CLASSES') or ()
     trained = (trained,) if isinstance(trained, str) else tuple(map(str, trained))
     classes = class_names(dataset)
-    if not trained or classes is None or trained == classes:
-        return []
+    if not trained or classes is None or trained == classes or len(trained) != len(classes):
+        return  # of another number of classes the shapes differ, which is reported when they are loaded
     both = f'the checkpoint was trained on the classes {_names(trained)}, the data set has {_names(classes)}'
     if sorted(trained) == sorted(classes):
         first = next(a for a, b in zip(trained, classes, strict=True) if a != b)
-        return [
-            (
-                True,
-                f'{both}: the same in another order, so {first!r} and others would be taken for one another. Order '
-                'the categories of the annotation file, and class_names, as in the checkpoint',
-            )
-        ]
-    if len(trained) != len(classes):
-        return []  # other shapes: what was loaded is reported
-    cure = 'its class outputs start from those of other classes' if starts else 'its scores are of other classes'
-    return [(False, f'{both}: {cure}')]
+        yield (
+            True,
+            f'{both}: the same in another order, so {first!r} and others would be confused. Order the categories of '
+            'the annotation file, and class_names, as in the checkpoint',
+        )
+    else:
+        yield False, f'{both}: {"its class outputs start from" if starts else "its scores are"} those of other classes'
 
 
 def _steps(dataset: object) -> Iterator[object]:
-    """The transforms of a data set and of those inside it."""
+    """Yield the transforms of a dataset and of those inside it."""
     pipeline = getattr(dataset, 'pipeline', None)
     yield from getattr(pipeline, 'transforms', pipeline if isinstance(pipeline, (list, tuple)) else ())
     for part in getattr(dataset, 'datasets', [dataset.dataset] if hasattr(dataset, 'dataset') else []):
         yield from _steps(part)
 
 
-def _some_infos(leaf: object) -> Iterator[dict]:
-    if hasattr(leaf, 'get_data_info'):
-        for index in {0, len(leaf) // 2, len(leaf) - 1} if len(leaf) else ():
-            yield leaf.get_data_info(index)
+def _some_image_ids(dataset: object) -> Iterator[object]:
+    for leaf in leaf_datasets(dataset):
+        if hasattr(leaf, 'get_data_info') and len(leaf):
+            yield from (leaf.get_data_info(index).get('img_id') for index in {0, len(leaf) // 2, len(leaf) - 1})
 
 
 def _coco_scores(metric: object) -> list[str] | None:
-    """The names of the scores of a COCO metric on boxes, masks or proposals; None of another metric."""
+    """Return the names of the scores of a COCO metric on boxes, masks or proposals; None of another metric."""
     kinds = getattr(metric, 'metrics', None)
     if not hasattr(metric, '_coco_api') or not isinstance(kinds, (list, tuple)):
         return None
@@ -249,9 +226,9 @@ def _wanted_scores(hooks: Sequence[Hook]) -> Iterator[tuple[str, str]]:
             yield 'monitor', hook.monitor
 
 
-def _sizes(anchors: torch.Tensor) -> str:
-    return ', '.join(f'{w:g} x {h:g}' for w, h in anchors.round(decimals=1).tolist())
+def _sizes(sizes_wh: np.ndarray) -> str:
+    return ', '.join(f'{w:g} x {h:g}' for w, h in sizes_wh.round(1).tolist())
 
 
-def _names(names: Sequence[str], most: int = 12) -> str:
-    return f'{tuple(names)}' if len(names) <= most else f'{tuple(names[:most])[:-1]} and {len(names) - most + 1} more'
+def _names(names: Sequence[str]) -> str:
+    return f'{tuple(names)}' if len(names) <= 12 else f'{tuple(names[:11])} and {len(names) - 11} more'

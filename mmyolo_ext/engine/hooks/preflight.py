@@ -8,7 +8,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from mmyolo_ext.compat.fit_checkpoint import fit
-from mmyolo_ext.engine.data_checks import Finding, check_overlap, check_split, leaf_datasets, read_split, spread
+from mmyolo_ext.engine.data_checks import Finding, Split, check_overlap, check_split, leaf_datasets, spread
 from mmyolo_ext.engine.fit_checks import (
     check_anchors,
     check_checkpoint_classes,
@@ -80,10 +80,10 @@ class PreflightHook(Hook):
 
         def look() -> list[Finding]:
             datasets = [train] if validation is None else [validation, train]
-            split = read_split(train, 'training')
+            split = Split(train, 'training')
             findings = [*check_split(split), *check_anchors(runner.model, split, datasets)]
             if validation is not None:
-                other = read_split(validation, 'validation')
+                other = Split(validation, 'validation')
                 findings += [*check_split(other), *check_overlap(split, other)]
                 findings += check_evaluator(evaluator, validation, 'val')
                 findings += check_score_names(runner.hooks, evaluator)
@@ -97,7 +97,7 @@ class PreflightHook(Hook):
         _report(
             runner,
             lambda: [
-                *check_split(read_split(dataset, 'test')),
+                *check_split(Split(dataset, 'test')),
                 *check_evaluator(runner.test_evaluator, dataset, 'test'),
             ],
         )
@@ -110,7 +110,7 @@ def _report(runner: Runner, look: Callable[[], list[Finding]]) -> None:
     findings = []
     if is_main_process():
         try:
-            findings = look()
+            findings = list(look())
         except Exception as error:  # an unusual data set is not refused, and the other ranks wait below
             findings = [(False, f'the data could not be examined: {type(error).__name__}: {error}')]
     shared = [findings]
