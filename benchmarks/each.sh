@@ -29,7 +29,7 @@ skip_benchmark() {
 }
 
 # Names what was skipped and what failed; ends with 1 if anything failed.
-tell_the_end() {
+report_the_end() {
     printf '%s: %d s in all\n' "$1" "$SECONDS"
     ((${#skipped[@]} == 0)) || printf 'skipped %s\n' "${skipped[@]}"
     if ((${#failed[@]})); then

@@ -1,6 +1,6 @@
 """One detector in every form that it can run in, for ``inference.py``.
 
-Letters: N images, M places that predict a box, C classes.
+Letters: N images, M anchors, C classes.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,26 +16,25 @@ from torch import Tensor
 
 from mmyolo_ext.apis import load_config
 from mmyolo_ext.export import runtime
-from mmyolo_ext.export.formats import Options, write
+from mmyolo_ext.export.formats import Options, open_torchscript, write
 from mmyolo_ext.export.graph import RawGraph, build_graph
 from mmyolo_ext.export.quantize import quantize
-from mmyolo_ext.export.torchscript import open_torchscript
 from mmyolo_ext.registry import MODELS
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 LETTERBOX = {'pad_val': 114, 'centred': False, 'allow_upscale': True, 'interpolation': 'bilinear'}
-# a busy scene at a threshold of use; from weights that have learnt nothing, a fixed score would let through any number
+# a crowded scene at a usual threshold; with random weights, a fixed threshold could keep any number
 CANDIDATES = 300
-CALIBRATION_PICTURES = 8
+CALIBRATION_IMAGES = 8
 
 
 class Engine(NamedTuple):
-    """One form of a detector, on pictures that it holds."""
+    """One form of a detector, on images that it holds."""
 
     network: Callable[[], Any] | None
-    """Boxes and scores of every place; None where they cannot be had alone."""
+    """Boxes and scores of all anchors; None where they cannot be had alone."""
     detections: Callable[[], Any]
-    """The same, then thresholds and suppression of duplicates, for every picture."""
+    """The same, then thresholds and NMS, for each image."""
 
 
 def build_detector(config: str) -> torch.nn.Module:
@@ -49,13 +48,13 @@ def build_detector(config: str) -> torch.nn.Module:
             torch.nn.init.normal_(module.running_mean, 0.0, 0.1)
             torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
     with torch.no_grad():
-        feats = detector.extract_feat(torch.from_numpy(pictures(1, 320)))
+        feats = detector.extract_feat(torch.from_numpy(random_images(1, 320)))
         for conv, feat in zip(detector.bbox_head.convs_pred, feats, strict=True):
             conv.weight *= 1.5 / conv(feat).std()
     return detector
 
 
-def pictures(count: int, size: int) -> np.ndarray:
+def random_images(count: int, size: int) -> np.ndarray:
     """Noise of several scales, (N, 3, size, size) float32 in [0, 1]."""
     rng = np.random.default_rng(count * size)
     coarse = rng.random((count, 3, size // 32, size // 32)).repeat(32, axis=2).repeat(32, axis=3)
@@ -107,12 +106,12 @@ def eager(
 
 
 def exported(detector: torch.nn.Module, images: np.ndarray, folder: Path, int8: bool) -> Engine:
-    """The ONNX file in onnxruntime, with the suppression of ``runtime.py``."""
+    """The ONNX file in onnxruntime, with the NMS of ``runtime.py``."""
     file = export(detector, images, folder, 'onnx')
     if int8:
         quantized = file.with_name(f'int8_{file.name}')
-        feed = pictures(CALIBRATION_PICTURES, images.shape[-1])
-        quantize(file, quantized, np.split(feed, CALIBRATION_PICTURES))
+        feed = random_images(CALIBRATION_IMAGES, images.shape[-1])
+        quantize(file, quantized, np.split(feed, CALIBRATION_IMAGES))
         file = quantized
     run, properties = runtime.open_onnx(file, torch.get_num_threads(), runtime.CPU)
     return in_numpy(run, runtime.read_rules(properties, file), images)
@@ -137,14 +136,14 @@ def in_graph(detector: torch.nn.Module, images: np.ndarray, folder: Path) -> Eng
 
 
 def torchscript(detector: torch.nn.Module, images: np.ndarray, folder: Path) -> Engine:
-    """The TorchScript file, fused, with the suppression of ``runtime.py``."""
+    """The TorchScript file, fused, with the NMS of ``runtime.py``."""
     file = export(detector, images, folder, 'torchscript', fused=True)
     run, properties = open_torchscript(file)
     return in_numpy(run, runtime.read_rules(properties, file), images)
 
 
 def export(detector: torch.nn.Module, images: np.ndarray, folder: Path, kind: str, **options: bool) -> Path:
-    """A file for pictures of this size, as ``tools/export.py`` writes it."""
+    """A file for images of this size, as ``tools/export.py`` writes it."""
     file = folder / f'{kind}_{"_".join(options)}_{len(images)}_{images.shape[-1]}.{kind}'
     names = tuple(f'class {label}' for label in range(detector.bbox_head.num_classes))
     write(detector, file, Options(kind, dynamic=len(images) > 1, **options), names, LETTERBOX, images.shape[2:])
@@ -152,7 +151,7 @@ def export(detector: torch.nn.Module, images: np.ndarray, folder: Path, kind: st
 
 
 def in_numpy(run: Callable, rules: dict, images: np.ndarray) -> Engine:
-    """What runs a file, and the suppression of ``runtime.py``."""
+    """What runs a file, and the NMS of ``runtime.py``."""
     score_thr = threshold(run(images)['scores'])
 
     def detections() -> list[runtime.Detections]:
@@ -163,7 +162,7 @@ def in_numpy(run: Callable, rules: dict, images: np.ndarray) -> Engine:
 
 
 def threshold(scores: np.ndarray) -> float:
-    """The score that :data:`CANDIDATES` of each picture's exceed on average, of (N, M, C)."""
+    """The score that :data:`CANDIDATES` of each image exceed in the mean, of scores (N, M, C)."""
     return float(np.partition(scores.ravel(), -CANDIDATES * len(scores) - 1)[-CANDIDATES * len(scores) - 1])
 
 

@@ -1,9 +1,9 @@
-"""One epoch of YOLOv5n on BCCD, 320 px, batch 16, against the bare steps of its network; and how soon it starts.
+"""One epoch of YOLOv5n on BCCD, 320 px, batch 16, against the bare steps of its network; and its start-up time.
 
-The epoch is that of ``configs/yolov5/yolov5_n_320_bccd.py``: loader, augmentation, losses, hooks, log and checkpoint. Bare
-steps of the same shapes stand before and after it, in the same process; ``ratio`` is what an epoch takes over what
-those around it take, ``parts_ms`` tells where the rest goes, a step. *first step* is told of fresh processes of
-``tools/train.py``, from their start to the end of their first step::
+The epoch is that of ``configs/yolov5/yolov5_n_320_bccd.py``: loader, augmentation, losses, hooks, log and
+checkpoint. Bare steps of the same shapes run before and after it, in the same process; ``ratio`` is the time of the
+epoch over that of the bare steps around it, ``parts_ms`` the time of each other part, per step. *first step* is
+measured on new processes of ``tools/train.py``, from their start to the end of their first step::
 
     OMP_NUM_THREADS=2 python benchmarks/epoch.py [--device cuda] [--amp] [--repeats 9]
 """

@@ -1,8 +1,8 @@
-"""How long COCO's average precision takes: our metric beside mmdet's on pycocotools, 5,000 pictures of 100 boxes.
+"""Time COCO's evaluation: our metric beside mmdet's on pycocotools, 5,000 images with 100 boxes each.
 
-Told of the whole metric, from predictions to figures, and if asked for of the evaluator alone. Both read the truth
-from its file in each run. About 7 objects a picture and 80 classes, as in COCO's validation; half of the boxes lie on
-objects, more or less well. Ours and pycocotools take turns, so that a busy hour slows both::
+Measures the whole metric, from predictions to figures, and on request the evaluator alone. Both read the ground truth
+from its file in each run. About 7 objects an image and 80 classes, as in COCO's validation; half of the boxes lie on
+objects, more or less well. Ours and pycocotools alternate, so that other load slows both::
 
     python benchmarks/evaluation.py [--images 5000] [--boxes 100] [--repeats 5] [--parts metric evaluator]
 
@@ -46,7 +46,7 @@ def draw(images: int, boxes: int) -> tuple[dict, list[Sample]]:
     annotations, samples = [], []
     for image in range(images):
         count = rng.poisson(OBJECTS)
-        # small ones and large ones, as in COCO, all inside the picture
+        # small ones and large ones, as in COCO, all inside the image
         size = np.exp(rng.uniform(np.log(8), np.log(400), (count, 2)))
         start, label = rng.rand(count, 2) * (SIDE - size), rng.randint(0, CLASSES, count)
         annotations += [
@@ -149,7 +149,7 @@ def compare(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) ->
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--images', type=int, default=5000)
-    parser.add_argument('--boxes', type=int, default=100, help='predicted on a picture')
+    parser.add_argument('--boxes', type=int, default=100, help='predicted on each image')
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument('--parts', nargs='+', choices=('metric', 'evaluator'), default=['metric'])
     options = parser.parse_args()

@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-FILE = 'FIRST_STEP_FILE'  # the environment variable that says where to write to
+FILE = 'FIRST_STEP_FILE'  # environment variable with the file to write
 
 
 @HOOKS.register_module()

@@ -1,6 +1,6 @@
-"""How long a training step takes with parts of the detector frozen: forward, losses, backward, optimizer.
+"""Time a training step with parts of the detector frozen: forward, losses, backward, optimizer.
 
-Noise in place of pictures, 10 boxes on each::
+On noise images with 10 boxes each::
 
     OMP_NUM_THREADS=2 python benchmarks/freezing.py [--config CONFIG] [--size 320] [--batch 16] [--device cuda]
 """
@@ -37,19 +37,19 @@ def step_with(frozen_parts: tuple[str, ...], args: argparse.Namespace) -> Callab
     torch.manual_seed(0)
     model = MODELS.build(cfg.model).to(args.device, memory_format=torch.channels_last).train()
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    pictures = torch.rand(args.batch, 3, args.size, args.size, device=args.device)
-    pictures = pictures.contiguous(memory_format=torch.channels_last)
+    images = torch.rand(args.batch, 3, args.size, args.size, device=args.device)
+    images = images.contiguous(memory_format=torch.channels_last)
     samples = [sample(args.size, model.bbox_head.num_classes, args.device) for _ in range(args.batch)]
 
     def step() -> None:
-        losses = model(pictures, samples, mode='loss')
+        losses = model(images, samples, mode='loss')
         wrapper.update_params(model.parse_losses(losses)[0])
 
     return step
 
 
 def sample(size: int, num_classes: int, device: str) -> DetDataSample:
-    """Boxes of sides from 5% to 40% of the picture."""
+    """Boxes of sides from 5% to 40% of the image."""
     corner, side = torch.rand(BOXES, 2) * 0.6, 0.05 + torch.rand(BOXES, 2) * 0.35
     truth = DetDataSample(metainfo={'batch_input_shape': (size, size), 'img_shape': (size, size)})
     truth.gt_instances = InstanceData(

@@ -63,12 +63,12 @@ install_from_bundle() {
     export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 }
 
-# Sets data and note: BCCD, or synthetic pictures in its place.
+# Sets data and note: BCCD, or synthetic images instead.
 choose_data() {
     data=data/bccd/ note=''
     if [[ ! -f data/bccd/annotations/trainval.json ]]; then
-        data="$scratch/data/" note="On $1 synthetic pictures in the place of BCCD's."
-        "$python" benchmarks/synthetic.py "$data" --pictures "$1"
+        data="$scratch/data/" note="On $1 synthetic images instead of BCCD."
+        "$python" benchmarks/synthetic.py "$data" --images "$1"
     fi
 }
 
@@ -109,4 +109,4 @@ install_from_bundle
 # shellcheck source=benchmarks/each.sh
 . benchmarks/each.sh
 if [[ "${1:-}" == --trial ]]; then on_the_cpu_in_small; else on_the_gpu; fi
-tell_the_end benchmarks/gpu.sh
+report_the_end benchmarks/gpu.sh

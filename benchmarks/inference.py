@@ -1,8 +1,8 @@
-"""How long a picture takes: PyTorch in its forms, and on the CPU TorchScript, and ONNX Runtime in float32 and int8.
+"""Time prediction: PyTorch in its forms, and on the CPU TorchScript and ONNX Runtime in float32 and int8.
 
-Twice for each: from the normalised picture to the boxes and scores of every place ("network"), and to the detections
-after thresholds and suppression ("detections"), which decodes likely places alone where the form can. Weights are
-seeded, classes are COCO's 80, and the threshold lets 300 candidates a picture through to suppression::
+Twice for each: from the normalised image to the boxes and scores of all anchors ("network"), and to the detections
+after thresholds and NMS ("detections"), which decodes only likely anchors where the form can. Weights are
+seeded, classes are COCO's 80, and the threshold lets 300 candidates of each image through to NMS::
 
     OMP_NUM_THREADS=2 python benchmarks/inference.py [--device cuda] [--models YOLOv5n] [--sizes 320] [--batches 8]
 
@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from engines import FORMS, FORMS_ON, Engine, build_detector, engines, pictures
+from engines import FORMS, FORMS_ON, Engine, build_detector, engines, random_images
 from machine import LEAST_REPEATS, calibrate, measure, report
 
 from mmyolo_ext.apis.memory import keep_freed_memory
@@ -37,7 +37,7 @@ def measure_model(model: str, options: argparse.Namespace) -> dict[str, dict[str
     figures = {}
     for batch in options.batches:
         for size in options.sizes:
-            images = pictures(batch, size)
+            images = random_images(batch, size)
             cases = {}
             with TemporaryDirectory() as folder:
                 for form, engine in engines(detector, images, options.forms, Path(folder), options.device):
@@ -66,8 +66,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto')
     parser.add_argument('--models', nargs='+', choices=MODELS, default=list(MODELS))
     parser.add_argument('--forms', nargs='+', choices=FORMS, help='by default all that the device has a use for')
-    parser.add_argument('--sizes', nargs='+', type=int, default=[320, 640], help='sides of the pictures, px')
-    parser.add_argument('--batches', nargs='+', type=int, default=[1], help='pictures at a time (default: 1)')
+    parser.add_argument('--sizes', nargs='+', type=int, default=[320, 640], help='sides of the images, px')
+    parser.add_argument('--batches', nargs='+', type=int, default=[1], help='images per batch (default: 1)')
     parser.add_argument('--repeats', type=int, default=7)
     parser.add_argument('--repeat-ms', type=float, default=200, help='a repeat is as many runs as fill this time')
     options = parser.parse_args()

@@ -47,20 +47,22 @@ POINTS = 401
 
 def binary_losses(target: float) -> tuple[Tensor, dict[str, Tensor]]:
     """Each loss as a function of the predicted probability."""
-    told = torch.linspace(0.002, 0.998, POINTS, dtype=torch.float64)
+    probabilities = torch.linspace(0.002, 0.998, POINTS, dtype=torch.float64)
     losses = {
         'BCE': BCELoss(),
         'focal, gamma 1.5, alpha 0.25': FocalLoss(BCE),
         'quality focal, the same': QualityFocalLoss(BCE),
     }
-    logits, targets = told.logit()[:, None], torch.full((POINTS, 1), target, dtype=torch.float64)
-    return told, {name: loss(logits, targets, reduction_override='none')[:, 0] for name, loss in losses.items()}
+    logits, targets = probabilities.logit()[:, None], torch.full((POINTS, 1), target, dtype=torch.float64)
+    return probabilities, {
+        name: loss(logits, targets, reduction_override='none')[:, 0] for name, loss in losses.items()
+    }
 
 
 def draw_binary(axes: Axes, target: float) -> None:
-    told, curves = binary_losses(target)
+    probabilities, curves = binary_losses(target)
     # where the target is 0 or 1 the two agree: dashes let the one show through the other
-    plot(axes, told, curves, (BLUE, ORANGE, BLACK), ('-', '-', '--'))
+    plot(axes, probabilities, curves, (BLUE, ORANGE, BLACK), ('-', '-', '--'))
     axes.set(
         title=f'class and objectness, target {target:g}', xlabel='predicted probability', xlim=(0, 1), ylim=(0, 2)
     )
@@ -205,11 +207,11 @@ def draw(out: Path) -> None:
         legend.set_frame_on(False)
         for text in (*legend.get_texts(), legend.get_title()):
             text.set_fontsize(8.5)
-    picture = io.BytesIO()
-    figure.savefig(picture)
+    buffer = io.BytesIO()
+    figure.savefig(buffer)
     out.parent.mkdir(parents=True, exist_ok=True)
     # lines need few colours: a third of the bytes
-    Image.open(picture).convert('RGB').quantize(128, dither=Image.Dither.NONE).save(out, optimize=True)
+    Image.open(buffer).convert('RGB').quantize(128, dither=Image.Dither.NONE).save(out, optimize=True)
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ the seed (starting weights, order and warps of the pictures) and in one loss; ev
     python benchmarks/losses.py                     # hours; goes on where it was stopped
     python benchmarks/losses.py --report            # the table and the plot again, from the figures kept
 
-Every finished run is one entry of ``benchmarks/results/losses.json``; the table goes into ``docs/guides/losses.md``, the plot
-into ``docs/images/losses_bccd.png``.
+Every finished run is one entry of ``benchmarks/results/losses.json``; the table goes into ``docs/guides/losses.md``,
+the plot into ``docs/images/losses_bccd.png``.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What every benchmark says besides its figure: the machine, the versions, and how fast the machine is right now.
+"""What every benchmark reports besides its figure: the machine, the versions, and how fast the machine is right now.
 
 The scripts beside it use it as ``from machine import measure, report``. The two calibrations let figures be compared
 that come from different machines, or from one machine at busy and at quiet hours.
@@ -20,8 +20,8 @@ import torch
 from mmyolo_ext.version import __version__
 
 MATMUL_SIDE, MATMUL_THREADS = 1024, 2
-PICTURE_HW, CANVAS_WH = (480, 640), (640, 640)
-# turned by 2 degrees, as augmentation does, and moved so that the picture stays inside: no multiple of whole pixels
+IMAGE_HW, CANVAS_WH = (480, 640), (640, 640)
+# turned by 2 degrees, as augmentation does, and moved so that the image stays inside: no multiple of whole pixels
 WARP = np.float32([[0.99939, -0.0349, 8.3], [0.0349, 0.99939, 68.7]])
 LEAST_REPEATS = 5
 PACKAGES = {
@@ -50,17 +50,17 @@ def describe() -> dict[str, Any]:
 def calibrate(repeats: int = 15) -> dict[str, float]:
     """Median milliseconds of one warp on one thread and of one matrix product on two.
 
-    The warp is ``cv2.warpAffine`` of a 640x480 picture of 3 channels to 640x640, bilinear; the product is of two
+    The warp is ``cv2.warpAffine`` of a 640x480 image of 3 channels to 640x640, bilinear; the product is of two
     float32 matrices of 1024 x 1024. The numbers of threads are put back.
     """
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (*PICTURE_HW, 3), np.uint8)
+    image = rng.integers(0, 256, (*IMAGE_HW, 3), np.uint8)
     first, second = (torch.from_numpy(rng.random((MATMUL_SIDE, MATMUL_SIDE), np.float32)) for _ in range(2))
     opencv_threads, torch_threads = cv2.getNumThreads(), torch.get_num_threads()
     cv2.setNumThreads(1)
     torch.set_num_threads(MATMUL_THREADS)
     try:
-        warp = measure(lambda: cv2.warpAffine(picture, WARP, CANVAS_WH, borderValue=(114,) * 3), repeats, runs=10)
+        warp = measure(lambda: cv2.warpAffine(image, WARP, CANVAS_WH, borderValue=(114,) * 3), repeats, runs=10)
         matmul = measure(lambda: first @ second, repeats, runs=3)
     finally:
         cv2.setNumThreads(opencv_threads)

@@ -1,4 +1,4 @@
-"""How long class-wise non-maximum suppression takes: ours beside what else is at hand, on 1,000 to 30,000 boxes.
+"""Time class-wise non-maximum suppression: ours and other implementations, on 1,000 to 30,000 boxes.
 
 Ours is plain PyTorch and NumPy, for installations without mmcv's compiled ops. Beside it: OpenCV's; torchvision's and
 mmcv's compiled ones, where they are; and the definition, one box after the other, in PyTorch::

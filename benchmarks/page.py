@@ -1,10 +1,10 @@
-"""Fill ``docs/benchmarks/index.md`` with the results of :file:`run.sh`: a table for each benchmark, its machine beneath.
+"""Fill ``docs/benchmarks/index.md`` with the results of :file:`run.sh`: a table and the machine for each benchmark.
 
 ::
 
     python benchmarks/page.py [loss step ...] [--results DIR] [--doc FILE] [--note TEXT] [--keep NAME < LINE]
 
-``--keep`` puts the line that a benchmark printed among the results: the last that is JSON, for hosts may print too.
+``--keep`` stores the last line of JSON that a benchmark printed among the results.
 """
 
 import argparse

@@ -12,7 +12,7 @@ from tables import span, table
 Figures = Mapping[str, Any]
 REFERENCE_WARP_MS, REFERENCE_MATMUL_MS = 1.36, 12.0
 REFERENCE = 'measured on another machine of the same kind, where a warp took 1.36 ms and a matrix product 12 ms'
-# trainer -> samples a second by (side, where the pictures come from)
+# trainer -> samples a second by (side, where the images come from)
 REFERENCE_SAMPLES = {
     'Ultralytics YOLOv5': {(640, 'ram'): 249, (640, 'disk'): 129, (320, 'ram'): 897, (320, 'disk'): 241},
     'MMYOLO': {(640, 'ram'): 128, (640, 'disk'): 85, (320, 'ram'): 262, (320, 'disk'): 111},
@@ -59,14 +59,14 @@ def loss(figures: Figures) -> str:
         [f'mmyolo_ext, {name}', span(case), f'{case["matmuls"]:.2f}', f'{case["spread"]:.0%}']
         for name, case in figures['cases'].items()
     ]
-    # the reference is of this size and of 16 pictures
+    # the reference is of this size and of 16 images
     comparable = figures['device'] == 'cpu' and figures['size'] == 640 and figures['classes'] == 80
     if comparable:
         for trainer, ms in REFERENCE_LOSS_MS.items():
             rows.append([f'{trainer}, batch 16 *', f'{ms}', f'{ms / REFERENCE_MATMUL_MS:.1f}', ''])
     text = table(['assign and loss, forward and backward', 'ms', 'matrix products', 'spread'], rows)
-    told = f'{figures["size"]} px, {figures["classes"]} classes, 7.5 boxes a picture.'
-    return _with_notes(text, told + (f' \\* {REFERENCE}.' if comparable else ''))
+    note = f'{figures["size"]} px, {figures["classes"]} classes, 7.5 boxes per image.'
+    return _with_notes(text, note + (f' \\* {REFERENCE}.' if comparable else ''))
 
 
 def step(figures: Figures) -> str:
@@ -77,7 +77,7 @@ def step(figures: Figures) -> str:
 
 
 def epoch(figures: Figures) -> str:
-    """One epoch, told by the step, and the time to the first step."""
+    """One epoch, per step, and the time to the first step."""
     rows = [[name, *_step_cells(case), _parts(case)] for name, case in figures.items() if 'bare' in case]
     heads = ['epoch', 'a step, ms', 'bare, ms', 'epoch / bare', 'images/s', 'matrix products', 'of it, ms']
     parts = [table(heads, rows)] if rows else []
@@ -92,7 +92,7 @@ def epoch(figures: Figures) -> str:
 
 
 def inference(figures: Figures) -> str:
-    """Milliseconds of a batch, to every place and to the detections, a line for each model, batch and form."""
+    """Milliseconds of a batch, to all anchors and to the detections, a line for each model, batch and form."""
     sizes = sorted({case['size'] for case in figures.values()})
     kinds = ('network', 'detections')
     lines: dict[tuple, dict[tuple, str]] = {}
@@ -117,7 +117,7 @@ def evaluation(figures: Figures) -> str:
         if isinstance(case, Mapping)
     ]
     text = table(['COCO evaluation', 'ours, s', 'pycocotools, s', 'times faster', 'equal figures'], rows)
-    return _with_notes(text, f'{figures["images"]:,} pictures, {figures["boxes"]} boxes on each.')
+    return _with_notes(text, f'{figures["images"]:,} images, {figures["boxes"]} boxes on each.')
 
 
 def nms(figures: Figures) -> str:

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Runs the benchmarks one after the other, keeps what each printed as benchmarks/results/NAME.json, and fills
-# docs/benchmarks/index.md with it. An hour or so on a machine that does nothing else.
+# docs/benchmarks/index.md with it. About an hour on an idle machine.
 #
 #   bash benchmarks/run.sh [pipeline] [loss] [step] [epoch] [inference] [evaluation] [nms]      all by default
 #
-# pipeline and epoch need BCCD under data/bccd, as the README says; without it they are skipped, with the reason. One
-# that fails is named at the end, and the others go on.
+# pipeline and epoch need BCCD under data/bccd (docs/benchmarks/index.md) and are skipped without it. A benchmark that
+# fails does not stop the others; it is named at the end.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -26,7 +26,7 @@ for name in "${names[@]}"; do
     case "$name" in
         pipeline | epoch)
             if [[ ! -f data/bccd/annotations/trainval.json ]]; then
-                skip_benchmark "$name" 'BCCD is not under data/bccd: see "Blood cells: BCCD" in README.md'
+                skip_benchmark "$name" 'BCCD is not in data/bccd: see "Blood cells: BCCD" in docs/benchmarks/index.md'
                 continue
             fi
             ;;
@@ -39,4 +39,4 @@ for name in "${names[@]}"; do
         *) run_benchmark "$name" 2 '' --device cpu ;;
     esac
 done
-tell_the_end benchmarks/run.sh
+report_the_end benchmarks/run.sh

@@ -1,13 +1,13 @@
-"""How long a training step takes, and how much of it is not the network.
+"""Time a training step, and how much of it is not the network.
 
-The whole step (a batch of uint8 pictures in memory, preprocessing, YOLOv5's losses, backward, optimizer, average of
-the weights, schedules, hooks) against the bare one (forward, backward and optimizer step on tensors), in turn::
+The whole step (a batch of uint8 images in memory, preprocessing, YOLOv5's losses, backward, optimizer, EMA,
+schedules, hooks) against the bare one (forward, backward and optimizer step on tensors), alternating::
 
     OMP_NUM_THREADS=2 python benchmarks/step.py [--device cuda] [--models n s] [--sizes 320 640]
 
-A case is named by model, side, batch, precision and layout; its time is that of the whole step, ``bare`` that of the
-other, ``ratio`` their quotient in each pair, ``parts_ms`` where the rest goes. ``--compile`` adds cases whose network
-torch.compile has translated.
+A case is named by model, side, batch, precision and layout. Its time is that of the whole step; ``bare`` is the time
+of the bare step, ``ratio`` their quotient in each pair, ``parts_ms`` the time of each other part. ``--compile`` adds
+cases with torch.compile.
 """
 
 import argparse
@@ -29,20 +29,20 @@ from mmyolo_ext.apis import load_config
 from mmyolo_ext.registry import DATASETS, FUNCTIONS
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / 'yolov5'
-MODELS = {name: f'{name}_640_coco.py' for name in ('n', 's', 'm', 'l', 'x')}
+MODELS = {name: f'yolov5_{name}_640_coco.py' for name in ('n', 's', 'm', 'l', 'x')}
 PRECISIONS, LAYOUTS = ('float32', 'amp', 'bfloat16'), ('channels-last', 'channels-first')
-CLASSES, BOXES_A_PICTURE = 80, 7.5
+CLASSES, BOXES_PER_IMAGE = 80, 7.5
 
 
 @DATASETS.register_module()
 class ReadyBatch(Dataset):
-    """One batch that is in memory, ``steps`` times an epoch: pictures of noise, 7.5 boxes on each."""
+    """One batch that is in memory, ``steps`` times an epoch: noise images, 7.5 boxes on each."""
 
     def __init__(self, images: int, size: int, steps: int) -> None:
         generator = torch.Generator().manual_seed(0)
-        pictures = torch.randint(0, 256, (images, 3, size, size), generator=generator, dtype=torch.uint8)
-        samples = truth(images, size, CLASSES, round(images * BOXES_A_PICTURE), 'cpu')
-        self.batch = {'inputs': pictures, 'data_samples': samples}
+        inputs = torch.randint(0, 256, (images, 3, size, size), generator=generator, dtype=torch.uint8)
+        samples = truth(images, size, CLASSES, round(images * BOXES_PER_IMAGE), 'cpu')
+        self.batch = {'inputs': inputs, 'data_samples': samples}
         self.length = images * steps
 
     def set_epoch(self, epoch: int, seed: int) -> None:
@@ -95,7 +95,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto')
     parser.add_argument('--models', nargs='+', choices=MODELS, default=['n'])
-    parser.add_argument('--sizes', nargs='+', type=int, default=[320, 640], help='sides of the pictures, px')
+    parser.add_argument('--sizes', nargs='+', type=int, default=[320, 640], help='sides of the images, px')
     parser.add_argument('--batches', nargs='+', type=int, default=[16])
     parser.add_argument('--precisions', nargs='+', choices=PRECISIONS, default=['float32', 'amp'])
     parser.add_argument('--layouts', nargs='+', choices=LAYOUTS, default=list(LAYOUTS))

@@ -1,11 +1,11 @@
-"""Pictures of the size and kind of BCCD's, for machines without it: discs of three classes on a bright ground.
+"""Images like those of BCCD, for machines without it: discs of three classes on a bright background.
 
 ::
 
-    python benchmarks/synthetic.py FOLDER [--pictures 292]
+    python benchmarks/synthetic.py FOLDER [--images 292]
 
 writes ``annotations/trainval.json``, ``annotations/test.json`` and ``JPEGImages``, as the configs for BCCD read them.
-Good for times alone: nobody should learn from them.
+Use them to measure times only.
 """
 
 import argparse
@@ -22,24 +22,24 @@ TESTED = 72
 
 
 def draw(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
-    """A picture (480, 640, 3) BGR uint8, and of each disc its class, centre and radius."""
-    picture = rng.normal((215, 220, 225), 6, (HEIGHT, WIDTH, 3)).clip(0, 255).astype(np.uint8)
+    """An image (480, 640, 3) BGR uint8, and of each disc its class, centre and radius."""
+    image = rng.normal((215, 220, 225), 6, (HEIGHT, WIDTH, 3)).clip(0, 255).astype(np.uint8)
     discs = []
     for label in rng.choice(len(CLASSES), max(1, rng.poisson(MEAN_CELLS)), p=SHARES).tolist():
         radius = int(rng.integers(*RADII[label]))
         x, y = int(rng.integers(radius, WIDTH - radius)), int(rng.integers(radius, HEIGHT - radius))
-        cv2.circle(picture, (x, y), radius, COLOURS[label], -1, cv2.LINE_AA)
+        cv2.circle(image, (x, y), radius, COLOURS[label], -1, cv2.LINE_AA)
         discs.append((label, x, y, radius))
-    return picture, discs
+    return image, discs
 
 
 def write(folder: Path, split: str, count: int, rng: np.random.Generator) -> None:
-    """One split: its pictures, and its annotations in COCO's form."""
+    """One split: its images, and its annotations in COCO's form."""
     images, annotations = [], []
     for index in range(count):
         name = f'{split}_{index:04d}.jpg'
-        picture, discs = draw(rng)
-        cv2.imwrite(str(folder / 'JPEGImages' / name), picture)
+        image, discs = draw(rng)
+        cv2.imwrite(str(folder / 'JPEGImages' / name), image)
         images.append({'id': index, 'file_name': name, 'height': HEIGHT, 'width': WIDTH})
         for label, x, y, radius in discs:
             box = {'bbox': [x - radius, y - radius, 2 * radius, 2 * radius], 'area': 4 * radius**2, 'iscrowd': 0}
@@ -52,12 +52,12 @@ def write(folder: Path, split: str, count: int, rng: np.random.Generator) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('folder', type=Path)
-    parser.add_argument('--pictures', type=int, default=292, help='to train on (default: %(default)s, as in BCCD)')
+    parser.add_argument('--images', type=int, default=292, help='to train on (default: %(default)s, as in BCCD)')
     options = parser.parse_args()
     for name in ('annotations', 'JPEGImages'):
         (options.folder / name).mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    for split, count in (('trainval', options.pictures), ('test', min(TESTED, options.pictures))):
+    for split, count in (('trainval', options.images), ('test', min(TESTED, options.images))):
         write(options.folder, split, count, rng)
 
 

@@ -1,9 +1,8 @@
-"""Whole training steps against bare ones: the same network, optimizer and shapes, in turn and in one process.
+"""Whole training steps against bare ones: the same network, optimizer and shapes, alternating in one process.
 
 *Bare*: forward, backward and optimizer step on tensors that are in memory already, the predictions reduced by their
 mean, whose gradient fills every map of the head. *Training*: an epoch of MMEngine's loop with its loader,
-preprocessing, losses, hooks and log. Bare ones stand before and after each epoch, so a machine that slows down slows
-both.
+preprocessing, losses, hooks and log. Bare steps run before and after each epoch, so other load slows both.
 """
 
 import copy
@@ -40,11 +39,11 @@ class Bare:
         self.counts = runner.optim_wrapper.accumulative_counts
         like = next(weight for weight in self.network.parameters() if weight.dim() == 4 and weight.shape[1] > 1)
         layout = torch.channels_last if like.is_contiguous(memory_format=torch.channels_last) else None
-        pictures = {
+        random = {
             shape: torch.rand(shape, device=like.device).contiguous(memory_format=layout or torch.contiguous_format)
             for shape in dict.fromkeys(shapes)
         }
-        self.inputs = [pictures[shape] for shape in shapes]
+        self.inputs = [random[shape] for shape in shapes]
 
     def run(self) -> None:
         """As many steps, of the same shapes, as the epoch has."""
@@ -67,7 +66,7 @@ class Probes:
         self._time_loss_backward(runner, model.bbox_head.convs_pred)
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):
-                self._wrap(hook, 'after_train_iter', 'average')
+                self._wrap(hook, 'after_train_iter', 'EMA')
             elif isinstance(hook, CheckpointHook):
                 self._wrap(hook, 'after_train_epoch', 'checkpoint')
         self._wrap(runner, 'call_hook', 'hooks')
@@ -103,7 +102,7 @@ class Probes:
     def parts_ms(self, steps: int) -> dict[str, float]:
         """Milliseconds a step."""
         seconds = dict(self.seconds)
-        seconds['other hooks'] = seconds.pop('hooks') - seconds.get('average', 0) - seconds.get('checkpoint', 0)
+        seconds['other hooks'] = seconds.pop('hooks') - seconds.get('EMA', 0) - seconds.get('checkpoint', 0)
         return {name: round(value * 1e3 / steps, 3) for name, value in seconds.items()}
 
 

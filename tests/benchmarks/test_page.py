@@ -1,4 +1,4 @@
-"""The page of the benchmarks: what each one's figures become, and run.sh, which goes on past what fails."""
+"""The benchmarks page: the table of each benchmark, and run.sh, which continues after a failure."""
 
 import json
 import os
@@ -23,7 +23,7 @@ STEP = {
     'ratio': {'median': 1.25, 'min': 1.1, 'max': 1.4},
     'images_per_second': 266.67,
     'matmul_ms': 12.0,
-    'parts_ms': {'loss': 6.04, 'average': 0.01},
+    'parts_ms': {'loss': 6.04, 'EMA': 0.01},
 }
 MACHINE = {
     'cpu': 'Some CPU',
@@ -82,7 +82,7 @@ def test_latency_has_a_line_for_each_form() -> None:
 def test_evaluation_and_suppression() -> None:
     line = {'ours': TIMES, 'pycocotools': {**TIMES, 'median_ms': 12000.0}, 'times_faster': 4.0, 'equal': False}
     text = rows.evaluation({'images': 5000, 'boxes': 100, 'objects': 7, 'metric': line})
-    assert '| metric | 0.06 (0.05-0.08) | 12.0 (0.1-0.1) | 4.00 | NO |' in text and '5,000 pictures' in text
+    assert '| metric | 0.06 (0.05-0.08) | 12.0 (0.1-0.1) | 4.00 | NO |' in text and '5,000 images' in text
     cases = {
         'few': {'kept': 7, 'ours': {**TIMES, 'kept_otherwise': 0}, 'opencv': {**TIMES, 'kept_otherwise': 2}},
         'many': {'kept': 9, 'ours': {**TIMES, 'kept_otherwise': 0}, 'passed': True},
@@ -126,7 +126,7 @@ def test_the_results_at_hand_fill_the_page(tmp_path: Path) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """One with run.sh, the page, and benchmarks that take no time: *loss* works, *step* breaks, *nms* falls short."""
+    """A project with run.sh, the page and instant benchmarks: *loss* works, *step* raises, *nms* prints no figures."""
     (tmp_path / 'tools').mkdir()
     (tmp_path / 'docs' / 'benchmarks').mkdir(parents=True)
     shutil.copytree(ROOT / 'benchmarks', tmp_path / 'benchmarks', ignore=shutil.ignore_patterns('results', '*.pyc'))
@@ -157,7 +157,7 @@ def test_a_failing_benchmark_is_named_and_the_others_go_on(project: Path) -> Non
     done = run(project, 'step', 'pipeline', 'nms', 'loss')
     assert done.returncode == 1 and 'failed: step nms' in done.stdout, done.stderr
     assert 'broken' in done.stderr and 'no line of figures' in done.stderr
-    assert 'pipeline: skipped, BCCD is not under data/bccd' in done.stdout
+    assert 'pipeline: skipped, BCCD is not in data/bccd' in done.stdout
     results = {path.stem for path in (project / 'benchmarks' / 'results').iterdir()}
     assert results == {'loss', 'nms'}
     text = (project / 'docs' / 'benchmarks' / 'index.md').read_text()

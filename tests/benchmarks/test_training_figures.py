@@ -139,7 +139,7 @@ def test_the_parts_of_a_step(clock: Clock) -> None:
         'preprocess': 1000,
         'loss': 2000,
         'loss, backward': 64000,
-        'average': 4000,
+        'EMA': 4000,
         'checkpoint': 4000,
         'other hooks': 32000,
     }
@@ -292,7 +292,7 @@ def test_a_real_epoch_of_ready_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (figures['steps'], figures['images'], figures['repeats']) == (3, 6, 5)
     assert figures['images_per_second'] == pytest.approx(2e3 / figures['median_ms'], rel=0.01)
     assert list(figures['parts_ms'])[0] == 'waiting for data'
-    assert {'preprocess', 'loss', 'loss, backward', 'average', 'other hooks'} <= figures['parts_ms'].keys()
+    assert {'preprocess', 'loss', 'loss, backward', 'EMA', 'other hooks'} <= figures['parts_ms'].keys()
     assert sum(figures['parts_ms'].values()) < figures['max_ms'] * 2
     (bare,) = bares
     assert bare.counts == 2 and [tuple(inputs.shape) for inputs in bare.inputs] == [(2, 3, 64, 64)] * 3
