@@ -1,4 +1,4 @@
-"""ASFF: the fusion by hand, weights that sum to one, shapes behind our necks and mmdet's, odd sizes."""
+"""Necks: one contract of channels, sizes and gradients; the fusion of ASFF by hand."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from mmdet.models.necks import YOLOV3Neck
 
-from mmyolo_ext.models.necks import ASFF, YOLOv5PAFPN
+from mmyolo_ext.models.necks import ASFF, YOLOv3FPN, YOLOv3TinyFPN, YOLOv5PAFPN
 
 CHANNELS = (8, 16, 24)
 
@@ -24,10 +24,35 @@ def shapes(levels) -> list[tuple]:
     return [tuple(level.shape) for level in levels]
 
 
-@pytest.mark.parametrize('size_hw', [(64, 96), (56, 88), (50, 83), (8, 8), (1, 200)])
-def test_levels_keep_channels_and_sizes(size_hw: tuple[int, int]) -> None:
-    inputs = maps(size_hw=size_hw)
-    assert shapes(ASFF(CHANNELS).eval()(inputs)) == shapes(inputs)
+NECKS = {
+    'YOLOv5PAFPN': lambda channels: YOLOv5PAFPN(channels, (16, 24, 32), deepen_factor=0.33),
+    'YOLOv5PAFPN scaled': lambda channels: YOLOv5PAFPN(channels, (64, 128, 256), widen_factor=0.25),
+    'YOLOv3FPN': lambda channels: YOLOv3FPN(channels, (16, 24, 32)),
+    'YOLOv3TinyFPN': lambda channels: YOLOv3TinyFPN(channels, (16, 24, 32)),
+    'ASFF': ASFF,
+}
+
+
+@pytest.mark.parametrize('name', NECKS)
+def test_outputs_are_as_declared_and_every_weight_gets_a_gradient(name: str) -> None:
+    neck = NECKS[name](CHANNELS)
+    # mmdet's YOLOV3Neck doubles the deeper map and takes no odd sizes
+    for size_hw in [(64, 96), (256, 32)] + ([(56, 88), (50, 83), (1, 200)] if name != 'YOLOv3FPN' else []):
+        inputs = maps(size_hw=size_hw)
+        outputs = neck.eval()(inputs)
+        assert isinstance(outputs, tuple)
+        assert [level.shape[1] for level in outputs] == list(neck.out_channels)
+        assert [level.shape[2:] for level in outputs] == [level.shape[2:] for level in inputs]
+    sum(level.square().mean() for level in neck.train()(maps())).backward()
+    assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in neck.parameters())
+
+
+@pytest.mark.parametrize('kind', [YOLOv5PAFPN, YOLOv3FPN, YOLOv3TinyFPN])
+def test_channels_that_do_not_fit(kind: type) -> None:
+    with pytest.raises(ValueError, match="in_channels='auto' is filled in by mmyolo_ext.YOLODetector only"):
+        kind('auto', (16, 24, 32))
+    with pytest.raises(ValueError, match=r'one of out_channels for each of in_channels; got in_channels=\(8, 16\)'):
+        kind((8, 16), (16, 24, 32))
 
 
 @pytest.mark.parametrize(
@@ -93,19 +118,13 @@ def test_a_level_that_is_chosen_alone_passes_alone() -> None:
         torch.testing.assert_close(fusion(inputs), fusion.out_conv(inputs[0]))
 
 
-def test_every_parameter_learns() -> None:
-    asff = ASFF(CHANNELS)
-    sum(level.square().mean() for level in asff(maps())).backward()
-    assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in asff.parameters())
-
-
 @pytest.mark.parametrize('strides', [(8, 16), (8, 8, 16), (8, 16, 24), (0, 8, 16)])
 def test_strides_that_do_not_fit(strides: tuple) -> None:
     with pytest.raises(ValueError, match='strides must be one for each of the 3 levels'):
         ASFF(CHANNELS, strides)
 
 
-def test_channels_that_do_not_fit() -> None:
+def test_channels_of_asff_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="in_channels='auto' is filled in by"):
         ASFF('auto')
     with pytest.raises(ValueError, match='ASFF needs two levels'):
