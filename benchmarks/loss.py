@@ -64,9 +64,9 @@ def truth(images: int, size: int, num_classes: int, boxes: int, device: str) -> 
 def raw_maps(head: nn.Module, images: int, size: int, dtype: torch.dtype, channels_last: bool) -> list[Tensor]:
     """Leaves with gradients, of normal numbers."""
     generator = torch.Generator().manual_seed(0)
-    channels = head.num_priors * (5 + head.num_classes)
+    channels = head.num_anchors * (5 + head.num_classes)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    device = head.priors_wh.device
+    device = head.anchors_wh.device
     return [
         torch.randn(images, channels, size // stride, size // stride, generator=generator)
         .to(device=device, dtype=dtype, memory_format=layout)
@@ -84,7 +84,7 @@ def positives(head: nn.Module, maps: list[Tensor], samples: list[DetDataSample])
     """How many places learn a box: as many rows of the class logits get a gradient."""
     gradients = step(head, maps, samples)()
     return sum(
-        int((grad.unflatten(1, (head.num_priors, -1))[:, :, :4] != 0).any(2).sum().item()) for grad in gradients
+        int((grad.unflatten(1, (head.num_anchors, -1))[:, :, :4] != 0).any(2).sum().item()) for grad in gradients
     )
 
 

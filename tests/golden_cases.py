@@ -86,12 +86,12 @@ def assert_positives(head: nn.Module, inputs: GoldenInputs, expected_levels: lis
     """Compare what the head's assigner finds: place, label and target box of each positive, in any order."""
     height, width = inputs.size_hw
     grid_sizes = [(height // stride, width // stride) for stride in head.strides]
-    levels = head.assigner.assign(inputs.boxes_cxcywh, inputs.image, head.priors_wh, head.strides, grid_sizes)
+    levels = head.assigner.assign(inputs.boxes_cxcywh, inputs.image, head.anchors_wh, head.strides, grid_sizes)
     for positives, stride, expected in zip(levels, head.strides, expected_levels, strict=True):
         target = inputs.boxes_cxcywh[positives.gt] / stride
         target[:, :2] -= torch.stack([positives.cell_x, positives.cell_y], dim=1)
         where = torch.stack(
-            [positives.image, positives.prior, positives.cell_y, positives.cell_x, inputs.labels[positives.gt]], dim=1
+            [positives.image, positives.anchor, positives.cell_y, positives.cell_x, inputs.labels[positives.gt]], dim=1
         )
         rows = sorted(torch.cat([where, target], dim=1).tolist())
         assert [row[:5] for row in rows] == [row[:5] for row in expected]

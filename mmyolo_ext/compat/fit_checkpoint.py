@@ -77,7 +77,7 @@ def _as_backbone(model: nn.Module, given: dict[str, Any]) -> dict[str, Any] | No
 
 def _fit_classes(model: nn.Module, wanted: dict[str, Tensor], given: dict[str, Any], report: LoadReport) -> list[str]:
     head = getattr(model, 'bbox_head', None)
-    priors = getattr(head, 'num_priors', None)
+    priors = getattr(head, 'num_anchors', None)
     ours = [name for name in report.reshaped if name.startswith(PREDICTIONS)] if isinstance(priors, int) else []
     before = {_classes_of(given[name], wanted[name], priors) for name in ours}
     notes = []
@@ -115,7 +115,7 @@ def _with_other_classes(given: Tensor, wanted: Tensor, priors: int) -> Tensor:
 
 def _compare_anchors(model: nn.Module, anchors: Any, start_anew: bool) -> list[str]:
     """(L, A, 2) px of the checkpoint against the head's."""
-    own = getattr(getattr(model, 'bbox_head', None), 'priors_wh', None)
+    own = getattr(getattr(model, 'bbox_head', None), 'anchors_wh', None)
     if anchors is None or own is None:
         return []
     told = torch.tensor(anchors, dtype=torch.float32)

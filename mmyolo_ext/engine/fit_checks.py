@@ -51,7 +51,7 @@ def head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
 def check_anchors(model: nn.Module, train: Split, datasets: Sequence[object]) -> Iterator[Finding]:
     """Check the best possible recall: the share of the training boxes that an anchor can match.
 
-    This applies to heads with ``priors_wh`` (levels, anchors, 2) px whose assigner has ``fits(boxes_wh, priors_wh)``.
+    This applies to heads with ``anchors_wh`` (levels, anchors, 2) px whose assigner has ``fits(boxes_wh, anchors_wh)``.
     Boxes are scaled as the pipelines resize images, without random scales.
 
     Args:
@@ -60,7 +60,7 @@ def check_anchors(model: nn.Module, train: Split, datasets: Sequence[object]) ->
         datasets: Of training and validation, whose pipelines define the input size.
     """
     head = getattr(unwrapped(model), 'bbox_head', None)
-    anchors, fits = getattr(head, 'priors_wh', None), getattr(getattr(head, 'assigner', None), 'fits', None)
+    anchors, fits = getattr(head, 'anchors_wh', None), getattr(getattr(head, 'assigner', None), 'fits', None)
     if anchors is None or fits is None:
         return
     anchors = anchors.detach().float().cpu().reshape(-1, 2)  # (K, 2)

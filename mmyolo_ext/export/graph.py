@@ -1,20 +1,19 @@
-"""The detector as one graph: pictures in, boxes and scores of every place out.
+"""The detector as one graph: from images to all boxes and scores.
 
-Letters: N images, H and W the sides of the input, M places that predict a box, L of them, C classes.
+Letters: N images, H and W the sides of the input, M predictions per image (anchors x cells), L of them, C classes.
 
-The graph takes what the network takes: float32 (N, 3, H, W), normalised. Normalisation stays outside, its numbers in
-the metadata, because that is what runtimes and quantisers of the field expect of a YOLO, because a calibration then
-sees the network's own range, and because half precision would lose bits of 0..255 for nothing.
+The input is that of the network: float32 (N, 3, H, W), normalised. Normalisation stays outside, its numbers are in the
+metadata: runtimes and quantisers expect that of a YOLO, a calibration then sees the range of the network's input, and
+float16 would lose bits of 0..255.
 """
 
 from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
+from mmcv.cnn import fuse_conv_bn
 from mmengine.model.utils import revert_sync_batchnorm
 from torch import Tensor, nn
-
-from mmyolo_ext.export.fuse import fuse
 
 RAW_OUTPUTS = ('boxes', 'scores')
 
@@ -23,14 +22,13 @@ class RawGraph(nn.Module):
     """``images`` (N, 3, H, W) float32 -> ``boxes`` (N, M, 4) and ``scores`` (N, M, C), both float32.
 
     Boxes are xyxy in px of the network input, not clipped. A score is objectness times class, by sigmoid or softmax as
-    the head has been trained. Places run level, prior, row, column.
+    the head was trained. Predictions are in the order level, anchor, row, column.
 
     Args:
-        detector: a built single-stage detector whose head has ``decode``, as ours have; it is neither changed nor
-            copied.
+        detector: A built single-stage detector with a head of this package; it is set to eval mode.
 
     Raises:
-        ValueError: a detector of another kind.
+        ValueError: If the detector or its head is of another kind.
     """
 
     def __init__(self, detector: nn.Module) -> None:
@@ -45,19 +43,19 @@ class RawGraph(nn.Module):
 
     @property
     def head(self) -> nn.Module:
-        """The detector's head."""
+        """Return the head of the detector."""
         return self.detector.bbox_head
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
+        """Return boxes and scores; see the class."""
         predictions = self.head.decode(*self.head(self._feats(images)))
         return predictions.boxes_xyxy, predictions.objectness[..., None] * predictions.class_scores
 
     def likely(self, images: Tensor, score_thr: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the same the L places whose objectness is above ``score_thr``; no other is decoded.
+        """Decode only the L predictions with an objectness above ``score_thr``.
 
         Returns:
-            Which image (L,) each is on, boxes (L, 4) and scores (L, C).
+            Image index (L,), boxes (L, 4) and scores (L, C).
         """
         return self.head.decode_likely(self.head.maps_of(self._feats(images)), score_thr)
 
@@ -66,32 +64,32 @@ class RawGraph(nn.Module):
 
 
 def build_graph(detector: nn.Module, *, fused: bool = False, half: bool = False) -> RawGraph:
-    """The graph on a copy of the detector, on the CPU, without gradients.
+    """Return the graph of a copy of the detector, on the CPU, without gradients.
 
     Args:
-        detector: see :class:`RawGraph`.
-        fused: fold batch norms into the convolutions before them.
-        half: weights and network in float16; input, decoding and outputs stay float32.
+        detector: See :class:`RawGraph`.
+        fused: Fold each batch norm into the convolution before it, which changes outputs by rounding only.
+        half: Use float16 for weights and network; input, decoding and outputs stay float32.
 
     Raises:
-        ValueError: see :class:`RawGraph`.
+        ValueError: See :class:`RawGraph`.
     """
-    RawGraph(detector)  # before the copy, for a detector that cannot be exported may be large
+    RawGraph(detector)  # check before the copy, which may be large
     copied = revert_sync_batchnorm(deepcopy(detector)).cpu().requires_grad_(False)
     if fused:
-        copied = fuse(copied)
+        copied = fuse_conv_bn(copied.eval())
     if half:
-        priors_wh = copied.bbox_head.priors_wh
+        anchors_wh = copied.bbox_head.anchors_wh
         copied.half()
-        copied.bbox_head.priors_wh = priors_wh  # float16 would round learnt sizes, and nothing is gained by it
+        copied.bbox_head.anchors_wh = anchors_wh  # float16 would round fitted sizes
     return RawGraph(copied)
 
 
 def check_size(size_hw: tuple[int, int], strides: tuple[int, ...]) -> tuple[int, int]:
-    """``size_hw`` if the network can take it.
+    """Return ``size_hw`` as a tuple if both sides are multiples of the largest stride.
 
     Raises:
-        ValueError: a side that is not a positive multiple of the largest stride.
+        ValueError: If they are not.
     """
     stride = max(strides)
     if len(size_hw) != 2 or any(side < 1 or side % stride for side in size_hw):
@@ -103,5 +101,5 @@ def check_size(size_hw: tuple[int, int], strides: tuple[int, ...]) -> tuple[int,
 
 
 def example_input(size_hw: tuple[int, int]) -> Tensor:
-    """A picture of nothing (1, 3, H, W) to trace a graph with."""
+    """Return an input (1, 3, H, W) of zeros to trace a graph with."""
     return torch.zeros(1, 3, *size_hw)

@@ -141,10 +141,10 @@ def test_the_rule_is_that_of_the_head(folder):
     cfg = load_config(folder / 'mine.py', {'model.bbox_head.assigner.prior_match_thr': 3.0})
     head = head_of(MODELS.build(cfg.model))
     assert head.rule == Rule('ratio', 1 / 3) and head.strides == (8, 16, 32)
-    assert head.priors_wh.reshape(-1, 2).tolist() == PRESENT.tolist()
+    assert head.anchors_wh.reshape(-1, 2).tolist() == PRESENT.tolist()
     cfg = load_config(REPO / 'configs' / 'yolov3' / 'yolov3_tiny_320_bccd.py')
     head = head_of(MODELS.build(cfg.model))
-    assert head.rule == Rule('iou', 0.2) and head.priors_wh.shape == (2, 3, 2)
+    assert head.rule == Rule('iou', 0.2) and head.anchors_wh.shape == (2, 3, 2)
     with pytest.raises(ValueError, match='must be a YOLOv5Head or YOLOv3Head with priors, got NoneType'):
         head_of(torch.nn.Identity())
 
@@ -158,8 +158,8 @@ def test_what_is_written_can_be_trained(folder, tmp_path):
     cfg = load_config(out)
     assert next(leaf_datasets(cfg.train_dataloader.dataset)).data_root == f'{folder}/data/'
     head = head_of(MODELS.build(cfg.model))
-    assert np.allclose(head.priors_wh, tuned.priors_wh) and head.strides == (8, 16, 32)
-    assert score(tuned.boxes.wh, head.priors_wh.reshape(-1, 2), head.rule).fitness == pytest.approx(
+    assert np.allclose(head.anchors_wh, tuned.anchors_wh) and head.strides == (8, 16, 32)
+    assert score(tuned.boxes.wh, head.anchors_wh.reshape(-1, 2), head.rule).fitness == pytest.approx(
         tuned.after.fitness, abs=1e-6
     )
     text = out.read_text()

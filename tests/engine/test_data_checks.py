@@ -131,7 +131,7 @@ def test_generators_are_left_as_they_were(host_dataset, tmp_path):
 def headed(*anchors: tuple[float, float]) -> nn.Module:
     model = nn.Module()
     model.bbox_head = nn.Module()
-    model.bbox_head.priors_wh = torch.tensor([anchors], dtype=torch.float32)
+    model.bbox_head.anchors_wh = torch.tensor([anchors], dtype=torch.float32)
     model.bbox_head.assigner = YOLOv5Assigner()
     return model
 

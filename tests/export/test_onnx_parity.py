@@ -10,9 +10,8 @@ from torch import nn
 from untrained import LETTERBOX, build, pictures
 
 from mmyolo_ext.export import runtime
-from mmyolo_ext.export.formats import Options, open_exported, write
+from mmyolo_ext.export.formats import Options, describe, open_exported, write
 from mmyolo_ext.export.graph import RawGraph, build_graph
-from mmyolo_ext.export.metadata import describe
 from mmyolo_ext.version import __version__
 
 pytest.importorskip('onnxruntime')
@@ -151,7 +150,7 @@ def test_half_precision_keeps_input_and_output_in_float32(small, tmp_path):
     # of values between 1/2 and 1 float16 keeps steps of 2^-11; boxes are up to 4 times priors of 373 px
     assert 1e-6 < np.abs(got['scores'] - scores).max() < 0.02
     assert np.abs(got['boxes'] - boxes).max() < 4
-    assert small.bbox_head.priors_wh.dtype == torch.float32 == next(small.parameters()).dtype
+    assert small.bbox_head.anchors_wh.dtype == torch.float32 == next(small.parameters()).dtype
 
 
 def test_an_imagenet_normalisation_is_told():

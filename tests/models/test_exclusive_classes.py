@@ -8,7 +8,7 @@ from torch import Tensor
 from mmyolo_ext.models.heads import YOLOv3Head, YOLOv5Head
 
 SIZE_HW = (64, 96)
-PLACES = 3 * (8 * 12 + 4 * 6 + 2 * 3)  # priors times cells of the strides 8, 16, 32
+PLACES = 3 * (8 * 12 + 4 * 6 + 2 * 3)  # anchors times cells of the strides 8, 16, 32
 META = {'img_shape': SIZE_HW, 'batch_input_shape': SIZE_HW, 'ori_shape': SIZE_HW, 'scale_factor': (1.0, 1.0)}
 SOFTMAX = {'type': 'mmdet.CrossEntropyLoss', 'use_sigmoid': False}
 SLIDE = {'type': 'mmyolo_ext.SlideLoss', 'loss': SOFTMAX}
@@ -47,7 +47,7 @@ def test_class_scores_sum_to_one_before_objectness(kind, loss_cls):
     predictions = build_head(kind, loss_cls).decode(*outputs())
     assert predictions.class_scores.shape == (2, PLACES, 4)
     torch.testing.assert_close(predictions.class_scores.sum(-1), torch.ones(2, PLACES))
-    # the first place of the first picture, by the definition: level 0, prior 0, row 0, column 0, channels 0 to 3
+    # the first place of the first picture, by the definition: level 0, anchor 0, row 0, column 0, channels 0 to 3
     exponentials = outputs()[0][0][0, :4, 0, 0].double().exp()
     expected = (exponentials / exponentials.sum()).float()
     torch.testing.assert_close(predictions.class_scores[0, 0], expected)

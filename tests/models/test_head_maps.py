@@ -9,7 +9,7 @@ from mmyolo_ext.models.task_modules import Positives
 
 IMAGES, PRIORS, CLASSES, ROWS, COLUMNS = 2, 3, 4, 5, 6
 NUMBERS = 5 + CLASSES
-# image, prior, row, column; the first place is named twice
+# image, anchor, row, column; the first place is named twice
 PLACES = torch.tensor([[1, 2, 4, 5], [0, 0, 0, 0], [1, 2, 4, 5], [0, 1, 2, 3]])
 VALID = torch.tensor([True, True, True, False])
 
@@ -54,8 +54,8 @@ def split(pred: Tensor) -> SplitMaps:
 def read_by_indexing(pred: Tensor, padded: bool) -> tuple[Tensor, Tensor, Tensor]:
     """One place after the other: class logits, raw boxes, objectness."""
     rows = []
-    for (image, prior, row, column), valid in zip(PLACES.tolist(), VALID.tolist(), strict=True):
-        numbers = pred[image, prior * NUMBERS : (prior + 1) * NUMBERS, row, column]
+    for (image, anchor, row, column), valid in zip(PLACES.tolist(), VALID.tolist(), strict=True):
+        numbers = pred[image, anchor * NUMBERS : (anchor + 1) * NUMBERS, row, column]
         rows.append(numbers if valid or not padded else torch.zeros_like(numbers))
     rows = torch.stack(rows)
     return rows[:, 5:], rows[:, :4], pred[:, 4::NUMBERS]
@@ -108,8 +108,8 @@ def test_one_part_alone_has_a_gradient_too() -> None:
 
 def test_what_stands_at_padding_does_no_harm() -> None:
     pred = random_map()
-    image, prior, row, column = PLACES[3].tolist()
-    pred[image, prior * NUMBERS + 5 : (prior + 1) * NUMBERS, row, column] = torch.inf
+    image, anchor, row, column = PLACES[3].tolist()
+    pred[image, anchor * NUMBERS + 5 : (anchor + 1) * NUMBERS, row, column] = torch.inf
     pred.requires_grad_()
     logits = whole(pred).read(positives(padded=True)).class_logits
     (gradient,) = torch.autograd.grad(logits.square().sum(), pred)

@@ -177,7 +177,7 @@ def test_the_case_of_a_level_without_positives_is_one() -> None:
     boxes = torch.cat([instances.bboxes for instances in images])
     cxcywh = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1)
     positives = head.assigner.assign(
-        cxcywh, torch.arange(2), head.priors_wh, STRIDES, [grid_hw(stride) for stride in STRIDES]
+        cxcywh, torch.arange(2), head.anchors_wh, STRIDES, [grid_hw(stride) for stride in STRIDES]
     )
     assert [len(level) > 0 for level in positives] == [True, False, False]
 

@@ -60,7 +60,7 @@ TRUTHS = {
         boxes_of(),
         boxes_of((60, 33, 95, 63, 3), (10, 10, 22, 26, 1), (12, 10, 26, 30, 1)),
     ],
-    # fits no prior: 93 / 2 is far above 4 times 62 / 45
+    # fits no anchor: 93 / 2 is far above 4 times 62 / 45
     'no match': [boxes_of((1, 30, 94, 31, 0)), boxes_of(), boxes_of((2, 20, 95, 21, 2))],
     'no box': [boxes_of(), boxes_of(), boxes_of()],
 }
@@ -89,7 +89,7 @@ def test_padding_keeps_the_matches_in_their_order(assigner: type) -> None:
     boxes = torch.rand(50, 4, generator=generator) * 60 + 2
     boxes[::3, :2] = (boxes[::3, :2] / 8).round() * 8
     image = torch.randint(0, 3, (50,), generator=generator)
-    arguments = (boxes, image, build_head().priors_wh, STRIDES, [(8, 12), (4, 6), (2, 3)])
+    arguments = (boxes, image, build_head().anchors_wh, STRIDES, [(8, 12), (4, 6), (2, 3)])
     padded, plain = (assigner(padded=padded).assign(*arguments) for padded in (True, False))
     for with_padding, matches, (rows, columns) in zip(padded, plain, arguments[-1], strict=True):
         assert len(with_padding) == 50 * 3 * (5 if assigner is YOLOv5Assigner else 1)

@@ -31,7 +31,7 @@ def speak(
     outputs: tuple,
     level: int,
     image: int,
-    prior: int,
+    anchor: int,
     row: int,
     column: int,
     class_logits: list[float],
@@ -40,8 +40,8 @@ def speak(
     """Let one place predict an object."""
     cls_scores, _, objectnesses = outputs
     count = len(class_logits)
-    objectnesses[level][image, prior, row, column] = obj
-    cls_scores[level][image, prior * count : (prior + 1) * count, row, column] = torch.tensor(class_logits)
+    objectnesses[level][image, anchor, row, column] = obj
+    cls_scores[level][image, anchor * count : (anchor + 1) * count, row, column] = torch.tensor(class_logits)
 
 
 def predict(head: YOLOv5Head, outputs: tuple, *metas: dict, rescale: bool = True) -> list[InstanceData]:
@@ -50,7 +50,7 @@ def predict(head: YOLOv5Head, outputs: tuple, *metas: dict, rescale: bool = True
 
 def test_boxes_by_hand() -> None:
     outputs = silent_outputs(num_images=2)
-    # box logits 0: the middle of the cell, the prior's own size
+    # box logits 0: the middle of the cell, the anchor's own size
     speak(outputs, 0, 0, 1, 3, 5, [UNLIKELY, SURE, UNLIKELY])  # (5.5 * 8, 3.5 * 8), 16 x 30
     speak(outputs, 1, 1, 0, 2, 4, [SURE, UNLIKELY, UNLIKELY])  # (4.5 * 16, 2.5 * 16), 30 x 61, below the border
     first, second = predict(build_head(), outputs, META, META)

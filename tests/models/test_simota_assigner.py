@@ -27,23 +27,23 @@ class Decoded(NamedTuple):
 
 
 def places() -> list[tuple[int, int, int, int]]:
-    """Level, prior, row and column of every place, in order."""
+    """Level, anchor, row and column of every place, in order."""
     return [
-        (level, prior, row, column)
+        (level, anchor, row, column)
         for level, (rows, columns) in enumerate(GRIDS_HW)
-        for prior in range(2)
+        for anchor in range(2)
         for row in range(rows)
         for column in range(columns)
     ]
 
 
 def predictions(num_images: int, seed: int) -> Decoded:
-    """Boxes around their cells, of about their prior's size."""
+    """Boxes around their cells, of about their anchor's size."""
     generator = torch.Generator().manual_seed(seed)
     boxes = torch.tensor(
         [
-            [(column + 0.5) * STRIDES[level], (row + 0.5) * STRIDES[level], *PRIORS_PX[level, prior]]
-            for level, prior, row, column in places()
+            [(column + 0.5) * STRIDES[level], (row + 0.5) * STRIDES[level], *PRIORS_PX[level, anchor]]
+            for level, anchor, row, column in places()
         ]
     ).expand(num_images, -1, -1)
     growth = torch.exp(torch.randn(num_images, NUM_PLACES, 2, generator=generator) * 0.4)
@@ -71,8 +71,8 @@ def assign(boxes: Tensor, image: Tensor, labels: Tensor, decoded: Decoded, **kwa
 
 
 def as_rows(levels: list[Positives]) -> set[tuple]:
-    """(level, image, prior, row, column, box) of all positives."""
-    fields = [(level, p.image, p.prior, p.cell_y, p.cell_x, p.gt) for level, p in enumerate(levels)]
+    """(level, image, anchor, row, column, box) of all positives."""
+    fields = [(level, p.image, p.anchor, p.cell_y, p.cell_x, p.gt) for level, p in enumerate(levels)]
     rows = [(level, *row) for level, *parts in fields for row in zip(*(f.tolist() for f in parts), strict=True)]
     assert len(set(rows)) == len(rows)
     return set(rows)
@@ -152,7 +152,7 @@ def exact(place_ious: dict[int, tuple[float, float]]) -> tuple[Tensor, Decoded]:
 
 
 def test_dynamic_k_by_hand() -> None:
-    # Cells of 8 px: the centre is (3.5, 2.5), so rows 0 to 4 and columns 1 to 5 are near. Places of prior 0 there:
+    # Cells of 8 px: the centre is (3.5, 2.5), so rows 0 to 4 and columns 1 to 5 are near. Places of anchor 0 there:
     # row * 10 + column. IoUs 0.9, 0.8, 0.7, all other candidates 0: k = floor(2.4) = 2.
     # Costs: -3 ln 0.9 - ln 0.5 = 0.316 + 0.693 = 1.009; -3 ln 0.8 - ln 0.9 = 0.669 + 0.105 = 0.775;
     # -3 ln 0.7 - ln 0.99 = 1.070 + 0.010 = 1.080: the second and the first are the cheapest.
@@ -210,7 +210,7 @@ def test_more_boxes_than_places() -> None:
     nothing = torch.zeros(300).long()
     found = as_rows(assign(boxes, nothing, nothing, predictions(1, 0), topk=1))  # k = 1 for all
     # near (28, 20): 5 x 5 cells of the first level; (1.75, 1.25) in cells of 16 px, so columns 0 to 3 and rows 0 to 2
-    # of the second; two priors each: all are held, by one box each
+    # of the second; two anchors each: all are held, by one box each
     assert len(found) == 2 * (5 * 5 + 4 * 3)
     assert len({row[-1] for row in found}) == len(found)
 

@@ -78,12 +78,12 @@ def class_loss_by_loops(head: YOLOv5Head, soft: Tensor, smoothing: float) -> flo
     cls_scores, _, objectnesses = head(features(1))
     centres = torch.cat([(BOXES[:, :2] + BOXES[:, 2:]) / 2, BOXES[:, 2:] - BOXES[:, :2]], dim=1)
     grids = [level.shape[2:] for level in objectnesses]
-    matches = head.assigner.assign(centres, torch.zeros(2).long(), head.priors_wh, head.strides, grids)
+    matches = head.assigner.assign(centres, torch.zeros(2).long(), head.anchors_wh, head.strides, grids)
     total = 0.0
     for scores, match in zip(cls_scores, matches, strict=True):
         terms = []
-        for prior, row, column, box in zip(match.prior, match.cell_y, match.cell_x, match.gt, strict=True):
-            logits = [scores[0, 3 * prior + c, row, column].item() for c in range(3)]
+        for anchor, row, column, box in zip(match.anchor, match.cell_y, match.cell_x, match.gt, strict=True):
+            logits = [scores[0, 3 * anchor + c, row, column].item() for c in range(3)]
             shares = soft[box].tolist()
             if head.use_sigmoid:
                 for t, q in zip(logits, shares, strict=True):

@@ -19,12 +19,12 @@ def assign(boxes: Tensor, image: Tensor | None = None, **kwargs) -> list[Positiv
 
 
 def assign_by_loops(boxes: Tensor, image: Tensor, threshold: float) -> list[list[tuple]]:
-    """One box and prior at a time: sorted (image, prior, row, column, box) of each level."""
+    """One box and anchor at a time: sorted (image, anchor, row, column, box) of each level."""
     levels = []
-    for priors, stride, (rows, columns) in zip(PRIORS_PX.tolist(), STRIDES, GRIDS_HW, strict=True):
+    for anchors, stride, (rows, columns) in zip(PRIORS_PX.tolist(), STRIDES, GRIDS_HW, strict=True):
         found = []
         for g, (x, y, w, h) in enumerate(boxes.tolist()):
-            for a, (w_a, h_a) in enumerate(priors):
+            for a, (w_a, h_a) in enumerate(anchors):
                 overlap = min(w, w_a) * min(h, h_a)
                 if overlap / (w * h + w_a * h_a - overlap) > threshold:
                     column = min(max(math.floor(x / stride), 0), columns - 1)
@@ -35,7 +35,7 @@ def assign_by_loops(boxes: Tensor, image: Tensor, threshold: float) -> list[list
 
 
 def as_rows(positives: Positives) -> list[tuple]:
-    fields = (positives.image, positives.prior, positives.cell_y, positives.cell_x, positives.gt)
+    fields = (positives.image, positives.anchor, positives.cell_y, positives.cell_x, positives.gt)
     return sorted(zip(*(field.tolist() for field in fields), strict=True))
 
 
@@ -53,10 +53,10 @@ def test_equals_the_loops(seed: int, threshold: float) -> None:
 
 
 def test_threshold_is_strict() -> None:
-    # the prior 10 x 13 against 10 x 6.5: IoU = 65 / 130 = 1/2 exactly
+    # the anchor 10 x 13 against 10 x 6.5: IoU = 65 / 130 = 1/2 exactly
     box = torch.tensor([[20.0, 20, 10, 6.5]])
-    assert 0 not in assign(box, iou_thr=0.5)[1].prior
-    assert 0 in assign(box, iou_thr=0.499)[1].prior
+    assert 0 not in assign(box, iou_thr=0.5)[1].anchor
+    assert 0 in assign(box, iou_thr=0.499)[1].anchor
 
 
 def test_far_corner_is_clamped_into_the_grid() -> None:

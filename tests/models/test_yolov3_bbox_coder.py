@@ -27,20 +27,20 @@ def test_a_wild_prediction_is_bounded_with_a_finite_gradient() -> None:
 def test_decode_undoes_encode() -> None:
     generator = torch.Generator().manual_seed(0)
     cells = torch.randint(0, 80, (500, 2), generator=generator)
-    priors = torch.rand(500, 2, generator=generator) * 20 + 0.5
+    anchors = torch.rand(500, 2, generator=generator) * 20 + 0.5
     offsets = torch.rand(500, 2, generator=generator) * 0.98 + 0.01
-    sizes = priors * torch.exp(torch.rand(500, 2, generator=generator) * 12 - 6)
+    sizes = anchors * torch.exp(torch.rand(500, 2, generator=generator) * 12 - 6)
     boxes = torch.cat([cells + offsets, sizes], dim=1)
     coder = YOLOv3BBoxCoder()
-    torch.testing.assert_close(coder.decode(coder.encode(boxes, cells, priors), cells, priors), boxes)
+    torch.testing.assert_close(coder.decode(coder.encode(boxes, cells, anchors), cells, anchors), boxes)
 
 
 def test_encode_gives_the_nearest_where_there_is_none() -> None:
-    coder, cell, prior = YOLOv3BBoxCoder(), torch.tensor([[3, 3]]), torch.tensor([[1.0, 1.0]])
+    coder, cell, anchor = YOLOv3BBoxCoder(), torch.tensor([[3, 3]]), torch.tensor([[1.0, 1.0]])
     for box, nearest in [([9.0, 0, 2000, 2], [4, 3, 1000, 2]), ([3.5, 3.5, 0, -1], [3.5, 3.5, 0, 0])]:
-        raw = coder.encode(torch.tensor([box]), cell, prior)
+        raw = coder.encode(torch.tensor([box]), cell, anchor)
         assert raw.isfinite().all()
-        assert coder.decode(raw, cell, prior)[0].tolist() == pytest.approx(nearest, rel=1e-6, abs=1e-4)
+        assert coder.decode(raw, cell, anchor)[0].tolist() == pytest.approx(nearest, rel=1e-6, abs=1e-4)
 
 
 def test_empty() -> None:

@@ -86,7 +86,7 @@ def test_a_box_by_hand() -> None:
     cls_scores = [torch.full((1, 9, 64 // s, 96 // s), -12.0) for s in (8, 16, 32)]
     bbox_preds = [torch.zeros(1, 12, 64 // s, 96 // s) for s in (8, 16, 32)]
     objectnesses = [torch.full((1, 3, 64 // s, 96 // s), -12.0) for s in (8, 16, 32)]
-    # level 0, prior 1 (16 x 30) in row 3 and column 5: its width grows by exp(ln 2) = 2
+    # level 0, anchor 1 (16 x 30) in row 3 and column 5: its width grows by exp(ln 2) = 2
     objectnesses[0][0, 1, 3, 5] = 12
     cls_scores[0][0, 3 + 2, 3, 5] = 12
     bbox_preds[0][0, 4 + 2, 3, 5] = math.log(2)

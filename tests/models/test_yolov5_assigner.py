@@ -19,14 +19,14 @@ def assign(boxes: Tensor, image: Tensor | None = None, **kwargs) -> list[Positiv
 
 
 def assign_by_loops(boxes: Tensor, image: Tensor, threshold: float = 4.0) -> list[list[tuple]]:
-    """DESIGN's rule, one box, prior and direction at a time: sorted (image, prior, row, column, box)."""
+    """DESIGN's rule, one box, anchor and direction at a time: sorted (image, anchor, row, column, box)."""
     levels = []
-    for priors, stride, (rows, columns) in zip(PRIORS_PX, STRIDES, GRIDS_HW, strict=True):
+    for anchors, stride, (rows, columns) in zip(PRIORS_PX, STRIDES, GRIDS_HW, strict=True):
         found = []
         for g, box in enumerate(boxes.tolist()):
             x, y, w, h = (value / stride for value in box)
-            for a, prior in enumerate(priors.tolist()):
-                w_a, h_a = (value / stride for value in prior)
+            for a, anchor in enumerate(anchors.tolist()):
+                w_a, h_a = (value / stride for value in anchor)
                 if max(w / w_a, w_a / w, h / h_a, h_a / h) >= threshold:
                     continue
                 cells = [(math.floor(x), math.floor(y))]
@@ -46,7 +46,7 @@ def assign_by_loops(boxes: Tensor, image: Tensor, threshold: float = 4.0) -> lis
 
 
 def as_rows(positives: Positives) -> list[tuple]:
-    fields = (positives.image, positives.prior, positives.cell_y, positives.cell_x, positives.gt)
+    fields = (positives.image, positives.anchor, positives.cell_y, positives.cell_x, positives.gt)
     return sorted(zip(*(field.tolist() for field in fields), strict=True))
 
 
@@ -81,17 +81,17 @@ def test_equals_the_loops(seed: int) -> None:
 )
 def test_cells_by_hand(center: tuple[int, int], cells: list[tuple[int, int]]) -> None:
     positives = assign(torch.tensor([[*center, 10.0, 13.0]]))[0]
-    own_prior = positives.prior == 0
-    rows = zip(positives.cell_y[own_prior].tolist(), positives.cell_x[own_prior].tolist(), strict=True)
+    own_anchor = positives.anchor == 0
+    rows = zip(positives.cell_y[own_anchor].tolist(), positives.cell_x[own_anchor].tolist(), strict=True)
     assert sorted(rows) == cells
 
 
 def test_ratio_is_strict() -> None:
-    # prior 0 of stride 8 is 10 x 13: a box of 40 x 13 has the ratio 4, which is not below 4
-    assert 0 not in assign(torch.tensor([[20.0, 20, 40, 13]]))[0].prior
-    assert 0 in assign(torch.tensor([[20.0, 20, 39, 13]]))[0].prior
-    assert 0 not in assign(torch.tensor([[20.0, 20, 39, 13]]), prior_match_thr=2.0)[0].prior
-    assert 0 not in assign(torch.tensor([[20.0, 20, 2.5, 13]]))[0].prior
+    # anchor 0 of stride 8 is 10 x 13: a box of 40 x 13 has the ratio 4, which is not below 4
+    assert 0 not in assign(torch.tensor([[20.0, 20, 40, 13]]))[0].anchor
+    assert 0 in assign(torch.tensor([[20.0, 20, 39, 13]]))[0].anchor
+    assert 0 not in assign(torch.tensor([[20.0, 20, 39, 13]]), prior_match_thr=2.0)[0].anchor
+    assert 0 not in assign(torch.tensor([[20.0, 20, 2.5, 13]]))[0].anchor
 
 
 def test_own_cell_only() -> None:

@@ -50,7 +50,7 @@ def losses_by_loops(head: YOLOv5Head, outputs: Outputs, truth: list[InstanceData
     """The same losses, one number at a time."""
     sums = {'loss_cls': 0.0, 'loss_bbox': 0.0, 'loss_obj': 0.0}
     for level, (cls_score, bbox_pred, objectness) in enumerate(zip(*outputs, strict=True)):
-        stride, priors = STRIDES[level], head.priors_wh[level].tolist()
+        stride, anchors = STRIDES[level], head.anchors_wh[level].tolist()
         target = torch.zeros_like(objectness)
         box_terms, class_terms = [], []
         for image, instances in enumerate(truth):
@@ -58,16 +58,16 @@ def losses_by_loops(head: YOLOv5Head, outputs: Outputs, truth: list[InstanceData
             matches = head.assigner.assign(
                 boxes * stride,
                 torch.zeros(len(boxes)).long(),
-                head.priors_wh,
+                head.anchors_wh,
                 STRIDES,
                 [o.shape[2:] for o in outputs[2]],
             )[level]
             for a, row, column, g in zip(
-                *(f.tolist() for f in (matches.prior, matches.cell_y, matches.cell_x, matches.gt)), strict=True
+                *(f.tolist() for f in (matches.anchor, matches.cell_y, matches.cell_x, matches.gt)), strict=True
             ):
                 tx, ty, tw, th = (bbox_pred[image, a * 4 + i, row, column].sigmoid().item() for i in range(4))
                 x, y = 2 * tx - 0.5 + column, 2 * ty - 0.5 + row
-                w, h = (2 * tw) ** 2 * priors[a][0] / stride, (2 * th) ** 2 * priors[a][1] / stride
+                w, h = (2 * tw) ** 2 * anchors[a][0] / stride, (2 * th) ** 2 * anchors[a][1] / stride
                 box = torch.tensor([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
                 ciou = paired_iou(box, instances.bboxes[g] / stride, 'ciou').item()
                 box_terms.append(1 - ciou)
@@ -128,7 +128,7 @@ def test_output_layout() -> None:
         assert cls_scores[level].shape == (2, 3 * NUM_CLASSES, *grid)
         assert bbox_preds[level].shape == (2, 3 * 4, *grid)
         assert objectnesses[level].shape == (2, 3, *grid)
-    # anchor-major [x, y, w, h, obj, classes...]: prior 1 starts at channel 8, its objectness is channel 12
+    # anchor-major [x, y, w, h, obj, classes...]: anchor 1 starts at channel 8, its objectness is channel 12
     raw = head.convs_pred[0](features(2)[0])
     assert torch.equal(bbox_preds[0][:, 4:8], raw[:, 8:12])
     assert torch.equal(objectnesses[0][:, 1], raw[:, 12])
@@ -197,13 +197,13 @@ def test_ignore_regions_silence_their_own_picture_alone() -> None:
     with_region = objectness_gradients([boxes_of(), boxes_of()], [None, region])
     for before, after in zip(plain, with_region, strict=True):
         assert torch.equal(after[0], before[0])
-    # stride 8, prior 10 x 13: centre of column c at 8c + 4, so the prior of column 5 spans 39..49, 9/10 inside, that
+    # stride 8, anchor 10 x 13: centre of column c at 8c + 4, so the anchor of column 5 spans 39..49, 9/10 inside, that
     # of column 6 spans 47..57, 1/10 inside. Rows: row 0 spans -2.5..10.5, 10.5/13 inside; row 7 likewise.
     silent = with_region[0][1, 0] == 0
     assert silent[:, :6].all()
     assert not silent[:, 6:].any()
     assert torch.equal(with_region[0][1, 0][:, 6:], plain[0][1, 0][:, 6:])
-    # stride 32, prior 373 x 326: far larger than the region
+    # stride 32, anchor 373 x 326: far larger than the region
     assert torch.equal(with_region[2][1, 2], plain[2][1, 2])
 
 
@@ -214,11 +214,11 @@ def test_positives_count_inside_ignore_regions() -> None:
     ignoring = objectness_gradients(truth, everything)
     head = build_head()
     matches = head.assigner.assign(
-        xyxy_to_cxcywh(truth[0].bboxes), torch.zeros(1).long(), head.priors_wh, STRIDES, [g.shape[2:] for g in plain]
+        xyxy_to_cxcywh(truth[0].bboxes), torch.zeros(1).long(), head.anchors_wh, STRIDES, [g.shape[2:] for g in plain]
     )
     for before, after, level in zip(plain, ignoring, matches, strict=True):
         expected = torch.zeros_like(before)
-        where = (level.image, level.prior, level.cell_y, level.cell_x)
+        where = (level.image, level.anchor, level.cell_y, level.cell_x)
         expected[where] = before[where]
         assert torch.equal(after, expected)
 

@@ -149,7 +149,7 @@ def test_a_part_of_the_weights_starts_a_training(tmp_path: Path, weights: dict) 
 
 def test_anchors_of_the_file_and_of_the_config(tmp_path: Path, foreign: str) -> None:
     model = zeroed()
-    model.bbox_head.priors_wh[0, 0, 0] = 99
+    model.bbox_head.anchors_wh[0, 0, 0] = 99
     with pytest.raises(ValueError, match=r'trained with the anchors \(\(\(10, 13\).*set base_sizes'):
         runner_of(tmp_path, model, 'test', load_from=foreign)
     runner = runner_of(tmp_path, model, load_from=foreign)

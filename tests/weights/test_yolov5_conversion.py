@@ -20,7 +20,7 @@ def test_to_ultralytics_and_back(arch: str, version: str) -> None:
     detector = build_small(arch, version, depth=0.67)
     ours = detector.state_dict()
     # (levels, A, 2) px
-    network = describe(ours, {'anchors': detector.bbox_head.priors_wh.tolist()})
+    network = describe(ours, {'anchors': detector.bbox_head.anchors_wh.tolist()})
     # 0.12 gives the channels that 0.125 gave: 64 x 0.12 = 7.7 -> 8, 1024 x 0.12 = 122.9 -> 128
     assert (network.arch, network.version, network.deepen_factor, network.widen_factor) == (arch, version, 0.67, 0.12)
     there = to_ultralytics(ours, network)

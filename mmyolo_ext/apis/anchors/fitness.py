@@ -26,13 +26,13 @@ class Rule(NamedTuple):
             return f'a prior matches a box if no side is {1 / self.threshold:g} times the other or more'
         return f'a prior matches a box if the IoU of their sizes is above {self.threshold:g}'
 
-    def resemblance(self, boxes_wh: np.ndarray, priors_wh: np.ndarray) -> np.ndarray:
+    def resemblance(self, boxes_wh: np.ndarray, anchors_wh: np.ndarray) -> np.ndarray:
         """Of sizes (G, 2) and (K, 2), all positive: (G, K), above 0 to 1."""
-        smaller = np.minimum(boxes_wh[:, None], priors_wh[None])
+        smaller = np.minimum(boxes_wh[:, None], anchors_wh[None])
         if self.kind == 'ratio':
-            return (smaller / np.maximum(boxes_wh[:, None], priors_wh[None])).min(-1)
+            return (smaller / np.maximum(boxes_wh[:, None], anchors_wh[None])).min(-1)
         overlap = smaller.prod(-1)
-        return overlap / (boxes_wh.prod(-1)[:, None] + priors_wh.prod(-1)[None] - overlap)
+        return overlap / (boxes_wh.prod(-1)[:, None] + anchors_wh.prod(-1)[None] - overlap)
 
 
 class Scores(NamedTuple):
@@ -49,9 +49,9 @@ class Scores(NamedTuple):
     matches: float
 
 
-def score(boxes_wh: np.ndarray, priors_wh: np.ndarray, rule: Rule) -> Scores:
+def score(boxes_wh: np.ndarray, anchors_wh: np.ndarray, rule: Rule) -> Scores:
     """Of sizes (G, 2) and (K, 2); G must be 1 or more."""
-    found = rule.resemblance(boxes_wh, priors_wh)
+    found = rule.resemblance(boxes_wh, anchors_wh)
     best = found.max(1)
     fitness = np.where(best > rule.threshold, best, 0.0).mean()
     return Scores(float((best > rule.threshold).mean()), float(fitness), float((found > rule.threshold).sum(1).mean()))

@@ -47,16 +47,16 @@ def draw(boxes_wh: np.ndarray, before_wh: np.ndarray, after_wh: np.ndarray, rule
 def _draw_sizes(axes, boxes_wh: np.ndarray, before_wh: np.ndarray, after_wh: np.ndarray) -> None:
     axes.scatter(*boxes_wh.T, s=4, alpha=0.25, color=BOXES, linewidths=0, label=f'{len(boxes_wh):,} boxes')
     axes.scatter(*before_wh.reshape(-1, 2).T, s=60, marker='x', color=BEFORE, label='priors before')
-    for level, priors_wh in enumerate(after_wh):
+    for level, anchors_wh in enumerate(after_wh):
         colour = LEVELS[level % len(LEVELS)]
-        axes.scatter(*priors_wh.T, s=60, color=colour, edgecolors='white', label=f'priors after, level {level + 1}')
+        axes.scatter(*anchors_wh.T, s=60, color=colour, edgecolors='white', label=f'priors after, level {level + 1}')
     axes.set(title='sizes at the network input', xlabel='width, px', ylabel='height, px', xscale='log', yscale='log')
 
 
 def _draw_shares(axes, boxes_wh: np.ndarray, priors: dict[str, np.ndarray], rule: Rule) -> None:
     share = np.linspace(0, 1, len(boxes_wh))
-    for (name, priors_wh), style in zip(priors.items(), ('--', '-'), strict=True):
-        best = np.sort(rule.resemblance(boxes_wh, priors_wh.reshape(-1, 2)).max(1))
+    for (name, anchors_wh), style in zip(priors.items(), ('--', '-'), strict=True):
+        best = np.sort(rule.resemblance(boxes_wh, anchors_wh.reshape(-1, 2)).max(1))
         axes.plot(share, best, style, color=BEFORE if name == 'before' else LEVELS[0], label=f'priors {name}')
     axes.axhline(rule.threshold, color=LEVELS[2], linewidth=1, label='below, a box teaches nothing')
     title = 'smallest ratio of sides' if rule.kind == 'ratio' else 'IoU of sizes'

@@ -65,10 +65,10 @@ def cluster(boxes_wh: np.ndarray, count: int, rng: np.random.Generator) -> np.nd
 
 
 def evolve(
-    boxes_wh: np.ndarray, priors_wh: np.ndarray, rule: Rule, generations: int, rng: np.random.Generator
+    boxes_wh: np.ndarray, anchors_wh: np.ndarray, rule: Rule, generations: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Multiply random sides by random factors near 1, keep what has the greater fitness, and go on from there."""
-    best, fitness = priors_wh, score(boxes_wh, priors_wh, rule).fitness
+    best, fitness = anchors_wh, score(boxes_wh, anchors_wh, rule).fitness
     for _ in range(generations):
         changed = rng.random(best.shape) < SHARE_CHANGED
         factors = 1 + changed * rng.normal(0, SPREAD, best.shape)

@@ -21,12 +21,12 @@ class Head(NamedTuple):
     """What of a head decides its priors.
 
     Attributes:
-        priors_wh: sizes of each level, (L, A, 2) px.
+        anchors_wh: sizes of each level, (L, A, 2) px.
         strides: of each level, px.
         rule: by which it matches.
     """
 
-    priors_wh: np.ndarray
+    anchors_wh: np.ndarray
     strides: tuple[int, ...]
     rule: Rule
 
@@ -36,7 +36,7 @@ class Tuned(NamedTuple):
 
     boxes: BoxSizes
     head: Head
-    priors_wh: np.ndarray
+    anchors_wh: np.ndarray
     before: Scores
     after: Scores
     files: tuple[Path, ...]
@@ -65,14 +65,14 @@ def tune(cfg: Config, config: Path, out: Path, generations: int = 1000, seed: in
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     head = head_of(MODELS.build(cfg.model))
     boxes = box_sizes(cfg)
-    present = head.priors_wh.reshape(-1, 2)
+    present = head.anchors_wh.reshape(-1, 2)
     found = fit_priors(boxes.wh, present, head.rule, generations, seed)
     before, after = (score(boxes.wh, priors, head.rule) for priors in (present, found))
     if after.fitness <= before.fitness:
-        return Tuned(boxes, head, head.priors_wh, before, before, ())
+        return Tuned(boxes, head, head.anchors_wh, before, before, ())
     tuned = Tuned(boxes, head, spread_over_levels(found, head.strides), before, after, files)
     check_work_dir(str(out.parent))
-    draw(tuned.boxes.wh, head.priors_wh, tuned.priors_wh, head.rule, files[1])
+    draw(tuned.boxes.wh, head.anchors_wh, tuned.anchors_wh, head.rule, files[1])
     _write(out, config_text(tuned, config, out))
     return tuned
 
@@ -84,7 +84,7 @@ def head_of(model: nn.Module) -> Head:
         ValueError: its head has no priors as YOLOv5's and YOLOv3's have.
     """
     head = getattr(model, 'bbox_head', None)
-    priors = getattr(head, 'priors_wh', None)
+    priors = getattr(head, 'anchors_wh', None)
     if priors is None:
         raise ValueError(f'the head must be a YOLOv5Head or YOLOv3Head with priors, got {type(head).__name__}')
     iou, ratio = (getattr(head.assigner, name, None) for name in ('iou_thr', 'prior_match_thr'))
@@ -92,9 +92,9 @@ def head_of(model: nn.Module) -> Head:
     return Head(priors.double().cpu().numpy(), tuple(head.strides), rule)
 
 
-def spread_over_levels(priors_wh: np.ndarray, strides: tuple[int, ...]) -> np.ndarray:
+def spread_over_levels(anchors_wh: np.ndarray, strides: tuple[int, ...]) -> np.ndarray:
     """(L * A, 2) in the order of their areas -> (L, A, 2): the smallest to the level of the smallest stride."""
-    by_size = priors_wh.reshape(len(strides), -1, 2)
+    by_size = anchors_wh.reshape(len(strides), -1, 2)
     levels = np.empty_like(by_size)
     levels[np.argsort(strides, kind='stable')] = by_size
     return levels
@@ -103,7 +103,7 @@ def spread_over_levels(priors_wh: np.ndarray, strides: tuple[int, ...]) -> np.nd
 def config_text(tuned: Tuned, config: Path, out: Path) -> str:
     """The config to write: the other one with these priors."""
     base = Path(os.path.relpath(config.resolve(), out.parent.resolve())).as_posix()
-    sizes = ',\n                '.join(str([tuple(_tidy(prior)) for prior in level]) for level in tuned.priors_wh)
+    sizes = ',\n                '.join(str([tuple(_tidy(prior)) for prior in level]) for level in tuned.anchors_wh)
     return (
         '# Written by tools/anchors.py: best possible recall '
         f'{tuned.before.recall:.4f} -> {tuned.after.recall:.4f}, mean fitness {tuned.before.fitness:.4f} -> '

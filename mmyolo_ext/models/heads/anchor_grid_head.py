@@ -1,6 +1,6 @@
-"""What YOLO heads that predict boxes from priors on a grid have in common: all but the training.
+"""What YOLO heads that predict boxes from anchors on a grid have in common: all but the training.
 
-Letters: N images, A priors of a level, C classes, L levels, M = the sum of A*H*W over the levels, K likely places.
+Letters: N images, A anchors of a level, C classes, L levels, M = the sum of A*H*W over the levels, K likely places.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from mmyolo_ext.registry import TASK_UTILS
 
 
 class AnchorGridHead(BaseDenseHead):
-    """One 1x1 convolution a level predicts, for every prior in every cell, a box, its objectness and its classes.
+    """One 1x1 convolution a level predicts, for every anchor in every cell, a box, its objectness and its classes.
 
     Prediction: score = objectness * class, threshold, class-wise NMS, original pixels.
 
@@ -53,14 +53,14 @@ class AnchorGridHead(BaseDenseHead):
         self.strides = tuple(stride_w for stride_w, _ in self.prior_generator.strides)
         _check_levels(in_channels, self.strides)
         self.num_classes = num_classes
-        self.num_priors = self.prior_generator.num_base_priors[0]
+        self.num_anchors = self.prior_generator.num_base_priors[0]
         self.in_channels = tuple(in_channels)
         self.bbox_coder = TASK_UTILS.build(bbox_coder)
         self.test_cfg = test_cfg
         # (L, A, 2) px
-        self.register_buffer('priors_wh', torch.tensor(self.prior_generator.base_sizes).float(), persistent=False)
+        self.register_buffer('anchors_wh', torch.tensor(self.prior_generator.base_sizes).float(), persistent=False)
         self.convs_pred = nn.ModuleList(
-            nn.Conv2d(channels, self.num_priors * (5 + num_classes), 1) for channels in self.in_channels
+            nn.Conv2d(channels, self.num_anchors * (5 + num_classes), 1) for channels in self.in_channels
         )
 
     def forward(self, feats: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -70,7 +70,7 @@ class AnchorGridHead(BaseDenseHead):
 
     def whole_maps(self, feats: Sequence[Tensor]) -> list[WholeMap]:
         """The same in one piece for each level."""
-        return [WholeMap(conv(feat), self.num_priors) for feat, conv in zip(feats, self.convs_pred, strict=True)]
+        return [WholeMap(conv(feat), self.num_anchors) for feat, conv in zip(feats, self.convs_pred, strict=True)]
 
     def class_scores(self, raw_classes: Tensor) -> Tensor:
         """Raw (..., C) -> scores in [0, 1], by sigmoid or softmax; 1 for a single class, which nothing teaches."""
@@ -92,15 +92,15 @@ class AnchorGridHead(BaseDenseHead):
     ) -> Predictions:
         """All predictions of a batch in float32, from what ``forward`` gives."""
         boxes, classes = [], []
-        for cls_score, bbox_pred, stride, priors_wh in zip(
-            cls_scores, bbox_preds, self.strides, self.priors_wh.unbind(), strict=True
+        for cls_score, bbox_pred, stride, anchors_wh in zip(
+            cls_scores, bbox_preds, self.strides, self.anchors_wh.unbind(), strict=True
         ):
             # (N, A*D, H, W) -> (N, A, H, W, D)
             raw_boxes, raw_classes = (
-                raw.float().unflatten(1, (self.num_priors, -1)).permute(0, 1, 3, 4, 2)
+                raw.float().unflatten(1, (self.num_anchors, -1)).permute(0, 1, 3, 4, 2)
                 for raw in (bbox_pred, cls_score)
             )
-            level_boxes = self._boxes_xyxy(raw_boxes, cell_grid(raw_boxes), priors_wh[:, None, None], stride)
+            level_boxes = self._boxes_xyxy(raw_boxes, cell_grid(raw_boxes), anchors_wh[:, None, None], stride)
             boxes.append(level_boxes.flatten(1, 3))
             classes.append(self.class_scores(raw_classes).flatten(1, 3))
         objectness = [level.float().sigmoid().flatten(1) for level in objectnesses]
@@ -112,29 +112,29 @@ class AnchorGridHead(BaseDenseHead):
         No score exceeds its objectness, so no detection is lost. For prediction and export alike.
         """
         levels = [
-            self._likely(level, score_thr, stride, priors_wh)
-            for level, stride, priors_wh in zip(maps, self.strides, self.priors_wh.unbind(), strict=True)
+            self._likely(level, score_thr, stride, anchors_wh)
+            for level, stride, anchors_wh in zip(maps, self.strides, self.anchors_wh.unbind(), strict=True)
         ]
         return LikelyPlaces(*(torch.cat(parts) for parts in zip(*levels, strict=True)))
 
     def _likely(
-        self, level: WholeMap | SplitMaps, score_thr: float, stride: int, priors_wh: Tensor
+        self, level: WholeMap | SplitMaps, score_thr: float, stride: int, anchors_wh: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         objectness = level.objectness.float().sigmoid()
         height, width = objectness.shape[2:]
         objectness = objectness.flatten()
         place = torch.nonzero(objectness > score_thr).squeeze(1)
         raw_boxes, raw_classes = (raw.float() for raw in level.at(place))
-        # places run image, prior, row, column
+        # places run image, anchor, row, column
         map_index, cell = place // (height * width), place % (height * width)
         cells_xy = torch.stack([cell % width, cell // width], dim=1).float()
-        boxes_xyxy = self._boxes_xyxy(raw_boxes, cells_xy, priors_wh[map_index % self.num_priors], stride)
+        boxes_xyxy = self._boxes_xyxy(raw_boxes, cells_xy, anchors_wh[map_index % self.num_anchors], stride)
         scores = objectness[place][:, None] * self.class_scores(raw_classes)
-        return map_index // self.num_priors, boxes_xyxy, scores
+        return map_index // self.num_anchors, boxes_xyxy, scores
 
-    def _boxes_xyxy(self, raw_boxes: Tensor, cells_xy: Tensor, priors_wh: Tensor, stride: int) -> Tensor:
-        """(..., 4) px, of priors in px."""
-        return cxcywh_to_xyxy(self.bbox_coder.decode(raw_boxes, cells_xy, priors_wh / stride) * stride)
+    def _boxes_xyxy(self, raw_boxes: Tensor, cells_xy: Tensor, anchors_wh: Tensor, stride: int) -> Tensor:
+        """(..., 4) px, of anchors in px."""
+        return cxcywh_to_xyxy(self.bbox_coder.decode(raw_boxes, cells_xy, anchors_wh / stride) * stride)
 
     def maps_of(self, feats: Sequence[Tensor]) -> list[WholeMap | SplitMaps]:
         """The maps of each level, in one piece unless a subclass has a ``forward`` of its own."""

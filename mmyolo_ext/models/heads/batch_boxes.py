@@ -1,6 +1,6 @@
 """The boxes of a batch in one tensor, and where their positives lie.
 
-Letters: N images, A priors of a level, G boxes of the batch, P positives.
+Letters: N images, A anchors of a level, G boxes of the batch, P positives.
 """
 
 from collections.abc import Sequence
@@ -38,5 +38,5 @@ def collect_labels(batch_instances: Sequence[InstanceData], like: Tensor) -> Ten
 
 def flat_index(positives: Positives, shape: Sequence[int]) -> Tensor:
     """The places of positives in a flattened tensor of ``shape`` (N, A, H, W): (P,)."""
-    _, num_priors, height, width = shape
-    return ((positives.image * num_priors + positives.prior) * height + positives.cell_y) * width + positives.cell_x
+    _, num_anchors, height, width = shape
+    return ((positives.image * num_anchors + positives.anchor) * height + positives.cell_y) * width + positives.cell_x

@@ -1,6 +1,6 @@
-"""How a head on priors of a grid is taught: assign, then three kinds of losses a level, then their sum.
+"""How a head on anchors of a grid is taught: assign, then three kinds of losses a level, then their sum.
 
-Letters: N images, A priors of a level, C classes, P positives of a level.
+Letters: N images, A anchors of a level, C classes, P positives of a level.
 """
 
 import math
@@ -88,21 +88,21 @@ class GridTraining:
     ) -> dict[str, Tensor]:
         """:meth:`loss_by_feat` on the maps of each level."""
         shapes = [level.shape for level in maps]
-        gt = collect_boxes(batch_gt_instances, like=self.priors_wh)
+        gt = collect_boxes(batch_gt_instances, like=self.anchors_wh)
         labels = collect_labels(batch_gt_instances, like=gt.image)
         positives = self.assign(gt, labels, maps)
         counts = BatchCounts(len(batch_img_metas), positives, [math.prod(shape) for shape in shapes], gt.image.device)
         taught_labels = self.taught_labels(batch_gt_instances, labels)
-        ignored = collect_boxes(batch_gt_instances_ignore or [], like=self.priors_wh)
+        ignored = collect_boxes(batch_gt_instances_ignore or [], like=self.anchors_wh)
         counted = counted_by_level(
-            ignored, positives, self.priors_wh, self.strides, shapes, self.train_cfg['ignore_iof_thr']
+            ignored, positives, self.anchors_wh, self.strides, shapes, self.train_cfg['ignore_iof_thr']
         )
         readings = [level.read(matches) for level, matches in zip(maps, positives, strict=True)]
         num_images, num_positives, num_places = counts.wait()
         levels = [
-            Level(*reading, matches, level_counted, gt, taught_labels, priors_wh, stride, *divisors)
-            for reading, matches, level_counted, priors_wh, stride, *divisors in zip(
-                *(readings, positives, counted, self.priors_wh.unbind(), self.strides),
+            Level(*reading, matches, level_counted, gt, taught_labels, anchors_wh, stride, *divisors)
+            for reading, matches, level_counted, anchors_wh, stride, *divisors in zip(
+                *(readings, positives, counted, self.anchors_wh.unbind(), self.strides),
                 *(num_positives, num_places),
                 strict=True,
             )
@@ -119,7 +119,7 @@ class GridTraining:
         return self.assigner.assign(
             xyxy_to_cxcywh(gt.boxes_xyxy),
             gt.image,
-            self.priors_wh,
+            self.anchors_wh,
             self.strides,
             grid_sizes,
             **wanted(self.assigner, **offers),

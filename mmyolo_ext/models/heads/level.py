@@ -1,6 +1,6 @@
 """What the losses of one level are made from.
 
-Letters: N images, A priors of the level, C classes, G boxes of the batch, P positives.
+Letters: N images, A anchors of the level, C classes, G boxes of the batch, P positives.
 """
 
 from typing import NamedTuple
@@ -21,11 +21,11 @@ class Level(NamedTuple):
         class_logits: (P, C).
         raw_boxes: (P, 4).
         objectness: (N, A, H, W).
-        positives: P matches of priors and boxes, padding among them.
+        positives: P matches of anchors and boxes, padding among them.
         counted: (N, A, H, W) bool, where objectness is taught; None for everywhere.
         gt: all boxes of the batch, in px.
         labels: (G,) long, or soft (G, C).
-        priors_wh: (A, 2) px.
+        anchors_wh: (A, 2) px.
         stride: px.
         num_positives: divisor of a mean over the matches, see :mod:`mmyolo_ext.models.over_ranks`.
         num_places: divisor of a mean over all places.
@@ -38,7 +38,7 @@ class Level(NamedTuple):
     counted: Tensor | None
     gt: BatchBoxes
     labels: Tensor
-    priors_wh: Tensor
+    anchors_wh: Tensor
     stride: int
     num_positives: int | Tensor
     num_places: int | Tensor
@@ -51,8 +51,8 @@ class Level(NamedTuple):
         """What the network says the positives' boxes are: (P, 4), in grid units."""
         positives = self.positives
         cells_xy = torch.stack([positives.cell_x, positives.cell_y], dim=1)
-        priors_wh = self.priors_wh[positives.prior] / self.stride
-        return cxcywh_to_xyxy(bbox_coder.decode(self.raw_boxes, cells_xy, priors_wh))
+        anchors_wh = self.anchors_wh[positives.anchor] / self.stride
+        return cxcywh_to_xyxy(bbox_coder.decode(self.raw_boxes, cells_xy, anchors_wh))
 
     def targets_xyxy(self) -> Tensor:
         """What they are: (P, 4), in grid units."""

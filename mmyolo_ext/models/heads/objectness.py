@@ -1,6 +1,6 @@
 """What the objectness loss of a level is taught, and which of its places count.
 
-Letters: N images, A priors of the level, P positives, K ignore regions of the batch.
+Letters: N images, A anchors of the level, P positives, K ignore regions of the batch.
 """
 
 from collections.abc import Sequence
@@ -36,14 +36,14 @@ def objectness_targets(positives: Positives, values: Tensor, shape: tuple[int, i
 def counted_places(
     ignored: BatchBoxes, positives: Positives, priors_xyxy: Tensor, num_images: int, iof_thr: float
 ) -> Tensor:
-    """Which places add objectness loss: not those whose prior lies in an ignore region of their own picture.
+    """Which places add objectness loss: not those whose anchor lies in an ignore region of their own picture.
 
     Args:
         ignored: K ignore regions.
         positives: they count wherever they lie.
         priors_xyxy: (A, H, W, 4) px.
         num_images: N.
-        iof_thr: a prior lies in a region that covers this share of its area.
+        iof_thr: an anchor lies in a region that covers this share of its area.
 
     Returns:
         (N, A, H, W) bool.
@@ -55,18 +55,18 @@ def counted_places(
     return (regions.view(shape) == 0) | (taught > 0)
 
 
-def prior_boxes(priors_wh: Tensor, stride: int, grid_hw: tuple[int, int]) -> Tensor:
-    """The priors of a level in the middle of every cell: (A, 2) px -> (A, H, W, 4) xyxy px."""
-    rows, columns = ((torch.arange(size, device=priors_wh.device) + 0.5) * stride for size in grid_hw)
+def prior_boxes(anchors_wh: Tensor, stride: int, grid_hw: tuple[int, int]) -> Tensor:
+    """The anchors of a level in the middle of every cell: (A, 2) px -> (A, H, W, 4) xyxy px."""
+    rows, columns = ((torch.arange(size, device=anchors_wh.device) + 0.5) * stride for size in grid_hw)
     center_y, center_x = torch.meshgrid(rows, columns, indexing='ij')
-    center = torch.stack([center_x, center_y], dim=-1).expand(len(priors_wh), -1, -1, -1)
-    return cxcywh_to_xyxy(torch.cat([center, priors_wh[:, None, None].expand_as(center)], dim=-1))
+    center = torch.stack([center_x, center_y], dim=-1).expand(len(anchors_wh), -1, -1, -1)
+    return cxcywh_to_xyxy(torch.cat([center, anchors_wh[:, None, None].expand_as(center)], dim=-1))
 
 
 def counted_by_level(
     ignored: BatchBoxes,
     positives: Sequence[Positives],
-    priors_wh: Sequence[Tensor],
+    anchors_wh: Sequence[Tensor],
     strides: Sequence[int],
     shapes: Sequence[tuple[int, int, int, int]],
     iof_thr: float,
@@ -75,6 +75,6 @@ def counted_by_level(
     if len(ignored.image) == 0:
         return [None] * len(shapes)
     return [
-        counted_places(ignored, matches, prior_boxes(level_priors, stride, shape[-2:]), shape[0], iof_thr)
-        for matches, level_priors, stride, shape in zip(positives, priors_wh, strides, shapes, strict=True)
+        counted_places(ignored, matches, prior_boxes(level_anchors, stride, shape[-2:]), shape[0], iof_thr)
+        for matches, level_anchors, stride, shape in zip(positives, anchors_wh, strides, shapes, strict=True)
     ]

@@ -15,7 +15,7 @@ from mmyolo_ext.models.heads.suppression import suppress
 
 
 class Predictions(NamedTuple):
-    """What the network says of every place, before any threshold. The M places run level, prior, row, column."""
+    """What the network says of every place, before any threshold. The M places run level, anchor, row, column."""
 
     boxes_xyxy: Tensor  # (N, M, 4) px of the network input
     objectness: Tensor  # (N, M) in [0, 1]

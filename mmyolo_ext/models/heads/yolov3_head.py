@@ -90,7 +90,7 @@ class YOLOv3Head(YOLOv5Head):
         if self.start_objectness is None or (self.init_cfg and self.init_cfg.get('type') == 'Pretrained'):
             return
         for conv in self.convs_pred:
-            conv.bias.data.view(self.num_priors, -1)[:, 4] = self.start_objectness
+            conv.bias.data.view(self.num_anchors, -1)[:, 4] = self.start_objectness
 
     def batch_factor(self, batch_size: int | Tensor) -> float | Tensor:
         """1: losses of a mean picture; or the share of the batch in ``nominal_batch_size``."""

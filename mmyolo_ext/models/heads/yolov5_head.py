@@ -1,6 +1,6 @@
 """YOLOv5's head: three predictions a place, their losses, and the way back to boxes on the picture.
 
-Letters: N images, A priors of a level, C classes, L levels, P positives of a level.
+Letters: N images, A anchors of a level, C classes, L levels, P positives of a level.
 """
 
 import math
@@ -32,7 +32,7 @@ from mmyolo_ext.registry import MODELS, TASK_UTILS
 
 @MODELS.register_module()
 class YOLOv5Head(GridTraining, AnchorGridHead):
-    """One 1x1 convolution a level predicts, for every prior in every cell, a box, its objectness and its classes.
+    """One 1x1 convolution a level predicts, for every anchor in every cell, a box, its objectness and its classes.
 
     Training: positives = assign(boxes); 1 - CIoU on their boxes, the class loss on their classes, the objectness loss
     everywhere against the CIoU of the positives and 0 elsewhere; summed over the levels, times the batch size.
@@ -58,7 +58,7 @@ class YOLOv5Head(GridTraining, AnchorGridHead):
         scale_losses: fit the gains to the task: classes by C/80 * 3/L, boxes by 3/L, objectness by 3/L and by the area
             of the input over 640 x 640.
         input_size: side, or (height, width), of the network input in px; read by ``scale_losses`` alone.
-        train_cfg: ``ignore_iof_thr``: a prior of which this share lies in an ignore region adds no objectness loss,
+        train_cfg: ``ignore_iof_thr``: an anchor of which this share lies in an ignore region adds no objectness loss,
             unless it is a positive.
         test_cfg: ``score_thr``, ``multi_label``, ``nms_pre``, ``nms``, ``max_per_img``.
         init_cfg: as in MMEngine.
@@ -115,7 +115,7 @@ class YOLOv5Head(GridTraining, AnchorGridHead):
             return
         for conv, stride in zip(self.convs_pred, self.strides, strict=True):
             # (A * (5 + C),) -> (A, 5 + C)
-            bias = conv.bias.detach().clone().view(self.num_priors, -1)
+            bias = conv.bias.detach().clone().view(self.num_anchors, -1)
             bias[:, 4] = math.log(8 / (NOMINAL_SIZE / stride) ** 2)
             bias[:, 5:] = math.log(0.6 / (self.num_classes - 0.99))
             conv.bias.data.copy_(bias.flatten())

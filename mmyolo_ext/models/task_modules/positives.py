@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 class Positives(NamedTuple):
-    """The matches of one level: which box teaches which prior in which cell of which picture. Long tensors, (P,).
+    """The matches of one level: which box teaches which anchor in which cell of which picture. Long tensors, (P,).
 
     Attributes:
         image: index in the batch.
-        prior: index among the level's.
+        anchor: index among the level's.
         cell_y: row.
         cell_x: column.
         gt: index of the box.
@@ -21,7 +21,7 @@ class Positives(NamedTuple):
     """
 
     image: Tensor
-    prior: Tensor
+    anchor: Tensor
     cell_y: Tensor
     cell_x: Tensor
     gt: Tensor
@@ -32,8 +32,8 @@ class Positives(NamedTuple):
 
     @property
     def place(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Image, prior, row and column."""
-        return self.image, self.prior, self.cell_y, self.cell_x
+        """Image, anchor, row and column."""
+        return self.image, self.anchor, self.cell_y, self.cell_x
 
     @property
     def count(self) -> int | Tensor:

@@ -1,6 +1,6 @@
-"""SimOTA (YOLOX, arXiv 2107.08430, section 2.1) on priors: each box chooses, by what the network says, who learns it.
+"""SimOTA (YOLOX, arXiv 2107.08430, section 2.1) on anchors: each box chooses, by what the network says, who learns it.
 
-Letters: G boxes of all pictures, K candidates of a box, A priors of a level, C classes, N images, M places of a
+Letters: G boxes of all pictures, K candidates of a box, A anchors of a level, C classes, N images, M places of a
 picture.
 """
 
@@ -20,7 +20,7 @@ PROBABILITY_MARGIN = 1e-6
 
 
 class DecodedPlaces(Protocol):
-    """What the network says of every place; the M places of a picture run level, prior, row, column."""
+    """What the network says of every place; the M places of a picture run level, anchor, row, column."""
 
     boxes_xyxy: Tensor  # (N, M, 4) px
     objectness: Tensor  # (N, M) in [0, 1]
@@ -31,7 +31,7 @@ class DecodedPlaces(Protocol):
 class YOLOv5SimOTAAssigner:
     """A dynamic match: the cheapest places around a box's centre, as many as their overlaps add up to.
 
-    1. Candidates: all priors of the cells within ``center_radius`` of the centre, on every level.
+    1. Candidates: all anchors of the cells within ``center_radius`` of the centre, on every level.
     2. Cost of a candidate: cross-entropy of its scores, sqrt(objectness * class), with the box's class, plus
        ``iou_weight`` times -log IoU (eq. 1).
     3. A box takes its k cheapest candidates; k is the sum of its ``topk`` greatest IoUs, rounded down, at least 1.
@@ -50,7 +50,7 @@ class YOLOv5SimOTAAssigner:
         ValueError: a number out of its range.
     """
 
-    # what `assign` takes beyond boxes, priors and grids; a head that sees the names hands these over
+    # what `assign` takes beyond boxes, anchors and grids; a head that sees the names hands these over
     wants = ('labels', 'predictions')
 
     def __init__(self, center_radius: float = 1.0, topk: int = 10, iou_weight: float = 3.0) -> None:
@@ -69,7 +69,7 @@ class YOLOv5SimOTAAssigner:
         self,
         boxes_cxcywh: Tensor,
         image: Tensor,
-        priors_wh: Sequence[Tensor],
+        anchors_wh: Sequence[Tensor],
         strides: Sequence[int],
         grid_sizes_hw: Sequence[tuple[int, int]],
         labels: Tensor,
@@ -80,7 +80,7 @@ class YOLOv5SimOTAAssigner:
         Args:
             boxes_cxcywh: (G, 4) px of the network input, of positive size.
             image: (G,) long, the picture of each box.
-            priors_wh: of each level (A, 2), px; their number is what counts here.
+            anchors_wh: of each level (A, 2), px; their number is what counts here.
             strides: of each level, px.
             grid_sizes_hw: of each level, cells.
             labels: (G,) long.
@@ -89,8 +89,8 @@ class YOLOv5SimOTAAssigner:
         Returns:
             The positives of each level; no place is in them twice.
         """
-        num_priors = [len(level) for level in priors_wh]
-        candidates = candidates_around(boxes_cxcywh[:, :2], self.center_radius, num_priors, strides, grid_sizes_hw)
+        num_anchors = [len(level) for level in anchors_wh]
+        candidates = candidates_around(boxes_cxcywh[:, :2], self.center_radius, num_anchors, strides, grid_sizes_hw)
         overlap = self._overlap(boxes_cxcywh, image, candidates, predictions)
         cost = self.iou_weight * -(overlap + LEAST_IOU).log() + class_cost(image, labels, candidates, predictions)
         cost = cost.masked_fill(~candidates.inside, float('inf'))
@@ -174,7 +174,7 @@ def _positives(gt: Tensor, candidate: Tensor, image: Tensor, candidates: Candida
     gt, candidate = gt[here], candidate[here]
     return Positives(
         image=image[gt],
-        prior=candidates.prior[candidate],
+        anchor=candidates.anchor[candidate],
         cell_y=candidates.cell_y[gt, candidate],
         cell_x=candidates.cell_x[gt, candidate],
         gt=gt,

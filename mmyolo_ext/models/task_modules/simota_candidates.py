@@ -1,7 +1,7 @@
-"""The places that may learn a box: all priors of the cells around its centre, on every level.
+"""The places that may learn a box: all anchors of the cells around its centre, on every level.
 
-Letters: G boxes of all pictures, K candidates of a box, A priors of a level, M places of a picture, running level,
-prior, row, column.
+Letters: G boxes of all pictures, K candidates of a box, A anchors of a level, M places of a picture, running level,
+anchor, row, column.
 """
 
 import math
@@ -17,7 +17,7 @@ class Candidates(NamedTuple):
 
     Attributes:
         level: (K,).
-        prior: (K,).
+        anchor: (K,).
         cell_y: (G, K).
         cell_x: (G, K).
         place: (G, K), from 0 to M - 1.
@@ -25,7 +25,7 @@ class Candidates(NamedTuple):
     """
 
     level: Tensor
-    prior: Tensor
+    anchor: Tensor
     cell_y: Tensor
     cell_x: Tensor
     place: Tensor
@@ -35,7 +35,7 @@ class Candidates(NamedTuple):
 def candidates_around(
     centers: Tensor,
     radius: float,
-    num_priors: Sequence[int],
+    num_anchors: Sequence[int],
     strides: Sequence[int],
     grid_sizes_hw: Sequence[tuple[int, int]],
 ) -> Candidates:
@@ -44,23 +44,23 @@ def candidates_around(
     Args:
         centers: (G, 2) px; one outside the picture counts as on its border.
         radius: in cells, above 1/2, so that the cell of the centre is always one of them.
-        num_priors: A of each level.
+        num_anchors: A of each level.
         strides: of each level, px.
         grid_sizes_hw: of each level, cells.
     """
     first_place, parts = 0, []
-    for level, (count, stride, (height, width)) in enumerate(zip(num_priors, strides, grid_sizes_hw, strict=True)):
+    for level, (count, stride, (height, width)) in enumerate(zip(num_anchors, strides, grid_sizes_hw, strict=True)):
         cell_x, in_x = _cells_along(centers[:, 0] / stride, radius, width)
         cell_y, in_y = _cells_along(centers[:, 1] / stride, radius, height)
-        prior = torch.arange(count, device=centers.device)
+        anchor = torch.arange(count, device=centers.device)
         # (G, A, rows, columns) -> (G, A * rows * columns)
         shape = (len(centers), count, cell_y.shape[1], cell_x.shape[1])
         y = cell_y[:, None, :, None].expand(shape).flatten(1)
         x = cell_x[:, None, None, :].expand(shape).flatten(1)
         inside = (in_y[:, None, :, None] & in_x[:, None, None, :]).expand(shape).flatten(1)
-        priors = prior[:, None, None].expand(shape[1:]).flatten()
-        place = first_place + (priors * height + y) * width + x
-        parts.append(Candidates(torch.full_like(priors, level), priors, y, x, place, inside))
+        anchors = anchor[:, None, None].expand(shape[1:]).flatten()
+        place = first_place + (anchors * height + y) * width + x
+        parts.append(Candidates(torch.full_like(anchors, level), anchors, y, x, place, inside))
         first_place += count * height * width
     return Candidates(*(torch.cat(field, dim=-1) for field in zip(*parts, strict=True)))
 

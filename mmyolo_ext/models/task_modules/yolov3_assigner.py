@@ -1,6 +1,6 @@
-"""YOLOv3's match of boxes and priors: by the overlap of their sizes, in the cell of the centre alone.
+"""YOLOv3's match of boxes and anchors: by the overlap of their sizes, in the cell of the centre alone.
 
-Letters: G boxes of all pictures, A priors of a level.
+Letters: G boxes of all pictures, A anchors of a level.
 """
 
 import torch
@@ -12,11 +12,11 @@ from mmyolo_ext.registry import TASK_UTILS
 
 @TASK_UTILS.register_module()
 class YOLOv3Assigner(YOLOv5Assigner):
-    """Match a box and a prior if the IoU of the two, laid on one corner, is above ``iou_thr``.
+    """Match a box and an anchor if the IoU of the two, laid on one corner, is above ``iou_thr``.
 
-    YOLOv3 (arXiv 1804.02767, section 2.1) takes the one prior of the greatest overlap; here, as in the form that the
-    recipe was tuned with, every prior above the threshold learns the box, on every level, and a box that resembles no
-    prior teaches nothing.
+    YOLOv3 (arXiv 1804.02767, section 2.1) takes the one anchor of the greatest overlap; here, as in the form that the
+    recipe was tuned with, every anchor above the threshold learns the box, on every level, and a box that resembles no
+    anchor teaches nothing.
 
     Args:
         iou_thr: a match must exceed it; from 0 to below 1.
@@ -32,8 +32,8 @@ class YOLOv3Assigner(YOLOv5Assigner):
         super().__init__(neighbor_offset=0.0, padded=padded)
         self.iou_thr = iou_thr
 
-    def fits(self, boxes_wh: Tensor, priors_wh: Tensor) -> Tensor:
-        """Which box fits which prior: (G, A) bool."""
-        overlap = torch.minimum(boxes_wh[:, None], priors_wh[None]).prod(-1)  # (G, A)
-        union = boxes_wh.prod(-1)[:, None] + priors_wh.prod(-1)[None] - overlap
+    def fits(self, boxes_wh: Tensor, anchors_wh: Tensor) -> Tensor:
+        """Which box fits which anchor: (G, A) bool."""
+        overlap = torch.minimum(boxes_wh[:, None], anchors_wh[None]).prod(-1)  # (G, A)
+        union = boxes_wh.prod(-1)[:, None] + anchors_wh.prod(-1)[None] - overlap
         return overlap > self.iou_thr * union

@@ -1,6 +1,6 @@
-"""YOLOv5's match of boxes and priors: by the ratio of their sizes, in up to three cells a box.
+"""YOLOv5's match of boxes and anchors: by the ratio of their sizes, in up to three cells a box.
 
-Letters: G boxes of all pictures, A priors of a level, L levels, S cells that may learn a box.
+Letters: G boxes of all pictures, A anchors of a level, L levels, S cells that may learn a box.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from mmyolo_ext.registry import TASK_UTILS
 
 @TASK_UTILS.register_module()
 class YOLOv5Assigner:
-    """Match box b (w, h) and prior a (w_a, h_a) if max(w/w_a, w_a/w, h/h_a, h_a/h) < ``prior_match_thr``.
+    """Match box b (w, h) and anchor a (w_a, h_a) if max(w/w_a, w_a/w, h/h_a, h_a/h) < ``prior_match_thr``.
 
     A matched box teaches the cell of its centre, and the two neighbours (one sideways, one up or down) that the
     centre is nearer to than ``neighbor_offset``, those inside the grid.
@@ -22,7 +22,7 @@ class YOLOv5Assigner:
     Args:
         prior_match_thr: greatest ratio of sides, above 1.
         neighbor_offset: how near to a neighbour the centre must be to teach it, in cells: 0 (own cell only) to 0.5.
-        padded: give every pair of a box and a prior in every cell that might learn it, with ``Positives.valid`` for
+        padded: give every pair of a box and an anchor in every cell that might learn it, with ``Positives.valid`` for
             those that do: the boxes alone then decide how many rows there are, and the host need not wait for the
             device to count them. None: on every device but the CPU, where fewer rows are faster.
 
@@ -43,7 +43,7 @@ class YOLOv5Assigner:
         self,
         boxes_cxcywh: Tensor,
         image: Tensor,
-        priors_wh: Sequence[Tensor],
+        anchors_wh: Sequence[Tensor],
         strides: Sequence[int],
         grid_sizes_hw: Sequence[tuple[int, int]],
     ) -> list[Positives]:
@@ -52,7 +52,7 @@ class YOLOv5Assigner:
         Args:
             boxes_cxcywh: (G, 4) px of the network input, of positive size.
             image: (G,) long, the picture of each box.
-            priors_wh: of each level (A, 2), px.
+            anchors_wh: of each level (A, 2), px.
             strides: of each level, px.
             grid_sizes_hw: of each level, cells.
 
@@ -60,32 +60,32 @@ class YOLOv5Assigner:
             The positives of each level; empty ones where nothing matches.
         """
         return [
-            self._assign_level(boxes_cxcywh / stride, image, level_priors / stride, grid_hw)
-            for level_priors, stride, grid_hw in zip(priors_wh, strides, grid_sizes_hw, strict=True)
+            self._assign_level(boxes_cxcywh / stride, image, level_anchors / stride, grid_hw)
+            for level_anchors, stride, grid_hw in zip(anchors_wh, strides, grid_sizes_hw, strict=True)
         ]
 
     def _assign_level(
-        self, boxes_cxcywh: Tensor, image: Tensor, priors_wh: Tensor, grid_hw: tuple[int, int]
+        self, boxes_cxcywh: Tensor, image: Tensor, anchors_wh: Tensor, grid_hw: tuple[int, int]
     ) -> Positives:
-        """The same for one level; boxes and priors are in its grid units."""
-        fits = self.fits(boxes_cxcywh[:, 2:], priors_wh)
+        """The same for one level; boxes and anchors are in its grid units."""
+        fits = self.fits(boxes_cxcywh[:, 2:], anchors_wh)
         cell_y, cell_x, learns = self._cells(boxes_cxcywh[:, :2], grid_hw)
         matches = learns[:, :, None] & fits  # (S, G, A)
         gt = torch.arange(len(image), device=image.device)
-        prior = torch.arange(len(priors_wh), device=image.device)
+        anchor = torch.arange(len(anchors_wh), device=image.device)
         candidates = Positives(
             *(
                 field.expand(matches.shape).flatten()
-                for field in (image[:, None], prior, cell_y[:, :, None], cell_x[:, :, None], gt[:, None])
+                for field in (image[:, None], anchor, cell_y[:, :, None], cell_x[:, :, None], gt[:, None])
             ),
             valid=matches.flatten(),
         )
         padded = image.device.type != 'cpu' if self.padded is None else self.padded
         return candidates if padded else candidates.without_padding()
 
-    def fits(self, boxes_wh: Tensor, priors_wh: Tensor) -> Tensor:
-        """Which box fits which prior: (G, A) bool."""
-        ratio = boxes_wh[:, None] / priors_wh[None]  # (G, A, 2)
+    def fits(self, boxes_wh: Tensor, anchors_wh: Tensor) -> Tensor:
+        """Which box fits which anchor: (G, A) bool."""
+        ratio = boxes_wh[:, None] / anchors_wh[None]  # (G, A, 2)
         return torch.maximum(ratio, 1 / ratio).amax(-1) < self.prior_match_thr
 
     def _cells(self, centers: Tensor, grid_hw: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:

@@ -95,7 +95,7 @@ def test_the_modules_give_the_shapes_that_were_worked_out(tmp_path) -> None:
 def test_the_head_is_that_of_the_file(tmp_path) -> None:
     head = build(tmp_path).bbox_head
     assert head.strides == (8, 4)
-    assert head.priors_wh.tolist() == [[[20, 16], [30, 40], [60, 50]], [[4, 5], [8, 9], [12, 20]]]
+    assert head.anchors_wh.tolist() == [[[20, 16], [30, 40], [60, 50]], [[4, 5], [8, 9], [12, 20]]]
     assert head.num_classes == 2
     # 2 of 80 classes, 3 levels of 2, 64 * 96 of 640 * 640 px
     assert head.gains == pytest.approx((2 / 80 * 1.5, 1.5, 64 * 96 / 640**2 * 1.5))
