@@ -1,4 +1,4 @@
-"""From a config and a checkpoint to an exported file that has been checked."""
+"""Export a detector from its config and checkpoint, check the file, and evaluate it on the test data."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,21 +7,22 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
 from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
 
 from mmyolo_ext.apis.inference import Detector
-from mmyolo_ext.apis.shortcuts import leaf_datasets
+from mmyolo_ext.apis.shortcuts import fit_rect_batches, leaf_datasets
 from mmyolo_ext.export import parity, runtime
 from mmyolo_ext.export.formats import Options, open_exported, write
 from mmyolo_ext.export.graph import RawGraph
 from mmyolo_ext.registry import DATASETS, TRANSFORMS
 
-LETTERBOX = 'Letterbox'
-
 
 class Export(NamedTuple):
-    """What has been written, and how near it is to PyTorch."""
+    """The files of an export, their largest difference to PyTorch, and the bound that it keeps."""
 
     files: tuple[Path, ...]
     difference: parity.Difference
@@ -34,57 +35,60 @@ def export_detector(
     out: Path,
     options: Options,
     size_hw: tuple[int, int] | None = None,
-    picture: str | Path | None = None,
+    image: str | Path | None = None,
 ) -> Export:
-    """Export, run the file on a picture, compare with PyTorch.
+    """Export a detector, run the file on an image, and compare it with PyTorch.
 
-    The file takes its place only when it has passed: one that has not lies beside it, its name begun with ``failed_``.
+    A file that differs by more than the bound is kept beside ``out``, with a name that starts with ``failed_``.
 
     Args:
-        cfg: read by ``load_config``.
-        checkpoint: of a training.
-        out: file to write.
-        options: format and variants.
-        size_hw: of the input; by default that of the config's ``Letterbox``.
-        picture: by default the first of the config's test data.
+        cfg: Config read by ``load_config``.
+        checkpoint: Checkpoint of a training.
+        out: File to write.
+        options: Format and variants.
+        size_hw: Height and width of the input, px; by default those of the config's ``Letterbox``.
+        image: Image for the check; by default the first of the config's test data.
 
     Raises:
-        ValueError: what cannot be exported, or a difference above the bound.
+        ValueError: If the detector cannot be exported, or if the difference is above the bound.
     """
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    rule, own_size_hw = letterbox_of(cfg)
-    image = runtime.read_picture(picture or first_picture(cfg))
+    letterbox, own_size_hw = letterbox_of(cfg)
+    pixels = runtime.read_image(image or first_image(cfg))
     detector = Detector(cfg, checkpoint, 'cpu')
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent) as folder:
         file = Path(folder) / out.name
-        write(detector.model, file, options, detector.classes, rule, size_hw or own_size_hw)
+        write(detector.model, file, options, detector.classes, letterbox, size_hw or own_size_hw)
         run, rules = open_exported(file, options.format)
         bound = parity.HALF if options.half else parity.EXACT
-        batches = list(views(image, rules))
-        difference = parity.check(RawGraph(detector.model), run, batches, rules, bound)
+        difference = parity.check(RawGraph(detector.model), run, list(check_batches(pixels, rules)), rules, bound)
         passed = difference.within(bound)
         del run  # some runtimes keep the file open
-        files = [_move(part, out.parent / f'{"" if passed else "failed_"}{part.name}') for part in _parts(folder)]
+        # the file to open comes first: a.xml before a.bin, a.engine before a.engine.json
+        parts = sorted(Path(folder).iterdir(), key=lambda part: (len(part.name), part.suffix != '.xml'))
+        targets = [out.parent / f'{"" if passed else "failed_"}{part.name}' for part in parts]
+        for part, target in zip(parts, targets, strict=True):
+            shutil.move(part, target)
     if not passed:
         raise ValueError(
             f'the exported file differs from PyTorch by {difference}, above the bound of {bound.boxes_px} px and '
-            f'{bound.scores}; it is kept as {files[0]}'
+            f'{bound.scores}; it is kept as {targets[0]}'
         )
-    return Export(tuple(files), difference, bound)
+    return Export(tuple(targets), difference, bound)
 
 
 def letterbox_of(cfg: Config) -> tuple[dict, tuple[int, int]]:
-    """How the config's test pipeline puts pictures into the input, and the size (height, width) it fits them into.
+    """Return how the test pipeline fits images into the input, and the size (height, width) of the input.
 
     Raises:
-        ValueError: a pipeline without ``mmyolo_ext.Letterbox``.
+        ValueError: If the pipeline does not have exactly one ``mmyolo_ext.Letterbox``.
     """
     pipeline = next(leaf_datasets(cfg.test_dataloader.dataset)).pipeline
-    steps = [step for step in pipeline if str(step['type']).endswith(LETTERBOX)]
+    steps = [step for step in pipeline if str(step['type']).endswith('Letterbox')]
     if len(steps) != 1:
         raise ValueError(
-            'the test pipeline must resize by one mmyolo_ext.Letterbox, which runtimes repeat, got '
+            'the test pipeline must have one mmyolo_ext.Letterbox, which runtimes repeat, got '
             f'{[str(step["type"]) for step in pipeline]}'
         )
     step = TRANSFORMS.build(steps[0])
@@ -92,24 +96,24 @@ def letterbox_of(cfg: Config) -> tuple[dict, tuple[int, int]]:
     return {key: getattr(step, key) for key in keys}, tuple(step.size_hw)
 
 
-def first_picture(cfg: Config) -> str:
-    """Path of a picture of the config's test data.
+def first_image(cfg: Config) -> str:
+    """Return the path of the first image of the config's test data.
 
     Raises:
-        ValueError: the data are not there.
+        ValueError: If the test data cannot be read.
     """
     try:
         dataset = DATASETS.build(next(leaf_datasets(cfg.test_dataloader.dataset)))
         return dataset.get_data_info(0)['img_path']
     except (ValueError, OSError, IndexError) as error:
         raise ValueError(
-            f'the check needs a picture, and the test data of the config cannot be read ({error}): give one by '
+            f'the check needs an image, but the test data of the config cannot be read ({error}): give one by '
             '--image FILE'
         ) from error
 
 
-def views(image: np.ndarray, rules: dict) -> Iterator[np.ndarray]:
-    """A picture as the network takes it (1, 3, H, W); if sizes are open, also two of them on a wider canvas."""
+def check_batches(image: np.ndarray, rules: dict) -> Iterator[np.ndarray]:
+    """Yield an image as network input (1, 3, H, W); for a dynamic file also a wider batch of two."""
     height, width = rules['size_hw']
     canvases = [((height, width), [image])]
     if rules['dynamic']:
@@ -119,11 +123,58 @@ def views(image: np.ndarray, rules: dict) -> Iterator[np.ndarray]:
         yield runtime.normalise(placed, rules)
 
 
-def _parts(folder: str) -> list[Path]:
-    """The files in a folder, the one to open first: ``a.xml`` before ``a.bin``, ``a.engine`` before its JSON."""
-    return sorted(Path(folder).iterdir(), key=lambda part: (len(part.name), part.suffix != '.xml'))
+def calibration_files(cfg: Config, folder: str | None, count: int) -> list[str]:
+    """Return up to ``count`` image files, evenly spaced over a folder or over the training data of the config.
+
+    Raises:
+        ValueError: If the folder does not exist.
+    """
+    if folder and not Path(folder).is_dir():
+        raise ValueError(f'there is no folder {folder}')
+    if folder:
+        suffixes = ('.jpg', '.jpeg', '.png', '.bmp')
+        files = [str(file) for file in sorted(Path(folder).iterdir()) if file.suffix.lower() in suffixes]
+    else:
+        init_default_scope(cfg.get('default_scope', 'mmdet'))
+        dataset = DATASETS.build(next(leaf_datasets(cfg.train_dataloader.dataset)))
+        files = [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
+    count = min(count, len(files))
+    return [files[index * len(files) // count] for index in range(count)]
 
 
-def _move(source: Path, target: Path) -> Path:
-    shutil.move(source, target)
-    return target
+def network_inputs(files: list[str], detector: runtime.ExportedDetector) -> Iterator[np.ndarray]:
+    """Yield each image as network input (1, 3, H, W) float32."""
+    for file in files:
+        image = runtime.read_image(file)
+        canvas, _, _ = runtime.letterbox(image, detector.size_hw, detector.size_hw, detector.rules['letterbox'])
+        yield runtime.normalise([canvas], detector.rules)
+
+
+def evaluate_exported(detector: runtime.ExportedDetector, cfg: Config) -> dict[str, float]:
+    """Evaluate an exported file on the test data, as ``tools/test.py`` evaluates a checkpoint.
+
+    A dynamic file runs on the rectangles of the config's ``RectBatchDataset``, another one on its own size.
+
+    Raises:
+        ValueError: If the classes of the file differ from those of the data.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    fit_rect_batches(cfg)
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    if detector.names != tuple(dataset.metainfo['classes']):
+        raise ValueError(f'the file has the classes {detector.names}, the data {tuple(dataset.metainfo["classes"])}')
+    metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
+    evaluator = Evaluator(list(metrics))
+    evaluator.dataset_meta = dataset.metainfo
+    step = cfg.test_dataloader.batch_size
+    for start in range(0, len(dataset), step):
+        infos = [dataset.get_data_info(index) for index in range(start, min(start + step, len(dataset)))]
+        images = [runtime.read_image(info['img_path']) for info in infos]
+        canvas_hw = infos[0].get('batch_shape_hw') if detector.rules['dynamic'] else None
+        samples = []
+        for info, image, found in zip(infos, images, detector(images, 0.0, canvas_hw), strict=True):
+            boxes, scores, labels = (torch.from_numpy(field.copy()) for field in found)
+            predicted = InstanceData(bboxes=boxes, scores=scores, labels=labels)
+            samples.append({'img_id': info['img_id'], 'ori_shape': image.shape[:2], 'pred_instances': predicted})
+        evaluator.process(data_samples=samples, data_batch=None)
+    return evaluator.evaluate(len(dataset))

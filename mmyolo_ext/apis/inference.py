@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from mmcv.cnn import fuse_conv_bn
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
@@ -22,7 +23,6 @@ from mmyolo_ext.apis.files import check_checkpoint
 from mmyolo_ext.apis.shortcuts import leaf_datasets
 from mmyolo_ext.checkpoint.finite import check_finite
 from mmyolo_ext.compat.fit_checkpoint import fit
-from mmyolo_ext.export.fuse import fuse as fuse_batch_norms
 from mmyolo_ext.registry import MODELS
 from mmyolo_ext.weights import install_reader
 
@@ -74,7 +74,7 @@ class Detector:
         self.model, saved_meta = _build(cfg.model, str(checkpoint))
         self.model.to(device or ('cuda:0' if torch.cuda.is_available() else 'cpu')).eval()
         if fuse:
-            fuse_batch_norms(self.model)
+            self.model = fuse_conv_bn(self.model)
         kind = next(self.model.parameters()).device.type
         self._precision = partial(torch.autocast, kind, enabled=half)
         self.classes = _class_names(saved_meta, dataset)

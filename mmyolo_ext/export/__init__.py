@@ -1,1 +1,1 @@
-"""A trained detector as a graph for other runtimes, proof that it gives the same boxes, and such a runtime."""
+"""Export trained detectors for other runtimes, check the files against PyTorch, and run them without PyTorch."""

@@ -1,27 +1,31 @@
-"""The formats a detector is exported to: how each is written, and run again for the check."""
+"""The export formats: write a detector as a file, with metadata for the runtime, and open the file again."""
 
-from collections.abc import Callable
+import json
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import nn
 
 from mmyolo_ext.export import runtime
-from mmyolo_ext.export.graph import build_graph, check_size
-from mmyolo_ext.export.metadata import describe
+from mmyolo_ext.export.graph import RAW_OUTPUTS, RawGraph, build_graph, check_size, example_input
 from mmyolo_ext.export.nms_graph import NMSGraph, rule_of
-from mmyolo_ext.export.onnx_export import export_onnx
-from mmyolo_ext.export.openvino_export import export_openvino
+from mmyolo_ext.export.onnx_export import export_onnx, need
 from mmyolo_ext.export.tensorrt_export import export_engine, open_engine
-from mmyolo_ext.export.torchscript import export_torchscript, open_torchscript
+from mmyolo_ext.version import __version__
 
 SUFFIXES = {'onnx': '.onnx', 'torchscript': '.torchscript', 'openvino': '.xml', 'engine': '.engine'}
+METADATA_FORMAT = 1  # raise it when a key changes its meaning: the runtime refuses formats that it does not know
+TORCHSCRIPT_METADATA = 'mmyolo_ext.json'  # name inside the file
+OPENVINO_SECTION = ('mmyolo_ext', 'metadata')  # of rt_info; one JSON object with all keys
 
 
 class Options(NamedTuple):
-    """What is exported: see ``docs/guides/export.md``."""
+    """What to export; see ``docs/guides/export.md``."""
 
     format: str = 'onnx'
     nms: bool = False
@@ -41,21 +45,21 @@ def write(
     """Export a detector.
 
     Args:
-        detector: built, with its weights; not changed.
-        file: to write; some formats write a second beside it.
-        options: the format and its variants.
-        names: of the classes.
-        letterbox: see :func:`.metadata.describe`.
-        size_hw: of the input.
+        detector: A built detector with its weights; not changed.
+        file: File to write; OpenVINO and TensorRT write a second one beside it.
+        options: Format and variants.
+        names: Class names.
+        letterbox: See :func:`describe`.
+        size_hw: Height and width of the input, px.
 
     Raises:
-        ValueError: a detector, size or combination that cannot be exported, or a package that is missing.
+        ValueError: If the detector, the size or the combination of options cannot be exported, or if a package is
+            missing.
     """
     if options.nms and options.format == 'torchscript':
-        raise ValueError('--nms is for onnx, openvino and engine: TorchScript has no operator for it of its own')
-    # OpenVINO and TensorRT turn float32 into float16 themselves
-    half_graph = options.half and options.format in ('onnx', 'torchscript')
-    graph = build_graph(detector, fused=options.fused, half=half_graph)
+        raise ValueError('--nms is for onnx, openvino and engine: TorchScript has no NMS operator')
+    # OpenVINO and TensorRT convert float32 to float16 themselves
+    graph = build_graph(detector, fused=options.fused, half=options.half and options.format in ('onnx', 'torchscript'))
     size_hw = check_size(size_hw, graph.head.strides)
     metadata = describe(
         detector,
@@ -63,37 +67,36 @@ def write(
         letterbox,
         size_hw,
         nms=options.nms,
-        # a traced graph of torch is open anyway
-        dynamic=options.dynamic or options.format == 'torchscript',
+        dynamic=options.dynamic or options.format == 'torchscript',  # a TorchScript trace is always open
         precision='float16' if options.half else 'float32',
     )
     if options.format == 'torchscript':
         export_torchscript(graph, file, metadata, size_hw)
         return
-    with TemporaryDirectory() as folder:
-        direct = options.format == 'onnx'
-        onnx_file = file if direct else Path(folder) / 'graph.onnx'
-        whole = NMSGraph(graph, rule_of(graph.head)) if options.nms else graph
-        export_onnx(whole, onnx_file, metadata, size_hw, options.dynamic)
-        if not direct:
-            _convert(onnx_file, file, options, metadata)
-
-
-def _convert(onnx_file: Path, file: Path, options: Options, metadata: dict[str, str]) -> None:
-    """An ONNX file to OpenVINO's or TensorRT's."""
-    if options.format == 'openvino':
-        export_openvino(onnx_file, file, metadata, options.half)
+    whole = NMSGraph(graph, rule_of(graph.head)) if options.nms else graph
+    if options.format == 'onnx':
+        export_onnx(whole, file, metadata, size_hw, options.dynamic)
         return
-    rules = runtime.read_rules(metadata, file)
-    stride, size_hw = max(rules['strides']), tuple(rules['size_hw'])
-    export_engine(onnx_file, file, metadata, size_hw, stride=stride, dynamic=options.dynamic, half=options.half)
+    with TemporaryDirectory() as folder:
+        onnx_file = Path(folder) / 'graph.onnx'
+        export_onnx(whole, onnx_file, metadata, size_hw, options.dynamic)
+        if options.format == 'openvino':
+            export_openvino(onnx_file, file, metadata, options.half)
+        else:
+            stride = max(graph.head.strides)
+            export_engine(
+                onnx_file, file, metadata, size_hw, stride=stride, dynamic=options.dynamic, half=options.half
+            )
 
 
 def open_exported(file: Path, kind: str) -> tuple[Callable[[np.ndarray], dict[str, np.ndarray]], dict]:
-    """What runs an exported file, and its rules.
+    """Open an exported file.
+
+    Returns:
+        A function from images (N, 3, H, W) float32 to the outputs by name, and the decoded metadata.
 
     Raises:
-        ValueError: a file that cannot be run here.
+        ValueError: If the file cannot be run on this machine.
     """
     openers = {
         'onnx': lambda: runtime.open_onnx(file, 0, runtime.CPU),
@@ -103,3 +106,98 @@ def open_exported(file: Path, kind: str) -> tuple[Callable[[np.ndarray], dict[st
     }
     run, metadata = openers[kind]()
     return run, runtime.read_rules(metadata, file)
+
+
+def describe(
+    detector: nn.Module,
+    names: Sequence[str],
+    letterbox: dict,
+    size_hw: tuple[int, int],
+    *,
+    nms: bool = False,
+    dynamic: bool = False,
+    precision: str = 'float32',
+) -> dict[str, str]:
+    """Return the metadata that a runtime needs; each value is JSON. ``docs/guides/export.md`` lists the keys.
+
+    Args:
+        detector: The detector with its head and data preprocessor.
+        names: The C class names.
+        letterbox: How an image is fitted into the input: ``pad_val``, ``centred``, ``allow_upscale``,
+            ``interpolation``.
+        size_hw: Height and width of the input, px.
+        nms: Whether the graph includes NMS.
+        dynamic: Whether batch and size are open.
+        precision: Of the weights.
+
+    Raises:
+        ValueError: If names and classes differ in number, or if the NMS of ``test_cfg`` is not supported.
+    """
+    head, preprocessor = detector.bbox_head, detector.data_preprocessor
+    if len(names) != head.num_classes:
+        raise ValueError(f'the head has {head.num_classes} classes, got {len(names)} names: {tuple(names)}')
+    rule = rule_of(head)
+    mean, std = [0.0] * 3, [1.0] * 3
+    if preprocessor._enable_normalize:  # one number may apply to all channels
+        mean, std = (buffer.flatten().expand(3).tolist() for buffer in (preprocessor.mean, preprocessor.std))
+    values = {
+        'format': METADATA_FORMAT,
+        'mmyolo_ext': __version__,
+        'names': list(names),
+        'size_hw': list(size_hw),
+        'strides': list(head.strides),
+        'dynamic': dynamic,
+        'precision': precision,
+        'letterbox': letterbox,
+        # input = (pixel - mean) / std, in the order of the channels
+        'channels': 'RGB' if preprocessor._channel_conversion else 'BGR',
+        'mean': mean,
+        'std': std,
+        'activation': 'sigmoid' if head.use_sigmoid else 'softmax',
+        'multi_label': rule.multi_label,
+        'nms_in_graph': nms,
+        'score_thr': rule.score_thr,
+        'nms_pre': rule.nms_pre,
+        'nms_iou': rule.iou_thr,
+        'class_agnostic': rule.class_agnostic,
+        'max_per_img': rule.max_per_img,
+    }
+    return {key: json.dumps(value) for key, value in values.items()}
+
+
+def export_openvino(onnx_file: str | Path, file: str | Path, metadata: dict[str, str], half: bool = False) -> None:
+    """Convert a float32 ONNX file to OpenVINO's ``.xml`` and ``.bin``, with the metadata in ``rt_info``.
+
+    With ``half`` the weights are float16 on disk; OpenVINO chooses the precision of the computation.
+
+    Raises:
+        ValueError: If openvino is not installed.
+    """
+    openvino = need('openvino', 'pip install openvino')
+    model = openvino.convert_model(str(onnx_file))
+    model.set_rt_info(json.dumps(metadata), list(OPENVINO_SECTION))
+    openvino.save_model(model, str(file), compress_to_fp16=half)
+
+
+def export_torchscript(graph: RawGraph, file: str | Path, metadata: dict[str, str], size_hw: tuple[int, int]) -> None:
+    """Write the traced graph, which accepts other sizes and batches, with its metadata as ``mmyolo_ext.json``."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter('ignore', DeprecationWarning)
+        warnings.simplefilter('ignore', torch.jit.TracerWarning)
+        traced = torch.jit.trace(graph, example_input(size_hw))
+        torch.jit.save(traced, str(file), _extra_files={TORCHSCRIPT_METADATA: json.dumps(metadata)})
+
+
+def open_torchscript(file: str | Path) -> tuple[Callable[[np.ndarray], dict[str, np.ndarray]], dict[str, str]]:
+    """Return a function that runs a TorchScript export, and its metadata."""
+    extra = {TORCHSCRIPT_METADATA: ''}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', DeprecationWarning)
+        network = torch.jit.load(str(file), _extra_files=extra)
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            outputs = network(torch.from_numpy(images))
+        return dict(zip(RAW_OUTPUTS, (output.numpy() for output in outputs), strict=True))
+
+    return run, json.loads(extra[TORCHSCRIPT_METADATA])

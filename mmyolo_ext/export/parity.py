@@ -1,6 +1,6 @@
-"""Does an exported file give the boxes and scores that PyTorch gives?
+"""Compare the boxes and scores of an exported file with those of PyTorch.
 
-Letters: N images, M places that predict a box, C classes, K detections.
+Letters: N images, M predictions per image, C classes, K detections.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,42 +16,42 @@ Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 class Bound(NamedTuple):
-    """What two runtimes may differ by."""
+    """The largest allowed differences between two runtimes."""
 
     boxes_px: float
     scores: float
 
 
-# float32 sums in another order; float16 keeps 11 bits, through some sixty layers
+# float32 sums in another order; float16 rounds to 11 bits in some sixty layers
 EXACT = Bound(0.1, 1e-4)
 HALF = Bound(4.0, 0.02)
 
 
 class Difference(NamedTuple):
-    """The largest differences found: boxes in px of the input, scores, and detections that one side alone has."""
+    """The largest differences: boxes in px of the input, scores, and detections that only one side has."""
 
     boxes_px: float
     scores: float
     alone: int = 0
 
     def within(self, bound: Bound) -> bool:
-        """Whether none is above the bound; one that is not a number is."""
+        """Return whether no difference is above the bound; NaN is."""
         return self.boxes_px <= bound.boxes_px and self.scores <= bound.scores and self.alone == 0
 
     def __str__(self) -> str:
-        alone = f', {self.alone} detections on one side alone' if self.alone else ''
+        alone = f', {self.alone} detections on one side only' if self.alone else ''
         return f'boxes {self.boxes_px:.2g} px, scores {self.scores:.2g}{alone}'
 
 
 def check(reference: RawGraph, run: Run, batches: Sequence[np.ndarray], rules: dict, bound: Bound) -> Difference:
-    """The largest difference over some batches of pictures.
+    """Return the largest differences over some batches.
 
     Args:
-        reference: the detector in PyTorch, in float32, as it was trained.
-        run: the exported file.
-        batches: (N, 3, H, W) float32, normalised; real pictures.
-        rules: the file's metadata, decoded.
-        bound: how near to a threshold a detection may be missing on one side.
+        reference: The trained detector in PyTorch, float32.
+        run: The exported file.
+        batches: (N, 3, H, W) float32, normalised; from real images.
+        rules: Decoded metadata of the file.
+        bound: Within it of a threshold, a detection may be missing on one side.
     """
     found = [_compare_batch(reference, run(batch), batch, rules, bound) for batch in batches]
     return Difference(*(np.max(values).item() for values in zip(*found, strict=True)))
@@ -68,13 +68,13 @@ def _compare_batch(reference: RawGraph, got: dict, batch: np.ndarray, rules: dic
         got_one = runtime.finish(got, index, rules, 0.0)
         if rules['precision'] == 'float32':
             found.append(compare_detections(runtime.suppress(*candidates, rules), got_one, rules, bound))
-        else:  # rounding to 11 bits may let another of two overlapping boxes win; each must still be one of PyTorch's
+        else:  # by rounding another of two overlapping boxes may win: each must still be one of PyTorch's candidates
             found.append(pair(got_one, runtime.Detections(*candidates), rules['score_thr'], bound))
     return Difference(*(np.max(values).item() for values in zip(*found, strict=True)))
 
 
 def largest(wanted: np.ndarray, got: np.ndarray) -> float:
-    """The largest absolute difference of two arrays; infinite if their shapes differ or one is not a number."""
+    """Return the largest absolute difference of two arrays; infinite on NaN or different shapes."""
     if wanted.shape != got.shape:
         return float('inf')
     differences = np.abs(wanted.astype(np.float64) - got.astype(np.float64))
@@ -82,10 +82,10 @@ def largest(wanted: np.ndarray, got: np.ndarray) -> float:
 
 
 def compare_detections(wanted: runtime.Detections, got: runtime.Detections, rules: dict, bound: Bound) -> Difference:
-    """Each detection of either side against the nearest of its class on the other.
+    """Compare each detection of either side with the nearest of its class on the other.
 
-    One without a partner is excused if its score is at the threshold, or at the least that ``max_per_img`` has let
-    through on the other side: there rounding decides.
+    A detection without a partner is accepted if its score is at the threshold, or at the lowest score that
+    ``max_per_img`` kept on the other side: there rounding decides.
     """
     found = []
     for ones, others in ((wanted, got), (got, wanted)):
@@ -95,9 +95,9 @@ def compare_detections(wanted: runtime.Detections, got: runtime.Detections, rule
 
 
 def pair(ones: runtime.Detections, others: runtime.Detections, lowest: float, bound: Bound) -> Difference:
-    """Each of ``ones`` against the nearest of its class; without one within ten bounds it counts as alone.
+    """Compare each of ``ones`` with the nearest of its class; without one within ten bounds it counts as alone.
 
-    Those with a score up to ``lowest``, give or take the bound, may be alone.
+    Detections with a score of at most ``lowest`` plus the bound may be alone.
     """
     boxes_px, scores, alone = 0.0, 0.0, 0
     for box, score, label in zip(*ones, strict=True):

@@ -1,47 +1,45 @@
-"""An ONNX file of ours with its convolutions in int8."""
+"""Quantise the convolutions of an ONNX export to int8."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from mmyolo_ext.export.onnx_export import INPUT
-from mmyolo_ext.export.packages import need
+from mmyolo_ext.export.onnx_export import INPUT, need
 from mmyolo_ext.export.runtime import read_rules
 
 INSTALL = 'pip install onnx onnxruntime'
-HEAD = 'bbox_head.'  # in the names of the weights that stay in float32
+HEAD = 'bbox_head.'  # part of the names of weights that stay in float32
 
 
 def quantize(model: str | Path, out: str | Path, batches: Iterable[np.ndarray]) -> dict:
-    """Static quantisation by onnxruntime: int8 weights, a scale for each channel, and uint8 activations.
+    """Quantise an export statically by onnxruntime: int8 weights, one scale per channel, and uint8 activations.
 
-    The head's convolutions stay in float32, and so does the arithmetic that makes boxes of what they give: in 256
-    steps a coordinate would jump by pixels.
+    The head's convolutions and the decoding stay in float32: with 256 steps a coordinate would jump by pixels.
 
     Args:
-        model: an export of ours in float32.
-        out: file to write; same metadata, ``precision`` int8.
-        batches: pictures as the network takes them, for the ranges of the activations.
+        model: A float32 ONNX export of this package.
+        out: File to write, with the same metadata except for ``precision``.
+        batches: Network inputs that calibrate the ranges of the activations.
 
     Returns:
-        The rules of the file.
+        The decoded metadata of the new file.
 
     Raises:
-        ValueError: not such a file, no picture, or a package that is missing.
+        ValueError: If the file is not such an export, if there are no batches, or if a package is missing.
     """
     onnx = need('onnx', INSTALL)
     quantization = need('onnxruntime.quantization', INSTALL)
     try:
         graph = onnx.load(str(model))
-    except Exception as error:  # of protobuf, or the system's
+    except Exception as error:  # of protobuf or the system
         raise ValueError(f'onnx cannot read {model}: {error}') from error
     properties = {prop.key: prop.value for prop in graph.metadata_props}
     rules = read_rules(properties, model)
     if rules['precision'] != 'float32':
-        raise ValueError(f'{model} has {rules["precision"]} weights; quantise an export in float32')
+        raise ValueError(f'{model} has {rules["precision"]} weights: quantise a float32 export')
     kept = [node.name for node in graph.graph.node if any(HEAD in name for name in node.input)]
     with TemporaryDirectory() as folder:
         prepared = Path(folder) / 'prepared.onnx'
@@ -55,7 +53,7 @@ def quantize(model: str | Path, out: str | Path, batches: Iterable[np.ndarray]) 
             op_types_to_quantize=['Conv'],
             nodes_to_exclude=kept,
             per_channel=True,
-            # unsigned times signed is what processors of x86 multiply; signed times signed took twice the time
+            # x86 processors multiply unsigned by signed; signed by signed takes twice as long
             activation_type=quantization.QuantType.QUInt8,
         )
     done = onnx.load(str(out))
@@ -66,24 +64,18 @@ def quantize(model: str | Path, out: str | Path, batches: Iterable[np.ndarray]) 
 
 
 class Feed:
-    """Batches in the form that onnxruntime's calibration asks for.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Give batches in the form that onnxruntime's calibration expects; ValueError if there are none."""
 
     def __init__(self, batches: Iterable[np.ndarray]) -> None:
-        self._batches = self._checked(batches)
+        self._batches = iter(batches)
+        self._count = 0
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next batch, None at the end."""
+        """Return the next batch, None at the end."""
         batch = next(self._batches, None)
-        return None if batch is None else {INPUT: batch}
-
-    @staticmethod
-    def _checked(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        count = 0
-        for count, batch in enumerate(batches, 1):  # noqa: B007
-            yield batch
-        if not count:
-            raise ValueError('calibration needs pictures, got none')
+        if batch is not None:
+            self._count += 1
+            return {INPUT: batch}
+        if not self._count:
+            raise ValueError('calibration needs images, got none')
+        return None

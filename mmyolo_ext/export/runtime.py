@@ -1,15 +1,15 @@
-"""Run an exported detector with NumPy, OpenCV and onnxruntime alone. This file needs no other: copy it where you want.
+"""Run an exported detector with NumPy, OpenCV and onnxruntime. This file imports nothing else of ours: copy it freely.
 
-    python runtime.py model.onnx picture.jpg --score-thr 0.4
+    python runtime.py model.onnx image.jpg --score-thr 0.4
 
-From Python, with pictures as paths or as arrays (H, W, 3) BGR uint8:
+From Python, with images as paths or as arrays (H, W, 3) BGR uint8:
 
     detector = ExportedDetector('model.onnx')
-    for box, score, label in zip(*detector(['picture.jpg'])[0]):
+    for box, score, label in zip(*detector(['image.jpg'])[0]):
         print(detector.names[label], score, box)
 
-OpenVINO's ``model.xml`` is run by the package ``openvino`` in place of onnxruntime. Letters: N pictures, M places that
-predict a box, C classes, K detections. Boxes are xyxy in px.
+The package ``openvino`` runs OpenVINO's ``model.xml``. Letters: N images, M predictions per image, C classes, K
+detections. Boxes are xyxy in px.
 """
 
 import argparse
@@ -38,13 +38,13 @@ JPEG_START, JPEG_END, JPEG_SCAN, JPEG_APP1 = b'\xff\xd8', b'\xff\xd9', 0xDA, 0xE
 PNG_START, PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'
 EXIF_START, ORIENTATION_TAG, UNSIGNED_SHORT = b'Exif\0\0', 0x0112, 3
 CPU = ('CPUExecutionProvider',)
-Picture = str | Path | np.ndarray
+Image = str | Path | np.ndarray
 Size = Sequence[int]  # height, width
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 class Detections(NamedTuple):
-    """What was found on one picture, best first: boxes (K, 4) in px of that picture, scores and labels (K,)."""
+    """Detections of one image, best first: boxes (K, 4) in px of the image, scores (K,) and labels (K,)."""
 
     boxes_xyxy: np.ndarray
     scores: np.ndarray
@@ -52,15 +52,16 @@ class Detections(NamedTuple):
 
 
 class ExportedDetector:
-    """A detector in a file, ready for pictures; ``names`` are its classes, ``rules`` all that the file says of itself.
-
-    Every fault is a ValueError that names the file, picture or size.
+    """A detector loaded from an export; ``names`` are its classes, ``rules`` its metadata.
 
     Args:
         model: ``.onnx``, or ``.xml`` of OpenVINO, written by mmyolo_ext.
-        size_hw: height and width to fit pictures into, in place of the file's own; for files of open size.
-        threads: of the processor; 0 takes them all.
-        providers: of onnxruntime, the first that works is used.
+        size_hw: Height and width to fit images into, for dynamic files; by default those of the file.
+        threads: CPU threads; 0 uses all.
+        providers: Of onnxruntime, in order of preference.
+
+    Raises:
+        ValueError: On any fault, naming the file, image or size.
     """
 
     def __init__(
@@ -78,17 +79,17 @@ class ExportedDetector:
         self.size_hw = self._check_size(size_hw or self.rules['size_hw'])
 
     def __call__(
-        self, pictures: Sequence[Picture], score_thr: float = 0.25, canvas_hw: Size | None = None
+        self, images: Sequence[Image], score_thr: float = 0.25, canvas_hw: Size | None = None
     ) -> list[Detections]:
-        """Detections of each picture; the pictures of one call are one batch if the file's size is open.
+        """Detect objects in images; a dynamic file takes all images of a call as one batch.
 
         Args:
-            pictures: paths, or arrays (H, W, 3) BGR uint8.
-            score_thr: boxes of a lower score are left out; the file's own threshold is the least possible.
-            canvas_hw: height and width of the input in place of ``size_hw``, such as a rectangle with less padding.
+            images: Paths, or arrays (H, W, 3) BGR uint8.
+            score_thr: Drop boxes with a lower score; the threshold of the file applies too.
+            canvas_hw: Height and width of the input instead of ``size_hw``, such as a rectangle with less padding.
         """
         canvas_hw = self._check_size(canvas_hw or self.size_hw)
-        images = [read_picture(picture) for picture in pictures]
+        images = [read_image(image) for image in images]
         batches = [images] if self.rules['dynamic'] and images else [[image] for image in images]
         return [found for batch in batches for found in self._detect(batch, canvas_hw, score_thr)]
 
@@ -96,7 +97,7 @@ class ExportedDetector:
         placed = [letterbox(image, self.size_hw, canvas_hw, self.rules['letterbox']) for image in images]
         outputs = self._outputs(normalise([canvas for canvas, _, _ in placed], self.rules))
         return [
-            to_picture(finish(outputs, index, self.rules, score_thr), scale_wh, pad_lt, image.shape[:2])
+            to_image(finish(outputs, index, self.rules, score_thr), scale_wh, pad_lt, image.shape[:2])
             for index, (image, (_, scale_wh, pad_lt)) in enumerate(zip(images, placed, strict=True))
         ]
 
@@ -120,7 +121,7 @@ class ExportedDetector:
 
 
 def open_onnx(model: str | Path, threads: int, providers: Sequence) -> tuple[Run, dict[str, str]]:
-    """What runs an ONNX file, and the file's metadata; ValueError without onnxruntime, or if it cannot read it."""
+    """Return a function that runs an ONNX file, and its metadata; ValueError if onnxruntime is missing or fails."""
     onnxruntime = need('onnxruntime')
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
@@ -134,7 +135,7 @@ def open_onnx(model: str | Path, threads: int, providers: Sequence) -> tuple[Run
 
 
 def open_openvino(model: str | Path, threads: int) -> tuple[Run, dict[str, str]]:
-    """What runs a file of OpenVINO, and the file's metadata; ValueError without openvino, or if it cannot read it."""
+    """Return a function that runs an OpenVINO file, and its metadata; ValueError if openvino is missing or fails."""
     core = need('openvino').Core()
     try:
         network = core.read_model(str(model))
@@ -179,12 +180,12 @@ def read_rules(properties: dict[str, str], model: str | Path) -> dict:
         raise ValueError(f'{model} has metadata that is not JSON: {error}') from error
     if type(rules['format']) is not int or rules['format'] != FORMAT:
         raise ValueError(
-            f'{model} has metadata of form {brief(rules["format"])}, this runtime.py knows {FORMAT}: copy anew'
+            f'{model} has metadata of form {brief(rules["format"])}, this runtime.py knows {FORMAT}: copy it again'
         )
     rules.setdefault('class_agnostic', False)  # of earlier exports
     for key, (wanted, fits) in CHECKS.items():
         if key not in rules:
-            raise ValueError(f'{model} has no {key} in its metadata: export it anew by tools/export.py')
+            raise ValueError(f'{model} has no {key} in its metadata: export it again by tools/export.py')
         if not fits(rules[key]):
             raise ValueError(f'{model} has metadata with {key} = {brief(rules[key])}: it must be {wanted}')
     return rules
@@ -250,7 +251,7 @@ CHECKS = {
 
 
 def check_outputs(outputs: dict[str, np.ndarray], count: int, rules: dict, model: str | Path) -> None:
-    """Check what the graph gives for ``count`` images against what its metadata says; ValueError if it differs."""
+    """Check the outputs for ``count`` images against the metadata; ValueError if they do not fit."""
     in_graph = rules['nms_in_graph']
     wanted = {'boxes': 3, 'scores': 2, 'labels': 2, 'num_dets': 2} if in_graph else {'boxes': 3, 'scores': 3}
     shapes = {name: getattr(value, 'shape', None) for name, value in outputs.items()}
@@ -258,50 +259,50 @@ def check_outputs(outputs: dict[str, np.ndarray], count: int, rules: dict, model
         name in outputs and len(shapes[name]) == sides and shapes[name][0] == count for name, sides in wanted.items()
     )
     if fits:
-        places = shapes['boxes'][1]
-        fits = shapes['boxes'][2] == 4 and shapes['scores'][1] == places
+        boxes = shapes['boxes'][1]
+        fits = shapes['boxes'][2] == 4 and shapes['scores'][1] == boxes
         fits = fits and (in_graph or shapes['scores'][2] == len(rules['names']))
     if fits and in_graph:
         labels, kept = outputs['labels'], outputs['num_dets']
-        fits = shapes['labels'][1] == places and shapes['num_dets'][1] == 1
+        fits = shapes['labels'][1] == boxes and shapes['num_dets'][1] == 1
         fits = (
-            fits and labels.dtype.kind in 'iu' and kept.dtype.kind in 'iu' and kept.min() >= 0 and kept.max() <= places
+            fits and labels.dtype.kind in 'iu' and kept.dtype.kind in 'iu' and kept.min() >= 0 and kept.max() <= boxes
         )
-        used = np.arange(places) < kept if fits else None
+        used = np.arange(boxes) < kept if fits else None
         fits = fits and bool(((labels >= 0) & (labels < len(rules['names'])))[used].all())
     if not fits:
         raise ValueError(f'{model} gives outputs that do not fit its metadata: {shapes}')
 
 
-def read_picture(picture: Picture) -> np.ndarray:
-    """Read an image as training does: turned as its EXIF orientation says, 16 bits a channel scaled to 8.
+def read_image(image: Image) -> np.ndarray:
+    """Read an image as training does: rotated by its EXIF orientation, 16-bit channels scaled to 8.
 
     Returns:
         (H, W, 3) BGR uint8.
 
     Raises:
-        ValueError: If it is missing, cut short, or no image, or an array of another form.
+        ValueError: If the file is missing, truncated or not an image, or if an array has another form.
     """
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-            raise ValueError(f'a picture must be (H, W, 3) uint8 in BGR, got {picture.shape} {picture.dtype}')
-        return picture
-    if not Path(picture).is_file():
-        raise ValueError(f'there is no picture {picture}')
-    content = Path(picture).read_bytes()
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(f'an image must be (H, W, 3) uint8 in BGR, got {image.shape} {image.dtype}')
+        return image
+    if not Path(image).is_file():
+        raise ValueError(f'there is no image {image}')
+    content = Path(image).read_bytes()
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), READ_FLAGS) if content else None
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), READ_FLAGS) if content else None
     except cv2.error as error:  # such as more pixels than OpenCV may decode
-        raise ValueError(f'{picture} cannot be decoded: {" ".join(str(error).split())}') from error
-    if image is None:
-        raise ValueError(f'{picture} cannot be decoded, is it a picture?')
+        raise ValueError(f'{image} cannot be decoded: {" ".join(str(error).split())}') from error
+    if pixels is None:
+        raise ValueError(f'{image} cannot be decoded, is it an image?')
     if is_truncated(content):
-        raise ValueError(f'{picture} is cut short, copy it again')
-    if image.dtype == np.uint16:
-        image = cv2.convertScaleAbs(image, alpha=255 / 65535)
-    elif image.dtype != np.uint8:
-        raise ValueError(f'{picture} has pixels of type {image.dtype}: convert it to 8 or 16 bits a channel')
-    return turned(image, exif_orientation(content))
+        raise ValueError(f'{image} is cut short, copy it again')
+    if pixels.dtype == np.uint16:
+        pixels = cv2.convertScaleAbs(pixels, alpha=255 / 65535)
+    elif pixels.dtype != np.uint8:
+        raise ValueError(f'{image} has pixels of type {pixels.dtype}: convert it to 8 or 16 bits per channel')
+    return turned(pixels, exif_orientation(content))
 
 
 def is_truncated(content: bytes) -> bool:
@@ -333,32 +334,32 @@ def exif_orientation(content: bytes) -> int:
 
 def jpeg_segments(content: bytes) -> Iterator[tuple[int | None, int, int]]:
     """(marker, start, end) of each segment up to the first scan; the marker is None where something else comes."""
-    place = len(JPEG_START)
-    while place + 4 <= len(content):
-        if content[place] != 0xFF:
-            yield None, place, len(content)
+    at = len(JPEG_START)
+    while at + 4 <= len(content):
+        if content[at] != 0xFF:
+            yield None, at, len(content)
             return
-        if content[place + 1] == 0xFF:  # a fill byte
-            place += 1
+        if content[at + 1] == 0xFF:  # a fill byte
+            at += 1
             continue
-        marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], 'big')
-        yield marker, place + 4 if marker != JPEG_SCAN else place, place + 2 + length
+        marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4], 'big')
+        yield marker, at + 4 if marker != JPEG_SCAN else at, at + 2 + length
         if marker == JPEG_SCAN:
             return
-        place += 2 + length
+        at += 2 + length
 
 
 def chunks(content: bytes, kind: bytes) -> Iterator[bytes]:
     """Contents of the chunks of one kind in a PNG or WebP."""
     png = content.startswith(PNG_START)
-    place = len(PNG_START) if png else 12
-    while place + 8 <= len(content):
+    at = len(PNG_START) if png else 12
+    while at + 8 <= len(content):
         length, name = (
-            struct.unpack_from('>I4s', content, place) if png else struct.unpack_from('<4sI', content, place)[::-1]
+            struct.unpack_from('>I4s', content, at) if png else struct.unpack_from('<4sI', content, at)[::-1]
         )
         if name == kind:
-            yield content[place + 8 : place + 8 + length]
-        place += 12 + length if png else 8 + length + length % 2
+            yield content[at + 8 : at + 8 + length]
+        at += 12 + length if png else 8 + length + length % 2
 
 
 def orientation_of(exif: bytes) -> int:
@@ -385,7 +386,7 @@ def turned(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def letterbox(image: np.ndarray, size_hw: Size, canvas_hw: Size, rule: dict) -> tuple:
-    """A picture fitted into ``size_hw`` on its canvas, the scale (w, h) new by old, and the padding (left, top) px."""
+    """Fit an image into ``size_hw`` on a canvas; return the canvas, the scale (w, h) and the padding (left, top)."""
     height, width = image.shape[:2]
     ratio = min(min(size_hw[0], canvas_hw[0]) / height, min(size_hw[1], canvas_hw[1]) / width)
     ratio = ratio if rule['allow_upscale'] else min(ratio, 1.0)
@@ -399,7 +400,7 @@ def letterbox(image: np.ndarray, size_hw: Size, canvas_hw: Size, rule: dict) -> 
 
 
 def normalise(canvases: Sequence[np.ndarray], rules: dict) -> np.ndarray:
-    """BGR pictures of one size -> (N, 3, H, W) float32 as the network takes it."""
+    """Normalise BGR images of one size to the network input (N, 3, H, W) float32."""
     batch = np.stack(canvases)
     batch = batch[..., ::-1] if rules['channels'] == 'RGB' else batch
     batch = (batch.astype(np.float32) - np.float32(rules['mean'])) / np.float32(rules['std'])
@@ -407,7 +408,7 @@ def normalise(canvases: Sequence[np.ndarray], rules: dict) -> np.ndarray:
 
 
 def finish(outputs: dict[str, np.ndarray], index: int, rules: dict, score_thr: float) -> Detections:
-    """Detections of one picture of the batch, in px of the input, from what the graph gives."""
+    """Return the detections of one image of the batch, in px of the input, from the outputs of the graph."""
     if not rules['nms_in_graph']:
         return suppress(*candidates(outputs['boxes'][index], outputs['scores'][index], rules, score_thr), rules)
     kept = slice(int(outputs['num_dets'][index, 0]))
@@ -416,20 +417,20 @@ def finish(outputs: dict[str, np.ndarray], index: int, rules: dict, score_thr: f
 
 
 def candidates(boxes: np.ndarray, scores: np.ndarray, rules: dict, score_thr: float) -> tuple:
-    """Boxes (K, 4), scores (K,) and labels (K,) above the thresholds, best first, of boxes (M, 4), scores (M, C)."""
+    """Return boxes (K, 4), scores (K,) and labels (K,) above the thresholds, best first, from (M, 4) and (M, C)."""
     least = max(np.float32(score_thr), np.nextafter(np.float32(rules['score_thr']), np.float32(2)))  # > as >=
     if rules['multi_label']:
-        place, label = np.divmod(np.flatnonzero(scores >= least), scores.shape[1])
+        row, label = np.divmod(np.flatnonzero(scores >= least), scores.shape[1])
     else:
-        place = np.flatnonzero(scores.max(axis=1) >= least)
-        label = scores[place].argmax(axis=1)
-    score = scores[place, label]
+        row = np.flatnonzero(scores.max(axis=1) >= least)
+        label = scores[row].argmax(axis=1)
+    score = scores[row, label]
     order = np.argsort(-score, kind='stable')[: rules['nms_pre'] if rules['nms_pre'] > 0 else None]
-    return boxes[place[order]], score[order], label[order]
+    return boxes[row[order]], score[order], label[order]
 
 
 def suppress(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, rules: dict) -> Detections:
-    """Drop what overlaps a better box of its class, or of any if ``class_agnostic``, too much; all best first."""
+    """Drop boxes that overlap a better one of their class (of any if ``class_agnostic``); input is best first."""
     kept, rivals = [], np.zeros_like(labels) if rules.get('class_agnostic') else labels
     for group in np.unique(rivals):
         left = np.flatnonzero(rivals == group)
@@ -441,29 +442,29 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, rules: d
 
 
 def overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """IoU of one box with others (K, 4): (K,), 0 where neither has an area."""
+    """Return the IoU (K,) of one box with others (K, 4), 0 where neither has an area."""
     shared = (np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])).clip(min=0).prod(axis=1)
     union = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(axis=1) - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
-def to_picture(found: Detections, scale_wh: Sequence[float], pad_lt: Size, image_hw: Size) -> Detections:
-    """Boxes of the input on the picture it was made of, cut off at its borders."""
+def to_image(found: Detections, scale_wh: Sequence[float], pad_lt: Size, image_hw: Size) -> Detections:
+    """Map boxes from the input to the original image and clip them to it."""
     boxes = (found.boxes_xyxy - np.float32(pad_lt * 2)) / np.float32(scale_wh * 2)
     return found._replace(boxes_xyxy=boxes.clip(0, np.float32(image_hw[::-1] * 2)))
 
 
 def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description='Detect on pictures with an exported detector')
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description='Detect objects in images with an exported detector')
     parser.add_argument('model', help='.onnx, or .xml of OpenVINO')
-    parser.add_argument('pictures', nargs='+')
-    parser.add_argument('--score-thr', type=float, default=0.25, help='least score of a box (default: 0.25)')
+    parser.add_argument('images', nargs='+')
+    parser.add_argument('--score-thr', type=float, default=0.25, help='minimum score of a box (default: 0.25)')
     args = parser.parse_args()
     detector = ExportedDetector(args.model)
-    for picture in args.pictures:
-        (found,) = detector([picture], args.score_thr)
-        print(f'{picture}: {len(found.scores)} boxes')
+    for image in args.images:
+        (found,) = detector([image], args.score_thr)
+        print(f'{image}: {len(found.scores)} boxes')
         for box, score, label in zip(*(field.tolist() for field in found), strict=True):
             print(f'  {detector.names[label]} {score:.3f}', *(f'{side:.1f}' for side in box))
 

@@ -1,4 +1,4 @@
-"""An ONNX file as a TensorRT engine: built on the GPU it is for, by the version that will run it."""
+"""Build a TensorRT engine from an ONNX file, on the GPU and with the version that will run it."""
 
 import json
 from collections.abc import Callable
@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmyolo_ext.export.packages import need
+from mmyolo_ext.export.onnx_export import need
 
-INSTALL = 'pip install tensorrt (it needs a GPU of NVIDIA)'
-MAX_BATCH = 8  # of an engine of open size; its sides go from the least stride to twice those of the export
+INSTALL = 'pip install tensorrt (it needs an NVIDIA GPU)'
+MAX_BATCH = 8  # of a dynamic engine, whose sides range from one stride to twice the exported size
 
 
 def export_engine(
@@ -23,23 +23,23 @@ def export_engine(
     dynamic: bool = False,
     half: bool = False,
 ) -> None:
-    """Write an engine from an ONNX file, and its metadata as JSON next to it: ``model.engine.json``.
+    """Write an engine, and its metadata as JSON next to it (``model.engine.json``).
 
     Args:
-        onnx_file: a graph exported before, in float32.
-        file: to write.
-        metadata: see :mod:`.metadata`.
-        size_hw: of the input.
-        stride: the largest: no side is less.
-        dynamic: take batches up to :data:`MAX_BATCH` and sides up to twice these.
-        half: let layers compute in float16.
+        onnx_file: A float32 ONNX export.
+        file: File to write.
+        metadata: See :func:`.formats.describe`.
+        size_hw: Height and width of the input, px.
+        stride: The largest stride, which is the smallest side of a dynamic engine.
+        dynamic: Accept batches up to :data:`MAX_BATCH` and sides up to twice ``size_hw``.
+        half: Allow float16 layers.
 
     Raises:
-        ValueError: tensorrt is not installed, finds no GPU, or cannot read or build the graph.
+        ValueError: If tensorrt is not installed, if there is no GPU, or if TensorRT cannot read or build the graph.
     """
     trt = need('tensorrt', INSTALL)
     if not torch.cuda.is_available():
-        raise ValueError('an engine is built on the GPU it is for: torch sees none here')
+        raise ValueError('a TensorRT engine must be built on the GPU that runs it, but torch finds no GPU')
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
     explicit = getattr(trt.NetworkDefinitionCreationFlag, 'EXPLICIT_BATCH', None)  # the only way since version 10
@@ -49,7 +49,7 @@ def export_engine(
         faults = '; '.join(str(parser.get_error(index)) for index in range(parser.num_errors))
         raise ValueError(f'TensorRT cannot read {onnx_file}: {faults}')
     config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # 10 bits of mantissa would move boxes by more than the bound
+    config.clear_flag(trt.BuilderFlag.TF32)  # its 10 mantissa bits would move boxes by more than the bound
     if half:
         config.set_flag(trt.BuilderFlag.FP16)
     if dynamic:
@@ -59,21 +59,21 @@ def export_engine(
         config.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise ValueError(f'TensorRT could not build an engine of {onnx_file}; its own messages above say why')
+        raise ValueError(f'TensorRT could not build an engine from {onnx_file}; see its messages above')
     Path(file).write_bytes(bytes(engine))
     Path(f'{file}.json').write_text(json.dumps(metadata, indent=1), encoding='utf-8')
 
 
 def open_engine(file: str | Path) -> tuple[Callable[[np.ndarray], dict[str, np.ndarray]], dict[str, str]]:
-    """What runs an engine on the GPU, and its metadata.
+    """Return a function that runs an engine on the GPU, and the metadata of the engine.
 
     Raises:
-        ValueError: tensorrt is not installed, or is not of the version that built the engine.
+        ValueError: If tensorrt is not installed or is not the version that built the engine.
     """
     trt = need('tensorrt', INSTALL)
     engine = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(Path(file).read_bytes())
     if engine is None:
-        raise ValueError(f'this TensorRT ({trt.__version__}) cannot load {file}: build it anew on this machine')
+        raise ValueError(f'this TensorRT ({trt.__version__}) cannot load {file}: export it again on this machine')
     context = engine.create_execution_context()
     feed, *names = (engine.get_tensor_name(index) for index in range(engine.num_io_tensors))
 

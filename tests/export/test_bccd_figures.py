@@ -1,6 +1,5 @@
 """A detector trained by Ultralytics has on BCCD, in our network and as an exported file, the AP that it had there."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -9,8 +8,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmyolo_ext.apis import load_config
-from mmyolo_ext.apis.exported_ap import evaluate
 from mmyolo_ext.apis.exporting import export_detector
+from mmyolo_ext.cli import voc2coco
 from mmyolo_ext.export.formats import Options
 from mmyolo_ext.export.runtime import ExportedDetector
 
@@ -23,10 +22,6 @@ CLASSES = ('RBC', 'WBC', 'Platelets')
 
 def voc_as_coco(voc: Path, root: Path) -> None:
     """``root`` gets ``test.json`` and the pictures."""
-    script = REPO / 'tools' / 'dataset_converters' / 'voc2coco.py'
-    spec = importlib.util.spec_from_file_location('voc2coco', script)
-    voc2coco = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(voc2coco)
     voc2coco.main([str(voc), str(root), '--classes', *CLASSES, '--one-based'])
     (root / 'JPEGImages').symlink_to((voc / 'JPEGImages').resolve())
 
@@ -54,7 +49,7 @@ def test_ap_of_a_trained_checkpoint(cfg: Config, golden_dir: Path, tmp_path: Pat
     checkpoint = str(golden_dir / 'yolov5n_bccd.pt')
     file = tmp_path / 'model.onnx'
     export_detector(cfg, checkpoint, file, Options(dynamic=True))
-    exported = evaluate(ExportedDetector(file, threads=1), cfg.copy())
+    exported = evaluate_exported(ExportedDetector(file, threads=1), cfg.copy())
     cfg.load_from = checkpoint
     ours = Runner.from_cfg(cfg).test()
     for name, there in (('coco/bbox_mAP', 'AP'), ('coco/bbox_mAP_50', 'AP50')):

@@ -118,7 +118,7 @@ def test_too_many_candidates(run, tmp_path):
 
 
 def test_a_graph_needs_a_limit():
-    with pytest.raises(ValueError, match='max_per_img of 1 or more, got -1'):
+    with pytest.raises(ValueError, match='max_per_img of at least 1, got -1'):
         NMSGraph(Given(), RULE._replace(max_per_img=-1))
 
 

@@ -83,7 +83,7 @@ def test_labels_of_a_box(setup, predicted):
     for found, picture in zip(predicted, pictures, strict=True):
         # those cut off at the border may coincide by chance
         whole = (found.boxes_xyxy[:, :2] > 0).all(1)
-        whole &= (found.boxes_xyxy[:, 2:] < runtime.read_picture(picture).shape[1::-1]).all(1)
+        whole &= (found.boxes_xyxy[:, 2:] < runtime.read_image(picture).shape[1::-1]).all(1)
         boxes = found.boxes_xyxy[whole]
         twice += len(boxes) - len(np.unique(boxes, axis=0))
         assert len(boxes) > 10 and set(found.labels[whole].tolist()) == {0, 1}

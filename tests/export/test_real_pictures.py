@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from untrained import LETTERBOX, build, settle
 
 from mmyolo_ext.export import parity, runtime
-from mmyolo_ext.export.formats import Options, open_exported, write
-from mmyolo_ext.export.metadata import describe
+from mmyolo_ext.export.formats import Options, describe, open_exported, write
 
 pytest.importorskip('onnxruntime')
 pytest.importorskip('onnx')
@@ -38,7 +37,7 @@ SIZES_HW = ((256, 320), (192, 256), (320, 192))
 def batch_of(bccd: Path, rules: dict, count: int, size_hw: tuple[int, int]) -> np.ndarray:
     """The first pictures of the test data, as the network takes them."""
     names = (bccd / 'ImageSets/Main/test.txt').read_text().split()[:count]
-    images = [runtime.read_picture(bccd / 'JPEGImages' / f'{name}.jpg') for name in names]
+    images = [runtime.read_image(bccd / 'JPEGImages' / f'{name}.jpg') for name in names]
     return runtime.normalise([runtime.letterbox(image, size_hw, size_hw, LETTERBOX)[0] for image in images], rules)
 
 

@@ -16,7 +16,6 @@ from tiny_coco import make_tiny_coco, write_user_config
 from untrained import stir
 
 from mmyolo_ext.apis import Detector, load_config
-from mmyolo_ext.apis.exported_ap import evaluate
 from mmyolo_ext.apis.exporting import export_detector
 from mmyolo_ext.datasets.transforms.letterbox import Letterbox
 from mmyolo_ext.export import runtime
@@ -79,7 +78,7 @@ def test_the_boxes_are_those_of_predict(setup, name):
 def test_the_figures_are_those_of_a_batch_of_rectangles(setup):
     cfg, _, pictures, files = setup
     detector = runtime.ExportedDetector(files['open'], threads=1)
-    figures = evaluate(detector, load_config(cfg.filename))
+    figures = evaluate_exported(detector, load_config(cfg.filename))
     assert 0 <= figures['coco/bbox_mAP'] <= 1
     # a batch on the canvas of its rectangle is the pictures one by one on it
     both = detector(pictures[:2], canvas_hw=(96, 64))
@@ -106,7 +105,7 @@ def test_the_letterbox_is_that_of_validation(centred, allow_upscale, interpolati
 def test_boxes_go_back_to_the_picture_and_stay_on_it():
     found = runtime.Detections(np.float32([[20, 10, 60, 50], [0, 0, 200, 200]]), np.ones(2), np.zeros(2))
     # scaled by 1/2 in width and 1/4 in height, 10 px left and 5 px above: (20 - 10) * 2 = 20, (10 - 5) * 4 = 20, ...
-    moved = runtime.to_picture(found, (0.5, 0.25), (10, 5), (150, 120))
+    moved = runtime.to_image(found, (0.5, 0.25), (10, 5), (150, 120))
     np.testing.assert_array_equal(moved.boxes_xyxy, [[20, 20, 100, 150], [0, 0, 120, 150]])
 
 
@@ -160,9 +159,9 @@ def test_what_cannot_be_used_is_named(setup, tmp_path):
     (tmp_path / 'text.jpg').write_text('no picture')
     (tmp_path / 'empty.jpg').touch()
     for name in ('text.jpg', 'empty.jpg'):
-        with pytest.raises(ValueError, match=f'{name} cannot be decoded, is it a picture?'):
+        with pytest.raises(ValueError, match=f'{name} cannot be decoded, is it an image?'):
             detector([tmp_path / name])
-    with pytest.raises(ValueError, match='there is no picture none.jpg'):
+    with pytest.raises(ValueError, match='there is no image none.jpg'):
         detector(['none.jpg'])
     with pytest.raises(ValueError, match=r'got \(4, 4\) uint8'):
         detector([np.zeros((4, 4), np.uint8)])
@@ -178,7 +177,7 @@ def test_classes_other_than_those_of_the_data(setup):
     detector = runtime.ExportedDetector(setup[3]['open'])
     detector.names = ('red', 'green')
     with pytest.raises(ValueError, match="file has the classes .*'green'.*, the data .*'blue'"):
-        evaluate(detector, load_config(setup[0].filename))
+        evaluate_exported(detector, load_config(setup[0].filename))
 
 
 def test_metadata_is_json(setup):

@@ -42,7 +42,7 @@ def test_orientation_is_honoured_as_in_training(tmp_path, kind, orientation):
     exif[274] = orientation
     path = tmp_path / 'a'
     Image.fromarray(SCENE).save(path, kind, exif=exif)
-    image = runtime.read_picture(path)
+    image = runtime.read_image(path)
     np.testing.assert_array_equal(image, read_image(str(path))[0])
     assert image.shape == ((30, 17, 3) if orientation >= 5 else (17, 30, 3))
 
@@ -53,7 +53,7 @@ def test_sixteen_bits_are_scaled_as_in_training(tmp_path, suffix, shape):
     path = tmp_path / f'a{suffix}'
     pixels = np.array([[0, 257], [32896, 65535]], np.uint16)  # 257 * (0, 1, 128, 255)
     cv2.imwrite(str(path), pixels if len(shape) == 2 else np.repeat(pixels[..., None], shape[2], 2))
-    image = runtime.read_picture(path)
+    image = runtime.read_image(path)
     assert image[..., 0].tolist() == [[0, 1], [128, 255]] and image.shape == (2, 2, 3)
     np.testing.assert_array_equal(image, read_image(str(path))[0])
 
@@ -65,7 +65,7 @@ def test_a_file_cut_short_is_named(tmp_path):
         Image.fromarray(SCENE).save(buffer, kind)
         (tmp_path / 'a').write_bytes(buffer.getvalue()[: buffer.tell() * 2 // 3])
         with pytest.raises(ValueError, match=r'a (is cut short|cannot be decoded)'):
-            runtime.read_picture(tmp_path / 'a')
+            runtime.read_image(tmp_path / 'a')
 
 
 def test_metadata_of_an_earlier_export_is_taken():

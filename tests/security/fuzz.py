@@ -322,7 +322,7 @@ def read_yaml(content: bytes, folder: Path) -> None:
 def read_image(content: bytes, folder: Path) -> None:
     (folder / 'a.img').write_bytes(content)
     try:
-        image = runtime.read_picture(folder / 'a.img')
+        image = runtime.read_image(folder / 'a.img')
     except ValueError:
         image = None
     decoded, _ = decode_image(content)
@@ -331,12 +331,7 @@ def read_image(content: bytes, folder: Path) -> None:
 
 def converter() -> ModuleType:
     """The tool ``voc2coco.py`` as a module."""
-    name = 'fuzzed_voc2coco'
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, REPO / 'tools' / 'dataset_converters' / 'voc2coco.py')
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
+    return importlib.import_module('mmyolo_ext.cli.voc2coco')
 
 
 def fuzz(target: Target, examples: int, seed: int, folder: Path) -> Tried:

@@ -551,9 +551,9 @@ def predicted(folder: Path, content: bytes) -> Callable:
     (folder / 'some.png').write_bytes(content)
 
     def run() -> None:
-        from mmyolo_ext.apis.cli import run_tool
+        from mmyolo_ext.cli.common import tool
 
-        run_tool(lambda: runtime.read_picture(folder / 'some.png'))
+        tool(lambda: runtime.read_image(folder / 'some.png'))()
 
     return run
 

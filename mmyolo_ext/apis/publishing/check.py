@@ -8,7 +8,7 @@ from mmcv.transforms import Compose
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmyolo_ext.apis.exporting import first_picture
+from mmyolo_ext.apis.exporting import first_image
 from mmyolo_ext.apis.shortcuts import leaf_datasets
 from mmyolo_ext.export import runtime
 from mmyolo_ext.export.graph import RawGraph
@@ -76,8 +76,8 @@ def one_batch(cfg: Config, model: nn.Module) -> tuple[Tensor, str]:
     steps = next(leaf_datasets(cfg.test_dataloader.dataset)).pipeline
     steps = [step for step in steps if 'LoadAnnotations' not in str(step['type'])]
     try:
-        path = first_picture(cfg)
-        image, name = runtime.read_picture(path), path.rpartition('/')[2]
+        path = first_image(cfg)
+        image, name = runtime.read_image(path), path.rpartition('/')[2]
     except ValueError:
         image, name = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8), 'noise'
     sample = Compose([{'type': 'mmdet.LoadImageFromNDArray'}, *steps[1:]])({'img': image, 'img_id': 0})
