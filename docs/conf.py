@@ -53,9 +53,11 @@ class CommandHelp(Directive):
 
     def run(self) -> list[nodes.Node]:
         """Return the help as one literal block."""
-        output = io.StringIO()
+        output, module = io.StringIO(), self.arguments[0]
+        arguments, sys.argv = sys.argv, [f'{module.rpartition(".")[2]}.py']  # the name of the program in the help
         with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
-            importlib.import_module(self.arguments[0]).main(['--help'])
+            importlib.import_module(module).main(['--help'])
+        sys.argv = arguments
         return [nodes.literal_block(text=output.getvalue(), language='text')]
 
 
