@@ -26,5 +26,5 @@ except (
     OSError,
 ) as error:  # OSError: a system library is missing; the doctor must be able to start on a broken stack
     warnings.warn(
-        f'mmyolo_ext cannot register its parts: {error}. `python -m mmyolo_ext.doctor` names the cure.', stacklevel=2
+        f'mmyolo_ext cannot register its parts: {error}. `python -m mmyolo_ext.cli.doctor` names the cure.', stacklevel=2
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mmyolo_ext import doctor
-from mmyolo_ext.doctor import FAULT, NOTE, OK, Environment, Finding
+from mmyolo_ext.cli import doctor
+from mmyolo_ext.cli.doctor import FAULT, NOTE, OK, Environment, Finding
 
 GOOD = {
     'torch': '2.13.0+cpu',
@@ -174,7 +174,7 @@ warnings.simplefilter('ignore')
 for name in {missing!r}:
     sys.modules[name] = None
 sys.argv = ['doctor']
-runpy.run_module('mmyolo_ext.doctor', run_name='__main__')
+runpy.run_module('mmyolo_ext.cli.doctor', run_name='__main__')
 """
 
 

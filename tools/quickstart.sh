@@ -42,7 +42,7 @@ logged() {
     if ! "$@" 2>&1 </dev/null | (trap '' INT && tee "$log" | "$python" -u -c "$filter"); then
         printf '\n%s failed; the end of its log:\n\n' "$at" >&2
         tail -n 15 "$log" | sed 's/^/    /' >&2
-        printf '\nThe whole log: %s\nIs the environment at fault? %s -m mmyolo_ext.doctor\n' "$root/$log" "$python" >&2
+        printf '\nThe whole log: %s\nIs the environment at fault? %s -m mmyolo_ext.cli.doctor\n' "$root/$log" "$python" >&2
         exit 1
     fi
 }

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from mmyolo_ext.apis.cli import run_tool
+from mmyolo_ext.cli.common import tool
 from mmyolo_ext.engine.step_guard import NonFiniteError
 from mmyolo_ext.engine.stopping import StopTraining
 
@@ -24,9 +24,9 @@ def ended(monkeypatch, capfd):
     def run(main, rank: int = 0) -> tuple[int, str]:
         monkeypatch.setenv('RANK', str(rank))
         monkeypatch.delenv('MMYOLO_EXT_DEBUG', raising=False)
-        monkeypatch.setattr('mmyolo_ext.apis.cli.SECONDS_FOR_THE_FIRST', 0)
+        monkeypatch.setattr('mmyolo_ext.cli.common.SECONDS_FOR_THE_FIRST', 0)
         with pytest.raises(SystemExit) as end:
-            run_tool(main)
+            tool(main)()
         return end.value.code, capfd.readouterr().err.strip()
 
     return run
@@ -62,13 +62,13 @@ def test_sigterm_before_a_training_ends_in_one_line(ended):
 
 def test_faults_of_ours_keep_their_traceback():
     with pytest.raises(KeyError):
-        run_tool(raiser(KeyError('a')))
+        tool(raiser(KeyError('a')))()
 
 
 def test_debugging_shows_all_tracebacks(monkeypatch):
     monkeypatch.setenv('MMYOLO_EXT_DEBUG', '1')
     with pytest.raises(ValueError, match='wrong'):
-        run_tool(raiser(ValueError('wrong')))
+        tool(raiser(ValueError('wrong')))()
 
 
 def test_an_uncaught_stop_still_gives_the_exit_code():

@@ -6,7 +6,6 @@
         step_on_bccd(path, bccd_coco)
 """
 
-import importlib.util
 import io
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from mmyolo_ext.apis import load_config
 from mmyolo_ext.apis.shortcuts import walk
+from mmyolo_ext.cli import voc2coco
 
 REPO = Path(__file__).parents[2]
 CLASSES = ('RBC', 'WBC', 'Platelets')
@@ -44,10 +44,6 @@ def make_bccd_coco(voc: Path, root: Path, train: int = 6, val: int = 3) -> Path:
         (root / f'ImageSets/Main/{split}.txt').write_text('\n'.join(names))
     for folder, link in (('Annotations', 'Annotations'), ('JPEGImages', 'JPEGImages'), ('JPEGImages', 'images')):
         (root / link).symlink_to((voc / folder).resolve())
-    script = REPO / 'tools/dataset_converters/voc2coco.py'
-    spec = importlib.util.spec_from_file_location('voc2coco', script)
-    voc2coco = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(voc2coco)
     voc2coco.main([str(root), str(root), '--classes', *CLASSES])
     return root
 

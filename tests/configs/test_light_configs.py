@@ -1,6 +1,5 @@
 """The light detectors: each takes a step on real pictures, and costs what docs/guides/backbones.md says."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 from tiny_coco import REPO
 
 from mmyolo_ext.apis import load_config
+from mmyolo_ext.cli import flops
 
 LIGHT = REPO / 'configs' / 'light'
 STEMS = ('', '-stemblock', '-focus')
@@ -19,7 +19,7 @@ NAMES = (
 )
 DATA = ('640_coco', '320_bccd')
 CLASSES = {'640_coco': 80, '320_bccd': 3}
-PATHS = {f'{name}_{data}': LIGHT / f'{name}_{data}.py' for name in NAMES for data in DATA}
+PATHS = {f'{name}_{data}': LIGHT / f'yolov5_{name}_{data}.py' for name in NAMES for data in DATA}
 COMPARED = {'yolov5n': REPO / 'configs/yolov5/yolov5_n_640_coco.py', 'yolov5s': REPO / 'configs/yolov5/yolov5_s_640_coco.py'}
 
 # torchvision's networks, from their documentation, with their classifiers of 1000 classes
@@ -88,14 +88,6 @@ def parameters_by_hand(name: str, num_classes: int) -> dict[str, int]:
     return {**parts, 'total': sum(parts.values())}
 
 
-@pytest.fixture(scope='module')
-def flops():
-    spec = importlib.util.spec_from_file_location('flops', REPO / 'tools/flops.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def documented() -> dict[str, list[str]]:
     """The rows of the first table of docs/guides/backbones.md, by their first cell."""
     lines = (REPO / 'docs/guides/backbones.md').read_text(encoding='utf-8').splitlines()
@@ -105,7 +97,7 @@ def documented() -> dict[str, list[str]]:
     return {name: cells for name, *cells in rows}
 
 
-def measured(flops, path: Path) -> list[str]:
+def measured(path: Path) -> list[str]:
     """The cells of a detector's row after its stem, as the tool gives them."""
     model = flops.build(load_config(path))
     large, small = (flops.count(model, (side, side)) for side in (640, 320))
@@ -122,29 +114,29 @@ def test_the_table_has_a_row_for_each_detector():
 
 
 @pytest.mark.parametrize('name', [*NAMES, *COMPARED])
-def test_the_table_says_what_the_tool_measures(name, flops):
+def test_the_table_says_what_the_tool_measures(name):
     path = PATHS.get(f'{name}_640_coco') or COMPARED[name]
     stem, *cells = documented()[name]
-    assert cells == measured(flops, path)
+    assert cells == measured(path)
     if name in NAMES:
         assert stem == load_config(path).model.backbone.get('stem', 'conv_maxpool')
 
 
 @pytest.mark.parametrize('data', DATA)
 @pytest.mark.parametrize('name', NAMES)
-def test_parameters_by_hand(name, data, flops):
+def test_parameters_by_hand(name, data):
     model = flops.build(load_config(PATHS[f'{name}_{data}']))
     assert flops.parameters(model) == parameters_by_hand(name, CLASSES[data])
 
 
-def test_numbers_in_the_text(flops):
+def test_numbers_in_the_text():
     text = ' '.join((REPO / 'docs/guides/backbones.md').read_text(encoding='utf-8').split())
     for name in ('shufflenetv2-1.0', 'mobilenetv3-small'):
         assert f'{name} has {parameters_by_hand(name, 3)["total"]:,}' in text
     equal, doubling = (neck_parameters(FEATURES['1.0'], outs) for outs in ((96, 96, 96), (64, 128, 256)))
     assert f'with {equal:,} parameters; 64, 128, 256' in text and f'0.722 GMACs with {doubling:,}.' in text
     options = {'model.neck.out_channels': (64, 128, 256), 'model.neck.widen_factor': 1.0}
-    model = flops.build(load_config(PATHS['yolov5_shufflenetv2-1.0_640_coco'], options))
+    model = flops.build(load_config(PATHS['shufflenetv2-1.0_640_coco'], options))
     assert flops.parameters(model)['neck'] == doubling
     assert round(flops.count(model, (640, 640))['macs']['neck'] / 1e9, 3) == 0.722
 

@@ -19,8 +19,8 @@ from mmengine.registry import HOOKS
 from torch import distributed
 from toy_runner import RECIPE_HOOKS, ToyDataset, toy_runner
 
-from mmyolo_ext.apis.cli import run_tool
 from mmyolo_ext.apis.distributed import end_with_launcher
+from mmyolo_ext.cli.common import tool
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 EPOCHS = 3
@@ -130,7 +130,7 @@ def in_own_process(folder: Path, *arguments, ranks: int = 1, **settings) -> None
     _detach(folder)
     sys.argv = ['train.py', 'mine.py', '--resume']
     if ranks == 1:
-        _run(lambda: run_tool(lambda: train(folder, *arguments, **settings)))
+        _run(lambda: tool(lambda: train(folder, *arguments, **settings))())
     started = [_start_rank(rank, ranks, folder, arguments, settings) for rank in range(ranks)]
 
     def pass_on(*_):
@@ -170,7 +170,7 @@ def _start_rank(rank: int, ranks: int, folder: Path, arguments: tuple, settings:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), TORCHELASTIC_RUN_ID='test')
     os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=(folder / 'port').read_text())
     end_with_launcher()
-    _run(lambda: run_tool(lambda: train(folder, *arguments, **settings)))
+    _run(lambda: tool(lambda: train(folder, *arguments, **settings))())
 
 
 def _run(main) -> None:
@@ -206,4 +206,4 @@ def wait_until(condition, seconds: float) -> float:
 if __name__ == '__main__':
     place, what, when, where = sys.argv[1:]
     end_with_launcher()
-    run_tool(lambda: train(Path(place), what, int(when), int(where), max_epochs=FAR))
+    tool(lambda: train(Path(place), what, int(when), int(where), max_epochs=FAR))()

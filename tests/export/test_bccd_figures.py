@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmyolo_ext.apis import load_config
-from mmyolo_ext.apis.exporting import export_detector
+from mmyolo_ext.apis.exporting import evaluate_exported, export_detector
 from mmyolo_ext.cli import voc2coco
 from mmyolo_ext.export.formats import Options
 from mmyolo_ext.export.runtime import ExportedDetector

@@ -16,7 +16,7 @@ from tiny_coco import make_tiny_coco, write_user_config
 from untrained import stir
 
 from mmyolo_ext.apis import Detector, load_config
-from mmyolo_ext.apis.exporting import export_detector
+from mmyolo_ext.apis.exporting import evaluate_exported, export_detector
 from mmyolo_ext.datasets.transforms.letterbox import Letterbox
 from mmyolo_ext.export import runtime
 from mmyolo_ext.export.formats import Options

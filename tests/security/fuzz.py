@@ -6,7 +6,7 @@ A reader may accept a file or raise ValueError; anything else is a crash, which 
 
 import argparse
 import contextlib
-import importlib.util
+import importlib
 import io
 import json
 import os

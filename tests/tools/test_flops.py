@@ -1,6 +1,5 @@
 """Figures of tools/flops.py against counts by hand, against published ones and against mmengine's own total."""
 
-import importlib.util
 import json
 import sys
 
@@ -12,20 +11,13 @@ from tiny_coco import REPO
 from torch import nn
 
 from mmyolo_ext.apis import load_config
+from mmyolo_ext.cli import flops
 
 TOOL = REPO / 'tools' / 'flops.py'
 
 
-@pytest.fixture(scope='module')
-def flops():
-    spec = importlib.util.spec_from_file_location('flops', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def run(flops, monkeypatch, capsys):
+def run(monkeypatch, capsys):
     """Start the tool in this process; what it printed."""
 
     def start(*arguments: object) -> str:
@@ -54,7 +46,7 @@ class Toy(nn.Module):
         return self.rest(maps.flatten(2)[..., :4])
 
 
-def test_a_small_network_by_hand(flops):
+def test_a_small_network_by_hand():
     counted = flops.count(Toy().eval(), (10, 14))
     # backbone: 5 x 7 cells of 8 channels, each the sum of 3 * 3 * 3 products:  5 * 7 * 8 * 27 = 7560
     # neck, one input channel for each of its 8:                               5 * 7 * 8 * 9 = 2520
@@ -69,7 +61,7 @@ def test_a_small_network_by_hand(flops):
     assert flops.parameters(Toy()) == {'backbone': 232, 'neck': 80, 'head': 75, 'total': 387}
 
 
-def test_the_sum_is_that_of_mmengine(flops):
+def test_the_sum_is_that_of_mmengine():
     model = Toy().eval()
     counted = flops.count(model, (32, 32))
     wrapped = flops.WithMetas(model, (32, 32))
@@ -79,7 +71,7 @@ def test_the_sum_is_that_of_mmengine(flops):
 
 
 @pytest.mark.parametrize(('name', 'published'), [('yolov5_n_640_coco', 4.5), ('yolov5_s_640_coco', 16.5)])
-def test_yolov5_costs_what_its_releases_say(flops, name, published):
+def test_yolov5_costs_what_its_releases_say(name, published):
     cfg = load_config(REPO / 'configs/yolov5' / f'{name}.py')
     assert flops.size_of(cfg) == (640, 640)
     model = flops.build(cfg)
@@ -90,7 +82,7 @@ def test_yolov5_costs_what_its_releases_say(flops, name, published):
     assert large['not_counted']['max_pool2d'] == 3 and large['elementwise']['upsample_nearest2d'] > 0
 
 
-def test_mmdets_flops_are_macs(flops):
+def test_mmdets_flops_are_macs():
     """8.1 GFLOPs of RTMDet-tiny in its README: a multiply-add once, batch norm counted too."""
     cfg = load_config(flops.find_config('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'))
     model = flops.build(cfg)
@@ -98,7 +90,7 @@ def test_mmdets_flops_are_macs(flops):
     assert (counted['macs']['total'] + counted['elementwise']['batch_norm']) / 1e9 == pytest.approx(8.1, abs=0.05)
 
 
-def test_a_two_stage_detector_is_counted_through_both_stages(flops):
+def test_a_two_stage_detector_is_counted_through_both_stages():
     options = {
         'model.backbone.depth': 18,
         'model.backbone.init_cfg': None,
@@ -152,7 +144,7 @@ def test_sizes_that_are_none(run, arguments, message):
         run(REPO / 'configs/yolov5/yolov5_n_320_bccd.py', *arguments)
 
 
-def test_other_wrong_input(run, flops, tmp_path):
+def test_other_wrong_input(run, tmp_path):
     with pytest.raises(ValueError, match='there is no config nowhere.py'):
         run('nowhere.py')
     with pytest.raises(ValueError, match="no package 'mmnothing'"):

@@ -1,6 +1,5 @@
 """Pascal VOC to COCO, on files made by hand and on BCCD."""
 
-import importlib.util
 import json
 from collections import Counter
 from pathlib import Path
@@ -9,10 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / 'tools/dataset_converters/voc2coco.py'
-SPEC = importlib.util.spec_from_file_location('voc2coco', SCRIPT)
-voc2coco = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(voc2coco)
+from mmyolo_ext.cli import voc2coco
 
 
 def box_xml(name, corners, difficult=0):

@@ -1,20 +1,22 @@
-"""``python -m mmyolo_ext.doctor``: what is installed, what is wrong with it, and the one command that cures it.
+"""``python -m mmyolo_ext.cli.doctor``: what is installed, what is wrong with it, and the one command that cures it.
 
 The checks see an :class:`Environment` alone and so can be tried on made-up ones. Nothing of torch, mmcv or OpenCV is
 imported before its turn, for the doctor has to start on the stacks it is there for.
 """
 
+import argparse
 import importlib
 import importlib.metadata
 import platform
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
-from .compat import ops_status
-from .compat.stand_in import compile_command
-from .version import __version__
+from mmyolo_ext.compat import ops_status
+from mmyolo_ext.compat.stand_in import compile_command
+from mmyolo_ext.version import __version__
 
 OK, NOTE, FAULT = 'ok', 'note', 'FAULT'
 MINIMUM_PYTHON = (3, 10)
@@ -292,14 +294,15 @@ def report(findings: list[Finding]) -> str:
     return '\n'.join(lines)
 
 
-def main() -> int:
-    """Examine this environment; 1 where there is a fault."""
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Print what is wrong with this environment; exit with 1 if anything is."""
+    argparse.ArgumentParser(description='Check the installation').parse_args(argv)
     print(f'mmyolo_ext {__version__} on {platform.platform()}')
     environment = examine()
     findings = [finding for check in CHECKS for finding in check(environment)]
     print(report(findings))
-    return int(any(finding.status == FAULT for finding in findings))
+    sys.exit(int(any(finding.status == FAULT for finding in findings)))
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

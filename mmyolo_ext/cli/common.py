@@ -1,6 +1,7 @@
 """What the command-line tools share: their common options, and how they end."""
 
 import argparse
+import functools
 import gc
 import logging
 import os
@@ -8,7 +9,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
@@ -57,8 +58,8 @@ def load_for_run(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def run_tool(main: Callable[[], None]) -> None:
-    """Call ``main`` and end the process with one last line and an exit code where something stopped it.
+def tool(main: Callable[..., None]) -> Callable[..., None]:
+    """Decorate the ``main`` of a tool, so that an error ends the process with one line and an exit code.
 
     ====================================================  =========  ==================================
     what ended it                                         exit code  last line
@@ -73,16 +74,25 @@ def run_tool(main: Callable[[], None]) -> None:
 
     The environment variable MMYOLO_EXT_DEBUG=1 shows the traceback in all cases.
     """
-    keep_freed_memory()
-    with signal_handlers({signal.SIGTERM: _stop_before_training}):
-        try:
-            main()
-        except (KeyboardInterrupt, StopTraining, NonFiniteError, *USER_ERRORS) as error:
-            if os.environ.get(DEBUG):
-                raise
-            code, line = _last_line(error)
-        else:
-            code, line = 0, None
+
+    @functools.wraps(main)
+    def run(*argv: Sequence[str] | None) -> None:
+        keep_freed_memory()
+        code, line = 0, None
+        with signal_handlers({signal.SIGTERM: _stop_before_training}):
+            try:
+                main(*argv)
+            except (KeyboardInterrupt, StopTraining, NonFiniteError, *USER_ERRORS) as error:
+                if os.environ.get(DEBUG):
+                    raise
+                code, line = _last_line(error)
+        _end_process(code, line)
+
+    return run
+
+
+def _end_process(code: int, line: str | None) -> None:
+    """Print the last line and exit unless all went well."""
     if line:
         print(line, file=sys.stderr, flush=True)
     if distributed.is_available() and distributed.is_initialized():

@@ -1,0 +1,1 @@
+"""The command-line tools, one per module; ``tools/*.py`` call their ``main``."""

@@ -1,0 +1,238 @@
+"""Pascal VOC to COCO: one JSON per split.
+
+``python tools/dataset_converters/voc2coco.py VOC_ROOT OUT`` reads ``VOC_ROOT/{Annotations,JPEGImages,ImageSets/Main}``
+and writes ``OUT/<split>.json``, whose file names are relative to ``VOC_ROOT/JPEGImages``.
+
+Coordinates. A COCO box is x, y, width, height on the continuous plane, the left upper corner of the picture at 0, 0.
+By default the VOC numbers are taken as such corners: x = xmin, w = xmax - xmin, which is what labelImg and most of
+today's tools write. Pascal's own files count pixels from 1 and include the last one; ``--one-based`` reads those:
+x = xmin - 1, w = xmax - xmin + 1.
+
+Nothing is lost in silence: every box that is dropped or clipped is counted and named.
+"""
+
+import argparse
+import json
+import math
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.parsers import expat
+
+import cv2
+
+SUFFIXES = ('.jpg', '.jpeg', '.JPG', '.JPEG', '.png', '.PNG', '.bmp')
+MAX_XML = 16_000_000  # bytes; real files have some thousand
+MAX_SIDE = 1_000_000  # px
+DIFFICULT = ('ignore', 'keep', 'drop')
+
+
+@dataclass
+class Report:
+    """What became of one split's objects."""
+
+    images: int = 0
+    background: int = 0
+    kept: Counter = field(default_factory=Counter)  # by class
+    dropped: list[str] = field(default_factory=list)
+    clipped: list[str] = field(default_factory=list)
+    ignored: int = 0
+
+    def lines(self, split: str) -> list[str]:
+        """For a person to read."""
+        counts = ', '.join(f'{name} {count}' for name, count in self.kept.items()) or 'no box'
+        text = [f'{split}: {self.images} pictures ({self.background} without a box), {counts}']
+        if self.ignored:
+            text.append(f'  {self.ignored} difficult boxes are ignore regions (iscrowd=1)')
+        for what, names in (('dropped', self.dropped), ('clipped to the picture', self.clipped)):
+            text += [f'  {len(names)} boxes {what}:'] * bool(names) + [f'    {name}' for name in names[:20]]
+            text += [f'    ... and {len(names) - 20} more'] * (len(names) > 20)
+        return text
+
+
+def parse_xml(path: Path) -> ElementTree.Element:
+    """Read the root of one annotation file.
+
+    Raises:
+        ValueError: If it is missing, no XML, too large, or has a document type or entities, by which a small file can
+            fill the memory or name other files.
+    """
+    try:
+        if path.stat().st_size > MAX_XML:
+            raise ValueError(f'it has {path.stat().st_size:,} bytes, at most {MAX_XML:,} are read')
+        builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate()
+        parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = _refuse_declaration
+        parser.StartElementHandler = builder.start
+        parser.EndElementHandler = builder.end
+        parser.CharacterDataHandler = builder.data
+        parser.Parse(path.read_bytes(), True)
+        return builder.close()
+    except FileNotFoundError:
+        raise ValueError(f'annotation file is missing: {path}') from None
+    except (expat.ExpatError, ValueError, LookupError) as error:  # LookupError: of an encoding
+        raise ValueError(f'annotation file is broken: {path}: {error}') from error
+
+
+def _refuse_declaration(name: str, *_: object) -> None:
+    raise ValueError(f'it declares the document type or entity {name!r}, which annotations do not need')
+
+
+def find_image(folder: Path, name: str) -> Path:
+    """The picture of an annotation, whatever its suffix."""
+    for suffix in SUFFIXES:
+        if (folder / f'{name}{suffix}').is_file():
+            return folder / f'{name}{suffix}'
+    raise ValueError(f'picture is missing: {folder / name}.jpg (or {", ".join(SUFFIXES[1:])})')
+
+
+def image_size(root: ElementTree.Element, image: Path) -> tuple[int, int]:
+    """Width and height: those of the XML, or of the picture itself where the XML has none or zeros."""
+    try:
+        width, height = (float(root.findtext(f'size/{key}') or 0) for key in ('width', 'height'))
+    except ValueError as error:
+        raise ValueError(f'the annotation of {image.name} has a size that is not numbers: {error}') from error
+    if 1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE:
+        return int(width), int(height)
+    if width or height:
+        raise ValueError(f'the annotation of {image.name} has a size of {width:g} x {height:g} px')
+    try:
+        pixels = cv2.imread(str(image))
+    except cv2.error:  # of more pixels than OpenCV decodes
+        pixels = None
+    if pixels is None:
+        raise ValueError(f'picture cannot be read, and its annotation gives no size: {image}')
+    return pixels.shape[1], pixels.shape[0]
+
+
+def read_corners(item: ElementTree.Element, path: Path, one_based: bool) -> tuple[float, float, float, float]:
+    """Box of one object as continuous corners x1, y1, x2, y2."""
+    try:
+        x1, y1, x2, y2 = (float(item.findtext(f'bndbox/{key}')) for key in ('xmin', 'ymin', 'xmax', 'ymax'))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'an object without a readable bndbox in {path}') from error
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):
+        raise ValueError(f'a bndbox that is not finite in {path}')
+    return (x1 - 1, y1 - 1, x2, y2) if one_based else (x1, y1, x2, y2)
+
+
+def discover_classes(root: Path, names: list[str], order: str) -> list[str]:
+    """Every class name in the annotations of ``names``, sorted or in the order of first appearance."""
+    found: dict[str, None] = {}
+    for name in names:
+        path = root / 'Annotations' / f'{name}.xml'
+        found.update(dict.fromkeys(item.findtext('name', '').strip() for item in parse_xml(path).iter('object')))
+    return sorted(found) if order == 'sorted' else list(found)
+
+
+def convert_object(
+    item: ElementTree.Element, path: Path, size: tuple[int, int], classes: list[str], options: argparse.Namespace
+) -> tuple[dict | None, str]:
+    """COCO annotation of one object (None if it is dropped), and a remark on what was done to it ('' if nothing)."""
+    name, difficult = item.findtext('name', '').strip(), item.findtext('difficult', '0').strip() == '1'
+    corners = read_corners(item, path, options.one_based)
+    told = f'{path.name}: {name} at {", ".join(f"{value:g}" for value in corners)}'
+    if name not in classes:
+        return None, f'{told}: not one of the classes'
+    if difficult and options.difficult == 'drop':
+        return None, f'{told}: difficult'
+    x1, x2 = (min(max(value, 0), size[0]) for value in corners[::2])
+    y1, y2 = (min(max(value, 0), size[1]) for value in corners[1::2])
+    if corners[2] <= corners[0] or corners[3] <= corners[1]:
+        return None, f'{told}: no area'
+    if x2 <= x1 or y2 <= y1:
+        return None, f'{told}: outside the picture of {size[0]} x {size[1]}'
+    crowd = int(difficult and options.difficult == 'ignore')
+    box = [x1, y1, x2 - x1, y2 - y1]
+    annotation = {'category_id': classes.index(name), 'bbox': box, 'area': box[2] * box[3], 'iscrowd': crowd}
+    return annotation, '' if (x1, y1, x2, y2) == corners else told
+
+
+def convert_split(
+    root: Path, names: list[str], classes: list[str], options: argparse.Namespace
+) -> tuple[dict, Report]:
+    """COCO dictionary and report of the pictures ``names``; category ids are the positions in ``classes``."""
+    categories = [{'id': index, 'name': name} for index, name in enumerate(classes)]
+    coco = {'images': [], 'annotations': [], 'categories': categories}
+    report = Report(images=len(names), kept=Counter(dict.fromkeys(classes, 0)))
+    for image_id, name in enumerate(names):
+        path = root / 'Annotations' / f'{name}.xml'
+        tree, image = parse_xml(path), find_image(root / 'JPEGImages', name)
+        width, height = image_size(tree, image)
+        coco['images'].append({'id': image_id, 'file_name': image.name, 'width': width, 'height': height})
+        before = len(coco['annotations'])
+        for item in tree.iter('object'):
+            annotation, remark = convert_object(item, path, (width, height), classes, options)
+            if annotation is None:
+                report.dropped.append(remark)
+                continue
+            # from 1: COCO's evaluation takes a match with the id 0 for no match
+            coco['annotations'].append({'id': len(coco['annotations']) + 1, 'image_id': image_id, **annotation})
+            report.kept[classes[annotation['category_id']]] += 1
+            report.ignored += annotation['iscrowd']
+            report.clipped += [remark] * bool(remark)
+        report.background += before == len(coco['annotations'])
+    return coco, report
+
+
+def read_splits(root: Path, wanted: list[str] | None) -> dict[str, list[str]]:
+    """Picture names of each split: the wanted ones, or those of train, val, trainval and test that exist."""
+    folder = root / 'ImageSets' / 'Main'
+    there = sorted(path.stem for path in folder.glob('*.txt'))
+    chosen = wanted or [split for split in ('train', 'val', 'trainval', 'test') if split in there]
+    missing = [split for split in chosen if split not in there]
+    if missing or not chosen:
+        raise ValueError(
+            f'no list of pictures for {missing or "any split"} in {folder}, which has: {there or "nothing"}'
+        )
+    names = {
+        split: [line.split()[0] for line in (folder / f'{split}.txt').read_text().splitlines() if line.strip()]
+        for split in chosen
+    }
+    for split in chosen:
+        for name in names[split]:
+            if name.startswith(('/', '\\')) or '\0' in name or '..' in re.split(r'[/\\]', name):
+                raise ValueError(f'{folder / split}.txt names {name!r}, which leads out of the folder of annotations')
+    return names
+
+
+def read_classes(values: list[str] | None) -> list[str] | None:
+    """Class names as given, or from one ``.txt`` file with a name a line."""
+    if values and len(values) == 1 and values[0].endswith('.txt'):
+        values = [line.strip() for line in Path(values[0]).read_text().splitlines() if line.strip()]
+    if values and len(set(values)) < len(values):
+        raise ValueError(f'a class is named twice: {values}')
+    return values
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Report]:
+    """The command line; gives the reports by split."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('root', type=Path, help='folder with Annotations, JPEGImages and ImageSets/Main')
+    parser.add_argument('out', type=Path, help='folder for the JSON files')
+    parser.add_argument('--splits', nargs='+', help='default: those of train, val, trainval and test that exist')
+    parser.add_argument('--classes', nargs='+', help='names in order, or a .txt with one a line; default: discovered')
+    parser.add_argument('--order', choices=('sorted', 'found'), default='sorted', help='of discovered classes')
+    parser.add_argument('--one-based', action='store_true', help='pixels count from 1, the last one included')
+    parser.add_argument(
+        '--difficult', choices=DIFFICULT, default='ignore', help='difficult boxes: iscrowd=1, as any other, or none'
+    )
+    options = parser.parse_args(argv)
+    reports = {}
+    try:
+        splits = read_splits(options.root, options.splits)
+        every = list(dict.fromkeys(name for names in splits.values() for name in names))
+        classes = read_classes(options.classes) or discover_classes(options.root, every, options.order)
+        converted = {split: convert_split(options.root, names, classes, options) for split, names in splits.items()}
+        options.out.mkdir(parents=True, exist_ok=True)
+        print(f'classes: {", ".join(classes)}')
+        for split, (coco, reports[split]) in converted.items():
+            (options.out / f'{split}.json').write_text(json.dumps(coco))
+            print('\n'.join(reports[split].lines(split)))
+    except (ValueError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        raise SystemExit(2) from None
+    return reports
