@@ -38,11 +38,11 @@ trap stopped INT TERM
 logged() {
     local log="$1" filter="$2"
     shift 2
-    # On Ctrl-C the command ends itself; its readers wait for its last words.
+    # On Ctrl-C the command ends itself; its readers wait for its last lines.
     if ! "$@" 2>&1 </dev/null | (trap '' INT && tee "$log" | "$python" -u -c "$filter"); then
         printf '\n%s failed; the end of its log:\n\n' "$at" >&2
         tail -n 15 "$log" | sed 's/^/    /' >&2
-        printf '\nThe whole log: %s\nIs the environment at fault? %s -m mmyolo_ext.cli.doctor\n' "$root/$log" "$python" >&2
+        printf '\nThe whole log: %s\nTo check the environment: %s -m mmyolo_ext.cli.doctor\n' "$root/$log" "$python" >&2
         exit 1
     fi
 }
@@ -71,8 +71,8 @@ begin 1 environment
 python="$(bash tools/setup_env.sh)"
 
 begin 2 'handwritten digits'
-told="$("$python" -m mmyolo_ext.datasets.digits data/digits)"
-printf '  %s\n' "${told##*$'\n'}" # the libraries below talk first
+output="$("$python" -m mmyolo_ext.datasets.digits data/digits)"
+printf '  %s\n' "${output##*$'\n'}" # libraries may print lines before it
 
 if [[ "$mode" == train ]]; then
     run="$runs/$(date +%Y%m%d_%H%M%S)"
@@ -102,7 +102,7 @@ import json, pathlib, sys
 
 run = pathlib.Path(sys.argv[1])
 for what, path in [
-    ('pictures', 'predictions'), ('best weights', next(run.glob('best_*.pth')).name), ('curves', 'curves.png'),
+    ('images', 'predictions'), ('best weights', next(run.glob('best_*.pth')).name), ('curves', 'curves.png'),
     ('log', 'train.log'),
 ]:  # fmt: skip
     if (run / path).exists():

@@ -3,11 +3,11 @@
 #
 #   python="$(bash tools/setup_env.sh [--test])"
 #
-# Where:  the active virtualenv or conda environment (conda's "base" is left alone), else .venv in this project, made
-#         with the first Python >= 3.10 found (PYTHON=/path/to/python names another).
-# What:   requirements/tested.txt (with --test also test.txt and docs.txt), without compiling anything. A torch >= 2.4
-#         that is there is kept. On Linux without an NVIDIA GPU the small CPU build of torch is taken if it can be had.
-# Again:  a stamp in the environment records what was installed; while nothing changed, a run takes a second.
+# Where:  the active virtualenv or conda environment (never conda's "base"), else .venv in this project, created with
+#         the first Python >= 3.10 found (PYTHON=/path/to/python names another).
+# What:   requirements/tested.txt (with --test also test.txt and docs.txt), without compiling anything. An
+#         installed torch >= 2.4 is kept. On Linux without an NVIDIA GPU, the small CPU build of torch is preferred.
+# Again:  a stamp in the environment records what was installed; if nothing changed, a run takes a second.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -48,11 +48,11 @@ make_venv() {
     local base
     base="$(find_base_python)" || exit 1
     if ! "$base" -c 'import ensurepip, venv' >/dev/null 2>&1; then
-        die "$base cannot make virtual environments: its venv module is missing.
+        die "$base cannot create virtual environments: its venv module is missing.
   Debian, Ubuntu:  sudo apt install python3-venv"
     fi
-    say "  making .venv with $("$base" --version) ($base)"
-    "$base" -m venv --clear "$root/.venv" >&2 || die "could not make $root/.venv"
+    say "  creating .venv with $("$base" --version) ($base)"
+    "$base" -m venv --clear "$root/.venv" >&2 || die "could not create $root/.venv"
 }
 
 # Sets python.
@@ -67,11 +67,11 @@ choose_environment() {
         "$python" -c 'import pip' >/dev/null 2>&1 || make_venv
     fi
     is_new_enough "$python" || die "the active environment has $("$python" --version): Python >= 3.10 is needed.
-Deactivate it (this script then makes its own), or: conda create -n mmyolo_ext python=3.11"
+Deactivate it (this script then creates its own), or: conda create -n mmyolo_ext python=3.11"
     "$python" -c 'import pip' >/dev/null 2>&1 || die "the active environment has no pip: $python -m ensurepip"
 }
 
-# What the environment would be stamped with, and on a second line whether its packages are all there still.
+# Print the stamp of the environment, whether all packages are still installed, and its prefix.
 environment_state() {
     "$python" - "$root" "${requirements[@]}" <<'PYTHON'
 import hashlib, importlib.util, pathlib, sys
@@ -97,13 +97,13 @@ names = {(found.metadata['Name'] or '').lower() for found in distributions()}
 print(*sorted(names & {'mmcv', 'mmcv-full', 'mmcv-lite', 'mmdet', 'mmengine', 'mmengine-lite'}))
 PYTHON
 )"
-    [[ -z "$mixed" ]] || die "the environment has the original OpenMMLab packages ($mixed), whose folders the
-maintained ones (onedl-*) would overwrite. Either deactivate it (this script then makes its own environment), or:
+    [[ -z "$mixed" ]] || die "the environment contains the original OpenMMLab packages ($mixed), which share their
+folders with the maintained ones (onedl-*). Either deactivate it (this script then creates its own environment), or:
   $python -m pip uninstall -y $mixed"
 }
 
-# [on_failure=WORDS] step LABEL COMMAND...: runs it with its output in the log, telling the seconds meanwhile; gives
-# its exit status.
+# [on_failure=WORDS] step LABEL COMMAND...: runs COMMAND with its output in the log, shows the seconds meanwhile, and
+# returns its exit status.
 step() {
     local label="$1" start=$SECONDS status=0 ticker
     shift
@@ -135,7 +135,7 @@ pin_of() { sed -n "s/^$1==\([^ ;]*\).*/\1/p" "$root/requirements/tested.txt"; }
 
 has_nvidia_gpu() { command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }
 
-# Five seconds at most: a machine behind a firewall must not wait for a server it cannot reach.
+# Wait at most five seconds: a firewall may drop the connection.
 reaches_cpu_index() {
     "$python" -c "import urllib.request as u; u.urlopen('$cpu_index/torch/', timeout=5).read(1)" >/dev/null 2>&1
 }
@@ -157,23 +157,23 @@ install_torch() {
     local pin
     pin="$(pin_of torch)"
     if keeps_torch; then
-        say "  keeping the torch that is there"
+        say "  keeping the installed torch"
     elif [[ "$(uname -s)" != Linux ]] || has_nvidia_gpu; then
         must "torch $pin" pip_install --only-binary :all: "torch==$pin"
-    # The package sources set up on this machine may hold the CPU build; if not, pip says so at once.
-    elif on_failure='not in the package sources of this machine' step "torch $pin, CPU build" pip_install --only-binary :all: "torch==$pin+cpu"; then
+    # The package index of this machine may have the CPU build; if not, pip fails at once.
+    elif on_failure='not in the package index of this machine' step "torch $pin, CPU build" pip_install --only-binary :all: "torch==$pin+cpu"; then
         :
     elif reaches_cpu_index; then
         must "torch $pin, CPU build of pytorch.org" \
             pip_install --only-binary :all: "torch==$pin+cpu" --extra-index-url "$cpu_index"
     else
-        say "  the CPU build of torch cannot be reached: taking the default build, which may be several GB"
+        say "  the CPU build of torch cannot be reached: installing the default build, which may be several GB"
         must "torch $pin" pip_install --only-binary :all: "torch==$pin"
     fi
 }
 
-# onedl-mmcv and onedl-mmdetection come as source. mmcv's setup.py compiles its ops whenever it can import torch: keep
-# torch out of the build's sight, and with pip's cache any wheel that was compiled for another torch.
+# onedl-mmcv and onedl-mmdetection come as source. mmcv's setup.py compiles its ops whenever it can import torch: hide
+# torch from the build, and skip pip's cache, which may hold a wheel that was compiled for another torch.
 install_sources() {
     env -u PIP_NO_BUILD_ISOLATION -u PYTHONPATH "$python" -m pip install --disable-pip-version-check --no-input \
         --progress-bar off --no-cache-dir --no-deps \
@@ -186,18 +186,18 @@ install_the_rest() {
     pip_install --only-binary :all: "${pins[@]}"
 }
 
-# Last line of the error, nothing when it starts.
+# Print the last line of the error of `import cv2`, nothing on success.
 cv2_error() { { "$python" -c 'import cv2' 2>&1 >/dev/null || true; } | tail -n 1; }
 
 # The stack brings opencv-python and opencv-python-headless, which share one folder: the last one installed is used.
-# Only the first needs libraries for windows; where one of them is missing, headless is put on top.
+# Only opencv-python needs GUI libraries; where one of them is missing, opencv-python-headless is reinstalled on top.
 check_opencv() {
     local error library package
     error="$(cv2_error)"
     if [[ "$error" == *.so* ]]; then
         local headless
         headless="$("$python" -c 'from importlib.metadata import version; print(version("opencv-python-headless"))')"
-        must 'OpenCV without windows' pip_install --only-binary :all: --no-deps --force-reinstall \
+        must 'OpenCV without GUI' pip_install --only-binary :all: --no-deps --force-reinstall \
             "opencv-python-headless==$headless"
         error="$(cv2_error)"
     fi
