@@ -28,7 +28,7 @@ YOLOV5_HEAD = MIXED / 'yolov5-head_r50_fpn_1x_coco.py'
 
 
 def title(block: str) -> str:
-    """The section it stands in and its base, for the names of the tests."""
+    """Section and base of a block, for the names of the tests."""
     section = re.findall(r'^## (.*)', DOC[: DOC.index(block)], re.MULTILINE)[-1]
     base = re.search(r"_base_ = '(.*)\.py'", block)[1]
     return f'{section.replace(" ", "-").lower()}-{base.rpartition("/")[2]}'
@@ -36,7 +36,7 @@ def title(block: str) -> str:
 
 @pytest.fixture
 def written(tmp_path, monkeypatch) -> Callable[[str], Path]:
-    """Writes an example as a user does, but for the folder; with the module of parts beside it."""
+    """Write an example as a user does, with the module of own components beside it."""
     (parts,) = (block for block in BLOCKS if block.startswith('# my_parts.py'))
     (tmp_path / 'my_parts.py').write_text(parts)
     monkeypatch.syspath_prepend(tmp_path)
@@ -59,9 +59,9 @@ def test_all_examples_are_found():
 @pytest.mark.parametrize('block', [pytest.param(block, id=title(block)) for block in CONFIG_BLOCKS])
 def test_an_example_takes_a_step(block, written, bccd_coco):
     model = step_on_bccd(written(block), bccd_coco)
-    (told,) = re.findall(r'^model = dict\(.*?\)$', block, re.DOTALL | re.MULTILINE) or ['']
+    (code,) = re.findall(r'^model = dict\(.*?\)$', block, re.DOTALL | re.MULTILINE) or ['']
     kinds = {type(part).__name__ for part in (*model.modules(), getattr(model.bbox_head, 'assigner', None))}
-    assert {name for name in re.findall(r"type='(?:mmyolo_ext\.)?(\w+)'", told) if name != 'Pretrained'} <= kinds
+    assert {name for name in re.findall(r"type='(?:mmyolo_ext\.)?(\w+)'", code) if name != 'Pretrained'} <= kinds
 
 
 @pytest.mark.slow
@@ -97,7 +97,7 @@ def test_the_channels_of_the_table():
 
 
 def build(path: Path, change: dict) -> torch.nn.Module:
-    """The model of a config after dotted options, from random weights, like mmdet's tools build it."""
+    """Build the model of a config with dotted options as mmdet's tools do, without pretrained weights."""
     cfg = load_config(path, {'model.backbone.init_cfg': None, **{f'model.{key}': v for key, v in change.items()}})
     with mmengine.registry.DefaultScope.overwrite_default_scope('mmdet'):
         return MODELS.build(cfg.model)
@@ -115,9 +115,9 @@ def message_of(call: Callable, *arguments: object) -> str:
     return f'{type(caught.value).__name__} {caught.value}'
 
 
-def assert_told(message: str) -> None:
-    """Whether the table quotes this message: all the parts of a first cell, in their order."""
-    cells = [line.split('|')[1].strip() for line in DOC.split('## What goes wrong')[1].splitlines() if '| ' in line]
+def assert_documented(message: str) -> None:
+    """Check that a first cell of the table quotes this message, all its parts in their order."""
+    cells = [line.split('|')[1].strip() for line in DOC.split('## Errors')[1].splitlines() if '| ' in line]
     quotes = [[part.strip('` ') for part in cell.split('` ... `')] for cell in cells if cell.startswith('`')]
     assert any(re.search('.*'.join(map(re.escape, quote)), message, re.DOTALL) for quote in quotes), message
 
@@ -140,24 +140,23 @@ BUILD_FAULTS = {
         },
     ),
     'levels': (build, YOLOV5_HEAD, {'neck.num_outs': 5}),
-    'objectness': (build, YOLOV5_HEAD, {'bbox_head.loss_obj': {'type': 'CrossEntropyLoss'}}),
 }
 
 
 @pytest.mark.parametrize('fault', BUILD_FAULTS)
 def test_messages_of_models(fault):
     call, path, change = BUILD_FAULTS[fault]
-    assert_told(message_of(call, path, change))
+    assert_documented(message_of(call, path, change))
 
 
-def test_parts_of_mmdet_that_are_given_auto():
+def test_components_of_mmdet_with_auto():
     assert message_of(build, RETINANET, {'neck.in_channels': 'auto'}).strip() == 'AssertionError'
     text = message_of(build, RETINANET, {'bbox_head.in_channels': 'auto'})
     assert text == 'TypeError not all arguments converted during string formatting' and text[10:] in DOC
 
 
 def test_a_detector_of_mmdet_takes_any_strides():
-    """The row without a message: maps of strides 4, 8, 16 under priors of 8, 16, 32."""
+    """The row without a message: maps of strides 4, 8, 16 under anchors of 8, 16, 32."""
     run_blank(RETINANET, {'backbone.out_indices': (0, 1, 2), 'neck.in_channels': [24, 116, 232]})
 
 
@@ -169,18 +168,18 @@ def test_messages_of_pretrained_weights(golden_dir, monkeypatch):
         init_cfg = {'type': 'Pretrained', 'checkpoint': str(golden_dir / file)}
         MODELS.build({'type': 'mmyolo_ext.ShuffleNetV2', 'init_cfg': init_cfg}).init_weights()
 
-    assert_told(message_of(start, 'torchvision_mobilenet_v3_small.pth'))
+    assert_documented(message_of(start, 'torchvision_mobilenet_v3_small.pth'))
     start('torchvision_shufflenet_v2_x0_5.pth')
-    assert_told(lines[0])
+    assert_documented(lines[0])
 
 
 def test_messages_of_transforms():
-    picture = {'img': np.zeros((640, 640, 3), np.uint8)}
+    image = {'img': np.zeros((640, 640, 3), np.uint8)}
     mosaic = TRANSFORMS.build({'type': 'mmyolo_ext.Mosaic', 'size': 640})
-    assert_told(message_of(mosaic.transform, dict(picture)))
+    assert_documented(message_of(mosaic.transform, dict(image)))
     mixup = TRANSFORMS.build({'type': 'mmyolo_ext.MixUp', 'prob': 1.0})
     partner = {'img': np.zeros((480, 640, 3), np.uint8)}
-    assert_told(message_of(mixup.transform, {**picture, 'mix_results': [partner]}))
+    assert_documented(message_of(mixup.transform, {**image, 'mix_results': [partner]}))
 
 
 def test_messages_of_hooks(bccd_coco, tmp_path):
@@ -191,18 +190,18 @@ def test_messages_of_hooks(bccd_coco, tmp_path):
     runner.train_loop, runner.optim_wrapper  # noqa: B018  (built when first asked for)
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     for name in ('CloseMosaicHook', 'SampleSeedHook', 'AccumulateHook'):
-        assert_told(message_of(HOOKS.build({'type': f'mmyolo_ext.{name}'}).before_train, runner))
+        assert_documented(message_of(HOOKS.build({'type': f'mmyolo_ext.{name}'}).before_train, runner))
     runner.model.bbox_head.num_classes = 80
-    assert_told(message_of(HOOKS.build({'type': 'mmyolo_ext.PreflightHook'}).before_train, runner))
+    assert_documented(message_of(HOOKS.build({'type': 'mmyolo_ext.PreflightHook'}).before_train, runner))
 
 
-def test_every_message_that_is_told_is_tried():
-    """The table's first cells that quote one: the ones above, and that of mmcv's missing ops (its own test)."""
-    rows = [line for line in DOC.split('## What goes wrong')[1].splitlines() if line.startswith('| `')]
+def test_every_documented_message_is_tested():
+    """The quotes of the table: those above, and that of mmcv's missing ops, which has its own test."""
+    rows = [line for line in DOC.split('## Errors')[1].splitlines() if line.startswith('| `')]
     quoted = rows[: next(i for i, row in enumerate(rows) if 'yolov5-head' in row)]
     assert len(quoted) == len(BUILD_FAULTS) + len(['ops', '0 matched', 'few matched', 'mosaic', 'mixup', *range(4)])
 
 
-def test_the_configs_that_are_told_of_are_there():
+def test_the_documented_configs_exist():
     text = DOC.split('## Ready configs')[1]
     assert set(re.findall(r'[\w.-]+_coco\.py', text)) == {path.name for path in MIXED.glob('*.py')}
