@@ -51,7 +51,7 @@ def head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
 def check_anchors(model: nn.Module, train: Split, datasets: Sequence[object]) -> Iterator[Finding]:
     """Check the best possible recall: the share of the training boxes that an anchor can match.
 
-    This applies to heads with ``anchors_wh`` (levels, anchors, 2) px whose assigner has ``fits(boxes_wh, anchors_wh)``.
+    This applies to heads with ``anchors_wh`` (levels, anchors, 2) px whose assigner has ``fits(boxes_wh, anchors)``.
     Boxes are scaled as the pipelines resize images, without random scales.
 
     Args:

@@ -1,9 +1,9 @@
-"""The runner of every training and test: MMEngine's, with the guarantees that MMEngine does not give."""
+"""The runner of every training and test: MMEngine's runner with safe checkpoints and exact resuming."""
 
 import copy
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import torch
 from mmengine.dist import all_gather_object, broadcast_object_list, get_world_size, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 from mmengine.runner import Runner as MMEngineRunner
@@ -34,19 +33,20 @@ from mmyolo_ext.checkpoint.writing import (
     plain,
     remove_unfinished,
 )
+from mmyolo_ext.engine.fit_checks import unwrapped
 from mmyolo_ext.engine.hooks.checkpoint import CheckpointHook
 from mmyolo_ext.engine.prepare_model import forbid_changes, prepare_model
 from mmyolo_ext.engine.run_facts import facts_before, facts_of, optimizer_cfg, shifted, spelled
 from mmyolo_ext.engine.step_guard import StepGuard
-from mmyolo_ext.engine.stopping import Stopper, StopTraining, resume_command
+from mmyolo_ext.engine.stopping import Stopper, StopTraining, outcome
 from mmyolo_ext.engine.train_loop import schedulers_of
 from mmyolo_ext.registry import RUNNERS
 from mmyolo_ext.weights.reader import install_reader
 
-# parts of MMEngine that have a counterpart here, by the names that configs give them
+# components of MMEngine that are replaced, by their names in configs
 OWN_LOOPS = {'EpochBasedTrainLoop': 'mmyolo_ext.EpochTrainLoop', 'IterBasedTrainLoop': 'mmyolo_ext.IterTrainLoop'}
 OWN_HOOKS = {'CheckpointHook': 'mmyolo_ext.CheckpointHook', 'EarlyStoppingHook': 'mmyolo_ext.EarlyStoppingHook'}
-# set by tools/launch.py where the number of processes may change from start to start
+# set by tools/launch.py if the number of processes may change between starts
 ELASTIC = 'MMYOLO_EXT_ELASTIC'
 
 
@@ -54,17 +54,18 @@ ELASTIC = 'MMYOLO_EXT_ELASTIC'
 class Runner(MMEngineRunner):
     """MMEngine's ``Runner``; ``runner_type = 'mmyolo_ext.Runner'`` selects it in a config.
 
-    * A training has its work dir for itself. Without ``resume``, the checkpoints of an earlier run are moved into a
-      subfolder; with it, the training resumes from the newest checkpoint that is complete and finite.
-    * Checkpoints are written so that neither a killed process nor a full disk costs a good one, hold plain data, and
-      are of the end of an optimizer step.
-    * Resuming takes known data alone and executes nothing. What differs from the checkpoint is rescaled or refused.
+    * A training locks its work dir. Without ``resume``, the checkpoints of an earlier run are moved into a subfolder;
+      with ``resume``, the training resumes from the newest checkpoint that is complete and finite.
+    * A killed process or a full disk never damages the last good checkpoint. Checkpoints hold plain data only and are
+      saved at the end of an optimizer step.
+    * Resuming reads known keys only and executes nothing. Settings that differ from the checkpoint are rescaled, or an
+      error.
 
     Attributes:
         resumed: Whether this run was resumed from a checkpoint.
         checkpoints: The folder of the run's checkpoints; None outside of training.
         step_guard: Checks gradients before each optimizer step; None outside of training.
-        stopper: Ends the training on a signal, on all ranks alike; None outside of training.
+        stopper: Ends the training of all ranks together on a signal; None outside of training.
     """
 
     resumed = False
@@ -89,7 +90,7 @@ class Runner(MMEngineRunner):
         return wrapped
 
     def register_hooks(self, default_hooks: dict | None = None, custom_hooks: list | None = None) -> None:
-        """Register the hooks of the config, and those that its other keys ask for."""
+        """Register the hooks of the config and those that its other keys need."""
         super().register_hooks(default_hooks, custom_hooks)
         install_reader()  # MMEngine's reader may execute a file
         compiled = self.cfg.get('compile_parts')
@@ -98,7 +99,7 @@ class Runner(MMEngineRunner):
             self.register_hook({'type': 'mmyolo_ext.EagerEvaluationHook', 'backend': backend})
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """Build the training loop; ours in place of MMEngine's, see :mod:`.train_loop`."""
+        """Build the training loop, ours instead of MMEngine's; see :mod:`.train_loop`."""
         if isinstance(loop, dict):
             loop = copy.deepcopy(loop)
             if 'by_epoch' in loop and 'type' not in loop:
@@ -110,34 +111,40 @@ class Runner(MMEngineRunner):
     def build_dataloader(
         dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
-        """Build a dataloader, which must make at least one batch: a run of none ends without a word.
+        """Build a dataloader that has at least one batch.
 
         Raises:
-            ValueError: If the batch is larger than the data set and ``drop_last`` leaves it out.
+            ValueError: If the batch is larger than the dataset and ``drop_last`` drops it.
         """
         built = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
         if built.drop_last and built.batch_size and isinstance(built.dataset, Sized) and len(built) == 0:
             share = f'; each of {get_world_size()} processes gets its part of them' if get_world_size() > 1 else ''
             raise ValueError(
                 f'batch_size={built.batch_size} is more than the {len(built.dataset)} images of the data set{share}, '
-                'and drop_last=True leaves the incomplete batch out, so there is no batch: take a smaller batch_size, '
-                'or drop_last=False'
+                'and drop_last=True drops the incomplete batch, so there is no batch: use a smaller batch_size or '
+                'drop_last=False'
             )
         return built
 
     def build_evaluator(self, evaluator: Evaluator | dict | list) -> Evaluator:
-        """Build the evaluator; results of the ranks travel through their connection, not through a shared disk."""
+        """Build the evaluator; ranks exchange results over the network, not over a shared disk."""
         built = super().build_evaluator(evaluator)
         for metric in built.metrics:
             if getattr(metric, 'collect_device', None) == 'cpu' and not getattr(metric, 'collect_dir', None):
-                metric.collect_device = 'gpu'  # MMEngine's word for it, on a CPU as well
+                metric.collect_device = 'gpu'  # by the process group, also on a CPU
         return built
 
     def register_hook(self, hook: Hook | dict, priority: Any = None) -> None:
-        """Register a hook; ours in place of MMEngine's ``CheckpointHook`` and ``EarlyStoppingHook``."""
+        """Register a hook, ours instead of MMEngine's ``CheckpointHook`` and ``EarlyStoppingHook``."""
         if isinstance(hook, dict):
             hook['type'] = OWN_HOOKS.get(_plain_name(hook.get('type')), hook.get('type'))
         super().register_hook(hook, priority)
+
+    def call_hook(self, fn_name: str, **kwargs) -> None:
+        """Call all hooks; after each iteration of a validation, stop if this rank got a signal."""
+        super().call_hook(fn_name, **kwargs)
+        if fn_name == 'after_val_iter' and self.stopper is not None:
+            self.stopper.check_validation(self)
 
     def dump_config(self) -> None:
         """Write the config into the work dir, unless another training is using it."""
@@ -146,36 +153,29 @@ class Runner(MMEngineRunner):
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Lock the work dir on rank 0; where another run has it, all ranks end with the same line."""
-        lock, error = None, [None]
-        if is_main_process():
-            try:
-                lock = WorkDirLock(self.work_dir)
-            except (ValueError, OSError) as failure:
-                error = [str(failure)]
-            else:
-                self._tidy(lock)
-        broadcast_object_list(error)
-        if error[0]:
-            raise ValueError(error[0])
+        """Lock the work dir on rank 0; if another run has locked it, all ranks raise the same error."""
+        lock = None
+
+        def acquire() -> None:
+            nonlocal lock
+            lock = WorkDirLock(self.work_dir)
+            if not lock.supported:
+                self.logger.warning(f'The file system of {self.work_dir} has no locks: run one training at a time.')
+            for folder in {Path(self.work_dir), self.checkpoints.folder}:
+                if gone := remove_unfinished(folder):
+                    self.logger.warning(f'Deleted incomplete files of a killed run in {folder}: {", ".join(gone)}')
+
+        _on_rank_0(acquire)
         try:
             yield
         finally:
             if lock:
                 lock.release()
 
-    def _tidy(self, lock: WorkDirLock) -> None:
-        if not lock.supported:
-            self.logger.warning(f'The file system of {self.work_dir} has no locks: let one training at a time use it.')
-        for folder in {Path(self.work_dir), self.checkpoints.folder}:
-            gone = remove_unfinished(folder)
-            if gone:
-                self.logger.warning(f'Deleted incomplete files of a killed run in {folder}: {", ".join(gone)}')
-
     # starting
 
     def load_or_resume(self) -> None:
-        """Load weights, resume, or start anew, as ``load_from`` and ``resume`` say; for a test, load weights alone."""
+        """Load weights, resume, or start a new training, depending on ``load_from`` and ``resume``."""
         if self._has_loaded:
             return
         if not isinstance(self._train_loop, BaseLoop):
@@ -203,16 +203,16 @@ class Runner(MMEngineRunner):
         resume_param_scheduler: bool = True,
         map_location: Any = 'default',
     ) -> None:
-        """Take over the state of a checkpoint, and nothing else that is in the file.
+        """Load the training state of a checkpoint, and nothing else that is in the file.
 
         Args:
-            filename: Path of a checkpoint with the state of an optimizer.
-            resume_optimizer: Take over the optimizer.
-            resume_param_scheduler: Take over the schedules.
-            map_location: Not used; tensors are copied to where the model is.
+            filename: Path of a checkpoint with an optimizer state.
+            resume_optimizer: Load the optimizer state.
+            resume_param_scheduler: Load the states of the schedulers.
+            map_location: Not used; tensors are copied to the device of the model.
 
         Raises:
-            ValueError: The file cannot be resumed from, or this run differs from it in what cannot be rescaled.
+            ValueError: If the file cannot be resumed from, or this run has other settings that cannot be rescaled.
         """
         content = self._start[1] if self._start and self._start[0] == filename else _read(filename)
         self._start = None
@@ -238,38 +238,33 @@ class Runner(MMEngineRunner):
         self.logger.info(f'Resumed from {filename}: {self.epoch} epochs, {self.iter} iterations.')
 
     def facts(self) -> dict[str, Any]:
-        """Return what must be the same, or rescaled, when a run resumes from a checkpoint of this one."""
+        """Return the settings that must be equal, or are rescaled, when a run resumes from this one."""
         return {**facts_of(self), **(self._written or {})}
 
     def position(self, meta: Mapping[str, int]) -> dict[str, int]:
-        """Return ``epoch`` and ``iter`` with ``batch``, the completed iterations of the epoch after those."""
+        """Return completed counts ``epoch`` and ``iter``, and ``batch``, the iterations since the end of the epoch."""
         by_epoch = isinstance(self.train_loop, EpochBasedTrainLoop)
         done = meta['epoch'] * len(self.train_dataloader) if by_epoch else 0
         return {'epoch': meta['epoch'], 'iter': meta['iter'], 'batch': meta['iter'] - done}
 
     def _find_start(self) -> tuple[str, dict] | None:
-        """Path and content of the checkpoint to resume from; rank 0 decides for all."""
-        found, answer = None, [None, None]
-        if is_main_process():
-            try:
-                if self._load_from:
-                    found = (self._load_from, _read(self._load_from))
-                else:
-                    check = self._check_processes if ELASTIC in os.environ else None
-                    found = resuming.find_newest(self.checkpoints.folder, self.logger.warning, check)
-                answer = [found and found[0], None]
-            except ValueError as error:
-                answer = [None, str(error)]
-        broadcast_object_list(answer)
-        path, error = answer
-        if error:
-            raise ValueError(error)
-        if path is None or found:
-            return found
-        return path, _read(path, check_sums=False)
+        """Return path and content of the checkpoint to resume from; rank 0 decides for all."""
+        found = None
+
+        def find() -> str | None:
+            nonlocal found
+            if self._load_from:
+                found = (self._load_from, _read(self._load_from))
+            else:
+                check = self._check_processes if ELASTIC in os.environ else None
+                found = resuming.find_newest(self.checkpoints.folder, self.logger.warning, check)
+            return found and found[0]
+
+        path = _on_rank_0(find)
+        return found if path is None or found else (path, _read(path, check_sums=False))
 
     def _check_processes(self, name: str, meta: Mapping[str, Any]) -> None:
-        """Refuse a checkpoint that other processes wrote inside an epoch; there is one of an epoch's end before it."""
+        """Refuse a checkpoint that another number of processes saved inside an epoch."""
         before = facts_before(resuming.known_meta(meta))
         length, processes = before.get('epoch_length'), before.get('world_size', self.world_size)
         if processes != self.world_size and length and meta['iter'] != meta['epoch'] * length:
@@ -282,7 +277,7 @@ class Runner(MMEngineRunner):
     ) -> None:
         self._resume_seed(meta.get('seed'))
         self.call_hook('after_load_checkpoint', checkpoint=content)
-        model = _unwrapped(self.model)
+        model = unwrapped(self.model)
         _load_checkpoint_to_model(model, content, revise_keys=[(r'^module\.', '')])
         self._load_own_buffers(content.get('rank_buffers'))
         length, new_length = before.get('epoch_length'), now.get('epoch_length')
@@ -305,7 +300,7 @@ class Runner(MMEngineRunner):
         self.set_randomness(**self._randomness_cfg)
 
     def _resume_schedules(self, states: Any, shift: int) -> None:
-        """Load the schedules; where epochs got longer, by ``shift`` iterations, those that count iterations move."""
+        """Load the scheduler states; move those that count iterations by ``shift``, if epochs have another length."""
         keys = list(self.param_schedulers) if isinstance(self.param_schedulers, dict) else [None]
         states = [state for key in keys for state in (states or {})[key]] if keys != [None] else list(states or ())
         schedulers = schedulers_of(self)
@@ -321,7 +316,7 @@ class Runner(MMEngineRunner):
             scheduler.load_state_dict(state)
 
     def _move_later(self, filename: str, meta: Mapping[str, int]) -> None:
-        """Set aside what this run is going to write anew, or, of another folder's run, all that lies here."""
+        """Move checkpoints that this run will overwrite, or all of them if it resumes from another folder."""
         folder, names = self.checkpoints.folder, checkpoint_names(self.checkpoints.folder)
         own = Path(filename).resolve().parent == folder.resolve()
         entries = self.checkpoints.entries
@@ -331,7 +326,7 @@ class Runner(MMEngineRunner):
         if not own or not is_main_process():
             return
         try:
-            if name not in entries:  # the run was killed before it could note it
+            if name not in entries:  # the run was killed before it was recorded
                 position = {key: meta[key] for key in ('epoch', 'iter', 'batch')}
                 self.checkpoints.adopt(name, **position, kind='periodic')
             self.checkpoints.point(self.work_dir, name)
@@ -339,20 +334,18 @@ class Runner(MMEngineRunner):
             self.logger.warning(str(error))
 
     def _move_earlier(self, names: list[str], reason: str) -> None:
-        """Move checkpoints that are not of this run into a subfolder; nothing is deleted."""
-        moved, error = None, None
-        if is_main_process():
+        """Move checkpoints of an earlier run into a subfolder; nothing is deleted."""
+
+        def move() -> Path | None:
             try:
                 moved = self.checkpoints.set_aside(names, self.timestamp)
                 if names and POINTER in file_names(self.work_dir):
                     (Path(self.work_dir) / POINTER).unlink()
-            except OSError as raised:
-                error = f'cannot move the checkpoints in {self.checkpoints.folder}: {raised}'
-        answer = [moved, error]
-        broadcast_object_list(answer)
-        moved, error = answer
-        if error:
-            raise ValueError(error)
+            except OSError as error:
+                raise ValueError(f'cannot move the checkpoints in {self.checkpoints.folder}: {error}') from error
+            return moved
+
+        moved = _on_rank_0(move)
         if not moved:
             return
         self.logger.warning(f'{reason}: {len(names)} earlier checkpoints were moved to {moved}.')
@@ -378,24 +371,24 @@ class Runner(MMEngineRunner):
     ) -> None:
         """Save a checkpoint. Every rank calls this; rank 0 writes.
 
-        Hooks get two events: ``before_checkpoint`` on every rank, the place for what ranks do together, then
+        Hooks get two events: ``before_checkpoint`` on every rank, for communication between ranks, then
         ``before_save_checkpoint`` on rank 0.
 
         Args:
             out_dir: Local folder.
             filename: Plain name.
             file_client_args: Not supported.
-            save_optimizer: Save the optimizer, without which nothing can be resumed.
-            save_param_scheduler: Save the schedules.
+            save_optimizer: Save the optimizer state, which resuming needs.
+            save_param_scheduler: Save the states of the schedulers.
             meta: ``epoch`` and ``iter``, completed counts.
-            by_epoch: Where ``meta`` is missing: whether an epoch ends (MMEngine's hooks save before it is counted).
+            by_epoch: If ``meta`` is missing: whether an epoch ends (MMEngine's hooks save before it is counted).
             backend_args: Not supported.
-            outdated: Checkpoints that go when this one is complete.
-            metric: Of a best checkpoint, the metric by which it is the best.
-            score: Of a best checkpoint, its value.
+            outdated: Checkpoints to delete when this one is complete.
+            metric: Metric of a best checkpoint.
+            score: Value of the metric.
 
         Raises:
-            StopTraining: It could not be written; the last good checkpoint is untouched and named.
+            StopTraining: If it cannot be written; the message names the last good checkpoint.
         """
         if file_client_args is not None or backend_args is not None:
             raise ValueError(
@@ -411,8 +404,8 @@ class Runner(MMEngineRunner):
             try:
                 content = self._content(position, save_optimizer, save_param_scheduler)
                 self._write(out_dir, filename, content, buffers, list(outdated), facts)
-            except Exception as raised:  # the other ranks wait to hear of it
-                error, failure = raised, [f'{raised}; {self._last_good()}']
+            except Exception as raised:  # the other ranks wait for the result
+                error, failure = raised, [f'{raised}. {outcome(self, None)}']
         broadcast_object_list(failure)
         if error is not None and not isinstance(error, (WriteError, ValueError)):
             raise error
@@ -424,12 +417,11 @@ class Runner(MMEngineRunner):
 
         Args:
             reason: Why the training ends, for the log.
-            all_ranks: Whether every rank calls this at the same iteration, so that they can exchange what differs
-                between them. After an exception they cannot, and a run of several processes resumes with the
-                statistics of norm layers of rank 0.
+            all_ranks: Whether every rank calls this at the same iteration, so that they can exchange the buffers that
+                differ between them. Otherwise a run of several processes resumes with the norm statistics of rank 0.
 
         Returns:
-            The path of the checkpoint that holds this state, or None where there is none.
+            The path of the checkpoint with this state, or None if there is none.
         """
         saved = [None]
         try:
@@ -452,7 +444,8 @@ class Runner(MMEngineRunner):
         for name, facts in self.checkpoints.entries.items():
             if facts.get('iter') == iteration and facts.get('epoch') == epoch and facts.get('kind') != 'best':
                 return str(self.checkpoints.folder / name)
-        if not self._rewind():
+        guard = self.step_guard
+        if not (self._train_loop.at_boundary if guard is None else guard.rewind(self)):
             return None
         content = self._content({'epoch': epoch, 'iter': iteration}, True, True)
         optimizer = content['optimizer']
@@ -465,22 +458,15 @@ class Runner(MMEngineRunner):
         saved = content.get('param_schedulers') or []
         for part in saved.values() if isinstance(saved, dict) else [saved]:
             part[:] = [next(states) for _ in part]
-        ends_epoch = isinstance(self.train_loop, EpochBasedTrainLoop) and iteration == epoch * len(
-            self.train_dataloader
-        )
+        by_epoch = isinstance(self.train_loop, EpochBasedTrainLoop)
+        ends_epoch = by_epoch and iteration == epoch * len(self.train_dataloader)
         name = f'epoch_{epoch}.pth' if ends_epoch else f'iter_{iteration}.pth'
         self.logger.warning(f'Saving checkpoint {name} because {reason}')
         self._write(self.checkpoints.folder, name, content, buffers, [], {'kind': 'emergency'})
         return str(self.checkpoints.folder / name)
 
-    def _rewind(self) -> bool:
-        """Bring the model to the state after the last optimizer step; whether that is possible."""
-        if self.step_guard is not None:
-            return self.step_guard.rewind(self)
-        return self._train_loop.at_boundary
-
     def _content(self, position: dict[str, int], save_optimizer: bool, save_param_scheduler: bool) -> dict[str, Any]:
-        """What a checkpoint holds, before it is made plain."""
+        """Return the content of a checkpoint, before it is converted to plain data."""
         dataset = self.train_dataloader.dataset
         meta = {
             **position,
@@ -495,7 +481,7 @@ class Runner(MMEngineRunner):
             meta['dataset_meta'] = dataset.metainfo
         content = {
             'meta': meta,
-            'state_dict': _on_cpu(_unwrapped(self.model).state_dict()),
+            'state_dict': _on_cpu(unwrapped(self.model).state_dict()),
             'message_hub': self.message_hub.state_dict(),
         }
         if save_optimizer:
@@ -521,10 +507,10 @@ class Runner(MMEngineRunner):
         outdated: list[str],
         facts: dict[str, Any],
     ) -> None:
-        """Write, verify, note, point to it, then delete what it makes superfluous."""
+        """Write and verify a checkpoint, record it, point to it, then delete outdated ones."""
         if buffers:
             content['rank_buffers'] = buffers
-        if facts['kind'] not in RESUMABLE:  # weights alone: those of the EMA, which its hook has put into state_dict
+        if facts['kind'] not in RESUMABLE:  # weights only: those of the EMA, which its hook has put into state_dict
             content.pop('ema_state_dict', None)
         dropped: list[str] = []
         content = plain(content, dropped)
@@ -541,24 +527,18 @@ class Runner(MMEngineRunner):
             target.point(self.work_dir, name)
         target.delete(outdated)
 
-    def _last_good(self) -> str:
-        path = self.checkpoints.newest()
-        if not path:
-            return 'there is no checkpoint yet, so nothing to resume from'
-        return f'the last good checkpoint is {path}. Resume with: {resume_command()}'
-
-    # what differs between ranks
+    # buffers, which differ between ranks
 
     def _buffers(self) -> dict[str, dict[str, Tensor]]:
-        """Buffers of the model and of the EMA, such as statistics of norm layers."""
-        modules = {'model': _unwrapped(self.model)}
+        """Return the buffers of the model and of the EMA, such as norm statistics."""
+        modules = {'model': unwrapped(self.model)}
         ema = next((hook for hook in self._hooks if isinstance(hook, EMAHook)), None)
         if ema is not None and hasattr(ema, 'ema_model'):
             modules['ema'] = ema.ema_model.module
         return {key: dict(module.named_buffers()) for key, module in modules.items()}
 
     def _buffers_of_ranks(self) -> list | None:
-        """The buffers of each rank, where they differ: between the ends of epochs, each has seen other images."""
+        """Return the buffers of each rank if they differ: inside an epoch, each rank has seen other images."""
         if self.world_size == 1:
             return None
         buffers = _on_cpu(self._buffers())
@@ -576,6 +556,20 @@ class Runner(MMEngineRunner):
                     buffer.copy_(given[key][name])
 
 
+def _on_rank_0(function: Callable[[], Any]) -> Any:
+    """Call a function on rank 0; return its result, or raise its ValueError or OSError, on all ranks."""
+    answer = [None, None]
+    if is_main_process():
+        try:
+            answer[0] = function()
+        except (ValueError, OSError) as error:
+            answer[1] = str(error)
+    broadcast_object_list(answer)
+    if answer[1]:
+        raise ValueError(answer[1])
+    return answer[0]
+
+
 def _read(filename: str, check_sums: bool = True) -> dict[str, Any]:
     if '://' in str(filename):
         raise ValueError(f'{filename} is an address: download the checkpoint, then resume from the file')
@@ -585,14 +579,10 @@ def _read(filename: str, check_sums: bool = True) -> dict[str, Any]:
 
 
 def _plain_name(kind: object) -> object:
-    """Return the name of a type of MMEngine that a config gives by its class or with its scope."""
+    """Return the name of a type of MMEngine that is given by its class or with its scope."""
     if isinstance(kind, type) and kind.__module__.startswith('mmengine.'):
         return kind.__name__
     return kind.removeprefix('mmengine.') if isinstance(kind, str) else kind
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
 
 
 def _on_cpu(value: Any) -> Any:

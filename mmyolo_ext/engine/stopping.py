@@ -1,4 +1,4 @@
-"""End a training on a signal or on a failure of the machine: saved, on all ranks alike, with one line that says so."""
+"""End a training on a signal or a failure of the machine: save a checkpoint, stop all ranks, print one line."""
 
 import copy
 import ctypes
@@ -17,14 +17,13 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import torch
-from mmengine.hooks import Hook
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 
 from mmyolo_ext.engine.step_guard import NonFiniteError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-SECONDS_TO_INSIST = 1  # a launcher passes on the Ctrl-C that the terminal has sent to its processes already
+SECONDS_TO_INSIST = 1  # a launcher forwards the Ctrl-C that its processes have already got from the terminal
 PR_SET_PDEATHSIG = 1
 LOST_WRITING = {
     errno.ENOSPC: 'the disk is full',
@@ -42,10 +41,10 @@ OF_COMMUNICATION = re.compile(
 
 
 class StopTraining(SystemExit):
-    """The training ends here, and what could be saved is saved.
+    """Raised to end the training after a checkpoint was saved, if possible.
 
     Args:
-        exit_code: Of the process: 128 + the number of the signal, 1 after a failure.
+        exit_code: Exit code of the process: 128 + the number of the signal, 1 after a failure.
         message: One line: what happened, what was saved, how to resume.
     """
 
@@ -58,12 +57,11 @@ class StopTraining(SystemExit):
 
 
 class Stopper:
-    """Saves and ends a training on SIGTERM or SIGINT, or when something it needs has failed.
+    """Save and end a training on SIGTERM or SIGINT, or on a failure of disk, memory, loader or another rank.
 
-    A signal only leaves a note. At the end of each iteration the ranks compare notes by an all-reduce of one number
-    on the CPU, which is started at the end of one iteration and read at the end of the next, so that nothing waits
-    for it; all ranks stop at the same iteration. In a validation, each rank obeys its own signal. A second SIGINT
-    ends the process at once.
+    The signal handler only sets a flag. The ranks share it by an all-reduce of one number on the CPU, which is started
+    at the end of one iteration and read at the end of the next, so that nothing waits for it; all ranks stop at the
+    same iteration. In a validation, each rank stops on its own signal. A second SIGINT ends the process at once.
 
     Examples:
         >>> runner.stopper = Stopper()
@@ -74,14 +72,14 @@ class Stopper:
     def __init__(self) -> None:
         self._signal = 0
         self._noted_at = 0.0
-        self._vote: tuple[distributed.Work, Tensor] | None = None
+        self._reduction: tuple[distributed.Work, Tensor] | None = None
         self._group: distributed.ProcessGroup | None = None
         self._torch_handler: Callable | None = None
         self._worker_died = False
 
     @contextmanager
     def watch(self, runner) -> Iterator[None]:
-        """Take over the signals while a training runs, and end it with one line if something fails.
+        """Handle the signals while a training runs, and end it with one line if something fails.
 
         Raises:
             StopTraining: After a signal, or a failure of disk, memory, loader or another rank.
@@ -89,23 +87,25 @@ class Stopper:
         """
         several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
         self._group = distributed.new_group(backend='gloo') if several else None
-        runner.register_hook(_ValidationWatch(self))
+        for loop in (runner.train_loop, runner.val_loop):
+            if loop is not None:
+                protect_workers(loop.dataloader)
         with signal_handlers(dict.fromkeys(SIGNALS, self._note)):
             try:
                 yield
-                if self._vote is not None:
-                    self._vote[0].wait()  # the last one, which nobody reads
+                if self._reduction is not None:
+                    self._reduction[0].wait()  # the last one, which is not read
             except NonFiniteError as error:
                 path = self._save(runner, 'numbers are not finite', all_ranks=True)
-                raise NonFiniteError(f'{error}. {_outcome(runner, path)}') from error
+                raise NonFiniteError(f'{error}. {outcome(runner, path)}') from error
             except Exception as error:
                 reason = reason_of(error)
-                # with NCCL, the step that waits for a lost rank may still run, on gradients that are not complete
+                # with NCCL, the step that waits for a lost rank may still run, on incomplete gradients
                 torn = reason == RANK_LOST and distributed.get_backend() == 'nccl'
                 path = None if torn else self._save(runner, reason or f'of {type(error).__name__}')
                 if reason is None:
                     raise
-                message = f'Stopped at {_place(runner)}: {reason}. {_outcome(runner, path)}'
+                message = f'Stopped at {_place(runner)}: {reason}. {outcome(runner, path)}'
                 raise StopTraining(1, message) from error
             finally:
                 if self._torch_handler is not None:
@@ -115,8 +115,8 @@ class Stopper:
         """End an iteration; all ranks call this after each one.
 
         Raises:
-            StopTraining: A rank got a signal in the iteration before; the checkpoint is saved.
-            RuntimeError: A worker of the loader died.
+            StopTraining: If a rank got a signal in the iteration before; the checkpoint is saved.
+            RuntimeError: If a worker of the loader died.
         """
         if self._worker_died:
             self._worker_died = False
@@ -158,18 +158,18 @@ class Stopper:
         self._worker_died = True
 
     def _agreed(self) -> int:
-        """Return the highest signal that a rank had noted an iteration ago; on one process, the one noted now."""
+        """Return the highest signal that any rank had an iteration ago; of one process, the one it has now."""
         if self._group is None:
             return self._signal
         number = 0
-        if self._vote is not None:
-            work, noted = self._vote
+        if self._reduction is not None:
+            work, noted = self._reduction
             work.wait()
             number = int(noted)
         if not number:
             noted = torch.tensor(self._signal)
             work = distributed.all_reduce(noted, distributed.ReduceOp.MAX, group=self._group, async_op=True)
-            self._vote = work, noted
+            self._reduction = work, noted
         return number
 
     def _stop(self, runner, number: int, all_ranks: bool) -> NoReturn:
@@ -177,46 +177,26 @@ class Stopper:
         place = _place(runner)
         path = self._save(runner, f'of {name}', all_ranks)
         what = 'Interrupted' if number == signal.SIGINT else f'Stopped by {name}'
-        raise StopTraining(128 + number, f'{what} at {place}. {_outcome(runner, path)}')
+        raise StopTraining(128 + number, f'{what} at {place}. {outcome(runner, path)}')
 
     def _save(self, runner, reason: str, all_ranks: bool = False) -> str | None:
         try:
             return runner.save_emergency(reason, all_ranks=all_ranks)
-        except Exception as error:  # whatever fails now, why the training ended must be said
+        except Exception as error:  # must not hide the reason why the training ended
             runner.logger.error(f'No checkpoint could be saved: {type(error).__name__}: {error}')
             return None
-
-
-class _ValidationWatch(Hook):
-    """Lets signals end validations too, and prepares the workers of loaders."""
-
-    priority = 'VERY_HIGH'
-
-    def __init__(self, stopper: Stopper) -> None:
-        self.stopper = stopper
-
-    def before_train(self, runner) -> None:
-        for loop in (runner.train_loop, runner.val_loop):
-            if loop is not None:
-                protect_workers(loop.dataloader)
-
-    def before_train_iter(self, runner, *args, **kwargs) -> None:
-        self.stopper.defer_worker_deaths()
-
-    def after_val_iter(self, runner, *args, **kwargs) -> None:
-        self.stopper.check_validation(runner)
 
 
 class WorkerStart:
     """Prepares a worker of a loader, then calls the loader's own ``worker_init_fn``.
 
-    The worker ignores SIGINT and SIGTERM, so that the main process can use the batches until it has saved; it ends
-    with the main process, however that ends.
+    The worker ignores SIGINT and SIGTERM, so that the main process gets its batches until the checkpoint is saved. It
+    ends when the main process ends, for any reason.
 
     Args:
         inner: Called afterwards with the number of the worker.
-        is_child: Whether the main process is the worker's parent; with the start method ``forkserver``, the fork
-            server is, and ends with the main process by itself.
+        is_child: Whether the main process is the parent; with the start method ``forkserver``, the parent is the fork
+            server, which ends with the main process.
     """
 
     def __init__(self, inner: Callable[[int], Any] | None, is_child: bool = True) -> None:
@@ -233,7 +213,7 @@ class WorkerStart:
 
 
 class _KilledWorker:
-    """A process that ``terminate`` ends although it ignores SIGTERM."""
+    """Mixin of processes: ``terminate`` kills, because the worker ignores SIGTERM."""
 
     def start(self) -> None:
         super().start()
@@ -249,7 +229,7 @@ for _method in set(multiprocessing.get_all_start_methods()):
 
 
 def protect_workers(loader: DataLoader) -> None:
-    """Let the workers of a loader outlive signals meant for the main process, but not the main process itself."""
+    """Let the workers of a loader ignore signals, and end with the main process."""
     if loader.num_workers > 0 and not isinstance(loader.worker_init_fn, WorkerStart):
         method = (loader.multiprocessing_context or multiprocessing).get_start_method()
         loader.worker_init_fn = WorkerStart(loader.worker_init_fn, is_child=method != 'forkserver')
@@ -258,11 +238,11 @@ def protect_workers(loader: DataLoader) -> None:
 
 
 def end_with_parent(number: int, parent: int) -> None:
-    """Let the system send this process a signal when the process that started it is gone. Only on Linux.
+    """Make the system send this process a signal when its parent ends. Linux only.
 
     Args:
-        number: Of the signal.
-        parent: Process id; if it is gone already, the signal is sent at once.
+        number: Number of the signal.
+        parent: Process id of the parent; if it has ended already, the signal is sent at once.
     """
     if not sys.platform.startswith('linux'):
         return
@@ -272,7 +252,7 @@ def end_with_parent(number: int, parent: int) -> None:
 
 
 def reason_of(error: BaseException) -> str | None:
-    """Say in plain words which failure of the machine an exception reports; None if it reports something else."""
+    """Return which failure of the machine an exception reports; None for any other exception."""
     seen = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in LOST_WRITING and not isinstance(seen, ConnectionError):
@@ -299,19 +279,20 @@ def resume_command() -> str:
     return shlex.join(['python', *arguments, '--resume'])
 
 
-def _outcome(runner, path: str | None) -> str:
+def outcome(runner, path: str | None) -> str:
+    """Return a sentence about what was saved, in ``path``, or the last good checkpoint, and how to resume."""
     if path:
         return f'Saved {path}. Resume with: {resume_command()}'
     if runner.rank > 0:
-        return 'Process 0 saves what can be saved'
+        return 'Rank 0 saves the checkpoint'
     newest = runner.checkpoints.newest() if runner.checkpoints is not None else None
     if newest:
-        return f'Nothing new could be saved; the newest checkpoint is {newest}. Resume with: {resume_command()}'
-    return 'There is no checkpoint yet, so nothing to resume from'
+        return f'Nothing was saved; the last good checkpoint is {newest}. Resume with: {resume_command()}'
+    return 'There is no checkpoint to resume from'
 
 
 def _place(runner) -> str:
-    """Return where a training is, counted from 1."""
+    """Return epoch and iteration, counted from 1."""
     loop = runner.train_loop
     epoch, iteration = loop.epoch, loop.iter
     with suppress(TypeError, AttributeError):
@@ -325,7 +306,7 @@ def _is_initialized() -> bool:
 
 @contextmanager
 def signal_handlers(handlers: dict[int, Callable]) -> Iterator[None]:
-    """Set handlers of signals for a while; only the main thread can."""
+    """Set signal handlers temporarily; without effect outside of the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""The training loops: MMEngine's, able to start and to stop between any two iterations."""
+"""MMEngine's training loops, able to start and stop between any two iterations."""
 
 import copy
 from collections.abc import Iterator
@@ -16,9 +16,8 @@ from mmyolo_ext.registry import LOOPS
 class StepBoundary:
     """The state of the loop and of the schedules after the last optimizer step whose hooks have all run.
 
-    Gradients that are summed up since then are lost when a run ends, so a checkpoint must be of this moment. The
-    parameters, the optimizer and the EMA change with steps alone; the schedules move with every iteration and are
-    kept here.
+    Gradients that have been accumulated since then are lost when a run ends, so a checkpoint must hold this state.
+    Parameters, optimizer and EMA change only with steps; the schedules change with every iteration and are kept here.
 
     Args:
         runner: The runner; its loop must be built.
@@ -38,13 +37,12 @@ class StepBoundary:
 class EpochTrainLoop(EpochBasedTrainLoop):
     """MMEngine's ``EpochBasedTrainLoop`` that can start inside an epoch and resumes with the validation that was due.
 
-    Where the number of completed iterations says that the run was stopped inside an epoch, the batches that it had
-    used are skipped in the batch sampler, so nothing is loaded for them, in this process or in a worker. The hooks
-    around the epoch run as usual. MMEngine saves an epoch's checkpoint before it validates, so a run that resumes at
-    the end of an epoch validates first where the loop would have; at worst a validation is repeated.
+    A run that was stopped inside an epoch skips the batches that it had used in the batch sampler, so nothing is
+    loaded for them. The hooks around the epoch run as usual. MMEngine saves an epoch's checkpoint before it validates,
+    so a run that resumes at the end of an epoch runs the validation that was due; at worst a validation is repeated.
 
     Attributes:
-        boundary: The last moment of which a checkpoint can be written; None before the first.
+        boundary: State of the last optimizer step, of which a checkpoint can be saved; None before the first.
         at_boundary: Whether nothing has changed since then.
     """
 
@@ -80,8 +78,8 @@ class EpochTrainLoop(EpochBasedTrainLoop):
             _note_boundary(self)
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
-        """Train on one batch; then stop here if the process was asked to."""
-        self.at_boundary = False
+        """Train on one batch; then stop if a signal has arrived."""
+        _begin_iteration(self)
         super().run_iter(idx, data_batch)
         _end_iteration(self)
 
@@ -105,8 +103,8 @@ class IterTrainLoop(IterBasedTrainLoop):
             return super().run()
 
     def run_iter(self, data_batch: Any) -> None:
-        """Train on one batch; then stop here if the process was asked to."""
-        self.at_boundary = False
+        """Train on one batch; then stop if a signal has arrived."""
+        _begin_iteration(self)
         super().run_iter(data_batch)
         _end_iteration(self)
 
@@ -116,7 +114,7 @@ LOOPS.register_module(module=IterTrainLoop)
 
 
 def is_step_boundary(runner) -> bool:
-    """Return whether no gradients are summed up, so that a checkpoint written now loses nothing."""
+    """Return whether there are no accumulated gradients, so that a checkpoint loses nothing."""
     should_update = getattr(runner.optim_wrapper, 'should_update', None)
     return should_update is None or should_update()
 
@@ -134,12 +132,12 @@ class RemainingBatches:
         self._done = done
 
     def __iter__(self) -> Iterator:
-        # the body runs with the first batch: loaders with workers make an iterator that they never use
+        # the body runs with the first batch: loaders with workers create one iterator that they never use
         done, self._done = self._done, 0
         yield from islice(iter(self._sampler), done, None)
 
     def __len__(self) -> int:
-        """Length of a whole epoch, on which schedules and hooks count."""
+        """Return the length of a whole epoch, on which schedules and hooks rely."""
         return len(self._sampler)
 
     def __getattr__(self, name: str) -> Any:
@@ -151,13 +149,19 @@ class RemainingBatches:
 def _batches_after(loader: DataLoader, done: int) -> Iterator:
     if done:
         name = 'sampler' if loader.batch_sampler is None else 'batch_sampler'
-        # DataLoader refuses to assign these; the iterator, which persistent workers keep, reads them when it is made
+        # DataLoader does not allow assignment; the iterator, which persistent workers keep, reads them at its start
         loader.__dict__[name] = RemainingBatches(getattr(loader, name), done)
     return iter(loader)
 
 
 def _watched(runner) -> AbstractContextManager:
     return nullcontext() if runner.stopper is None else runner.stopper.watch(runner)
+
+
+def _begin_iteration(loop: EpochTrainLoop | IterTrainLoop) -> None:
+    loop.at_boundary = False
+    if loop.runner.stopper is not None:
+        loop.runner.stopper.defer_worker_deaths()
 
 
 def _end_iteration(loop: EpochTrainLoop | IterTrainLoop) -> None:
@@ -173,6 +177,6 @@ def _note_boundary(loop: EpochTrainLoop | IterTrainLoop) -> None:
 
 
 def schedulers_of(runner) -> list:
-    """Return the schedules of a runner, of all its optimizers."""
+    """Return the schedulers of all optimizers of a runner."""
     given = runner.param_schedulers or []
     return [one for part in given.values() for one in part] if isinstance(given, dict) else list(given)
