@@ -79,7 +79,7 @@ def test_three_classes_become_two(golden_dir, whole):
         now = start[f'{WITH_CLASSES}{level}.weight'].unflatten(0, (3, 7))
         assert torch.equal(before[:, :5], now[:, :5]) and not torch.equal(before[:, 5:7], now[:, 5:])
     assert 'the checkpoint has 3 classes, the model 2: the class outputs' in log_of(folder)
-    assert 'random start' not in log_of(folder)
+    assert 'random initialisation' not in log_of(folder)
 
 
 def test_what_is_frozen_stands_still_and_all_else_moves(whole):
@@ -121,7 +121,7 @@ def test_resuming_ends_where_the_unbroken_run_does(whole, tiny, tmp_path):
 def test_freezing_what_starts_anew_is_told(golden_dir, tiny, tmp_path):
     options = {'model.frozen_parts': ['bbox_head'], 'max_epochs': 1}
     finetune(tmp_path / 'run', tiny, golden_dir / 'yolov5n_bccd.pt', **options)
-    assert '6 frozen tensors are not from it and keep their random start' in log_of(tmp_path / 'run')
+    assert '6 frozen tensors are not in it and keep their random initialisation' in log_of(tmp_path / 'run')
 
 
 @pytest.mark.parametrize('name', ['yolov5_n_finetune_320_bccd', 'yolov5_s_finetune_640_custom'])

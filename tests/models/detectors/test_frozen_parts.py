@@ -1,4 +1,4 @@
-"""What is frozen by its name is not trained, and all else is."""
+"""``frozen_parts``: named parts are not trained, all others are."""
 
 import copy
 
@@ -31,15 +31,15 @@ def detector(frozen_parts=(), **backbone) -> nn.Module:
 
 
 def step(model: nn.Module) -> None:
-    """One step on two pictures of noise with a box each; weights and statistics move."""
+    """Train one step on two noise images with a box each; weights and statistics change."""
     wrapper = YOLOOptimConstructor(SGD)(model)
     model.train()
-    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     truth = [
         InstanceData(bboxes=torch.tensor([[8.0, 8.0, 40.0, 44.0]]), labels=torch.tensor([label])) for label in range(2)
     ]
     metas = [{'batch_input_shape': (64, 64), 'img_shape': (64, 64)}] * 2
-    outputs = model.bbox_head(model.extract_feat(pictures))
+    outputs = model.bbox_head(model.extract_feat(images))
     losses = model.bbox_head.loss_by_feat(*outputs, truth, metas)
     wrapper.update_params(sum(losses.values()))
 
@@ -55,7 +55,7 @@ def step(model: nn.Module) -> None:
         (['bbox_head.convs_pred.0'], ('bbox_head.convs_pred.0.',)),
     ],
 )
-def test_a_step_moves_all_but_what_is_frozen(frozen_parts, still):
+def test_a_step_changes_all_but_frozen_parts(frozen_parts, still):
     model = detector(frozen_parts)
     before = copy.deepcopy(model.state_dict())
     step(model)
@@ -79,7 +79,7 @@ def test_a_frozen_parameter_alone_leaves_its_module_in_training():
     assert (norm.weight.requires_grad, norm.bias.requires_grad, norm.training) == (False, True, True)
 
 
-def test_frozen_modules_stay_in_eval_mode_through_train_and_in_the_average():
+def test_frozen_modules_stay_in_eval_mode_through_train_and_ema():
     model = detector('backbone.layers.*.bn')
     average = ExpMomentumEMA(model)
     for copied in (model, average.module):
@@ -105,11 +105,11 @@ def test_nothing_is_frozen_by_default():
         ('', "matches ''"),
     ],
 )
-def test_a_name_that_nothing_has_is_refused(name, message):
+def test_unknown_names_raise(name, message):
     with pytest.raises(ValueError, match=message):
         detector((name,))
 
 
 def test_freezing_all_leaves_nothing_to_train():
-    with pytest.raises(ValueError, match='take names out of frozen_parts'):
+    with pytest.raises(ValueError, match='remove names from frozen_parts'):
         YOLOOptimConstructor(SGD)(detector('*'))
