@@ -72,7 +72,13 @@ def keep_internal_reference(app, env, node, contnode):
     return None
 
 
+def skip_field(app, what, name, member, skip, options):
+    """Leave out the fields of named tuples, which the docstring of the class explains."""
+    return True if (getattr(member, '__doc__', None) or '').startswith('Alias for field number') else None
+
+
 def setup(app) -> None:
-    """Register the directive and the check of references."""
+    """Register the directive, the check of references and the filter of members."""
     app.add_directive('command-help', CommandHelp)
     app.connect('missing-reference', keep_internal_reference)
+    app.connect('autodoc-skip-member', skip_field)
