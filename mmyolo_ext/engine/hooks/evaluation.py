@@ -16,34 +16,78 @@ from torch import nn
 from mmyolo_ext.engine.prepare_model import check_compiler
 from mmyolo_ext.registry import HOOKS
 
-WAITING, PREPROCESSING, NETWORK, BOXES, METRIC = (
-    'waiting for data',
-    'preprocessing',
-    'network',
-    'decoding, NMS',
-    'metric, hooks',
-)
-TOGETHER = 'network with NMS'
-# of heads, of our heads where their maps stay in one piece, of models that see several views
+WAITING, PREPROCESSING, BOXES = 'waiting for data', 'preprocessing', 'decoding, NMS'
+# methods that turn maps into boxes: of heads, of our heads on whole maps, of models with test-time augmentation
 TO_BOXES = ('predict_by_feat', '_detect', 'merge_preds')
 
 
 @HOOKS.register_module()
-class TestTimeHook(Hook):
-    """Logs, when a test ends, a table of milliseconds a picture: data, network, suppression, and pictures a second.
+class EagerEvaluationHook(Hook):
+    """Suspend ``torch.compile`` during validation and test, and check its compiler before the first step.
 
-    *decoding, NMS* is what the heads, ours and mmdet's, take from the maps of the network to boxes on the picture; of
-    two stages both, and of several views their merging. A model whose heads have no ``predict_by_feat`` gets the row
-    *network with NMS*. The first batches, in which a device warms up and workers start, do not count. A GPU is waited
-    for at the ends of every part, so the sum is a little more than a test without this hook takes.
+    Validation and test images have many sizes, each of which would be compiled. :class:`mmyolo_ext.Runner` adds this
+    hook if the config has ``compile_parts``.
 
     Args:
-        warmup: Batches at the start that do not count; fewer where the test has no more.
+        backend: Backend of ``torch.compile``.
     """
 
-    __test__ = False  # pytest takes names with Test for its own
-    # before_test_iter after all others, after_test_iter too, so that what they do is not taken for waiting
-    priority = 'LOWEST'
+    def __init__(self, backend: str = 'inductor') -> None:
+        self.backend = backend
+
+    def before_train(self, runner: Runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if self.backend == 'inductor':
+            check_compiler(next(model.parameters()).device.type)
+        runner.logger.info(f'torch.compile ({self.backend}) compiles parts of the model: the first steps are slow.')
+
+    def before_val(self, runner: Runner) -> None:
+        if hasattr(torch.compiler, 'set_stance'):  # since PyTorch 2.6; before, evaluation is compiled too
+            torch.compiler.set_stance('force_eager')
+
+    def after_val(self, runner: Runner) -> None:
+        if hasattr(torch.compiler, 'set_stance'):
+            torch.compiler.set_stance('default')
+
+    before_test, after_test = before_val, after_val
+
+
+@HOOKS.register_module()
+class FuseHook(Hook):
+    """Test with a copy of the model whose batch norms are folded into convolutions: faster, equal up to rounding."""
+
+    priority = 'LOW'  # after EMA weights were swapped in, before TestTimeHook
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        self._model = runner.model
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        runner.model = fuse_conv_bn(revert_sync_batchnorm(deepcopy(model)).eval())
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        runner.model = self._model
+
+
+@HOOKS.register_module()
+class TestTimeHook(Hook):
+    """Log, after a test, a table of the milliseconds per image spent in each part.
+
+    *decoding, NMS* covers the heads, ours and mmdet's, from maps to boxes; both stages of a two-stage detector; and
+    the merging of test-time augmentation. A model whose heads have no ``predict_by_feat`` gets a row *network with
+    NMS* instead. A GPU is synchronised at the ends of every part, so the total is slightly longer than without this
+    hook.
+
+    Args:
+        warmup: Number of batches at the start that do not count; at most all but one.
+
+    Attributes:
+        parts_ms: Milliseconds per image of each part, after the test.
+
+    Raises:
+        ValueError: If ``warmup`` is negative.
+    """
+
+    __test__ = False  # not a test class of pytest
+    priority = 'LOWEST'  # after all other hooks, so that their time does not count as waiting for data
 
     def __init__(self, warmup: int = 2) -> None:
         if warmup < 0:
@@ -51,20 +95,18 @@ class TestTimeHook(Hook):
         self.warmup = warmup
 
     def before_test_epoch(self, runner: Runner) -> None:
-        self._device = next(runner.model.parameters()).device
-        self._clock = Clock(self._device)
-        self._undo = [self._clock.wrap(runner.model, 'test_step', 'step')]
+        self._clock = clock = Clock(next(runner.model.parameters()).device)
+        self._undo = [clock.wrap(runner.model, 'test_step', 'step')]
         for module in runner.model.modules():
             if isinstance(module, BaseDataPreprocessor):
-                self._undo.append(self._clock.wrap(module, 'forward', PREPROCESSING))
-            self._undo += [self._clock.wrap(module, name, BOXES) for name in TO_BOXES if hasattr(module, name)]
-        self._skipped = self._pictures = self._batches = 0
-        self._last = self._clock.now()
+                self._undo.append(clock.wrap(module, 'forward', PREPROCESSING))
+            self._undo += [clock.wrap(module, name, BOXES) for name in TO_BOXES if hasattr(module, name)]
+        self._skipped = self._images = self._batches = 0
+        self._last = clock.now()
 
     def before_test_iter(self, runner: Runner, *args, **kwargs) -> None:
-        start = self._clock.now()
-        self._clock.seconds[WAITING] += start - self._last
-        self._started = start
+        self._started = self._clock.now()
+        self._clock.seconds[WAITING] += self._started - self._last
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: Sequence | None = None
@@ -75,41 +117,41 @@ class TestTimeHook(Hook):
             self._skipped += len(outputs)
             self._clock.seconds.clear()
             return
-        self._pictures += len(outputs)
+        self._images += len(outputs)
         self._batches += 1
 
     def after_test_epoch(self, runner: Runner, metrics: Mapping | None = None) -> None:
         for undo in self._undo:
             undo()
-        if not self._pictures:
+        if not self._images:
             return
         evaluation = self._clock.now() - self._last
-        #: milliseconds a picture of each part
-        self.parts_ms = {name: seconds * 1e3 / self._pictures for name, seconds in split(self._clock.seconds).items()}
-        where = self._device.type
-        where += f', {torch.get_num_threads()} threads' if where == 'cpu' else ''
+        parts = split(self._clock.seconds)
+        self.parts_ms = {name: seconds * 1e3 / self._images for name, seconds in parts.items()}
+        device = self._clock.device.type
+        device += f', {torch.get_num_threads()} threads' if device == 'cpu' else ''
         runner.logger.info(
-            f'Time of {self._pictures} pictures in {self._batches} batches, after {self._skipped} pictures to warm up '
-            f'({where}):\n{time_table(self.parts_ms)}\n  The metric at the end took {evaluation:.2f} s.'
+            f'Time of {self._images} images in {self._batches} batches, after {self._skipped} images of warm-up '
+            f'({device}):\n{time_table(self.parts_ms)}\n  The metric at the end took {evaluation:.2f} s.'
         )
 
 
 class Clock:
-    """Seconds spent in methods, by name; of calls inside calls of one name the outer counts."""
+    """Measures the seconds spent in methods, by name; of nested calls of one name only the outer counts."""
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: Counter[str] = Counter()
-        self._device = device
+        self.device = device
         self._running: set[str] = set()
 
     def now(self) -> float:
-        """Seconds, when the device has done what it was given."""
-        if self._device.type == 'cuda':
-            torch.cuda.synchronize(self._device)
+        """Return the time in seconds, after the device has finished."""
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     def wrap(self, owner: nn.Module, method: str, name: str) -> Callable[[], None]:
-        """Count what ``owner.method`` takes under ``name``, until the function returned is called."""
+        """Measure ``owner.method`` under ``name``; return a function that ends this."""
         inner = getattr(owner, method)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -128,76 +170,21 @@ class Clock:
 
 
 def split(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Of what was counted, parts that add up to the whole."""
-    inside = {PREPROCESSING: seconds.get(PREPROCESSING, 0.0), BOXES: seconds.get(BOXES, 0.0)}
-    network = seconds['step'] - sum(inside.values())
-    parts = {WAITING: seconds[WAITING], PREPROCESSING: inside[PREPROCESSING]}
-    parts |= {NETWORK: network, BOXES: inside[BOXES]} if inside[BOXES] else {TOGETHER: network}
-    return {**parts, METRIC: seconds['iteration'] - seconds['step']}
+    """Split measured times into parts that add up to the whole."""
+    preprocessing, boxes = seconds.get(PREPROCESSING, 0.0), seconds.get(BOXES, 0.0)
+    network = seconds['step'] - preprocessing - boxes
+    return {
+        WAITING: seconds[WAITING],
+        PREPROCESSING: preprocessing,
+        **({'network': network, BOXES: boxes} if boxes else {'network with NMS': network}),
+        'metric, hooks': seconds['iteration'] - seconds['step'],
+    }
 
 
 def time_table(parts_ms: Mapping[str, float]) -> str:
-    """A line for each part and one for all: milliseconds a picture, share, pictures a second."""
-    whole = sum(parts_ms.values())
+    """Return a line for each part and one for all: milliseconds per image, share, images per second."""
+    total = sum(parts_ms.values())
     rows = [(name, value, '') for name, value in parts_ms.items()]
-    rows.append(('all', whole, f'   {1e3 / whole:.1f} images/s'))
+    rows.append(('all', total, f'   {1e3 / total:.1f} images/s'))
     width = max(len(name) for name, *_ in rows)
-    lines = [f'  {name:<{width}}  {value:9.3f} ms  {value / whole:5.1%}{more}' for name, value, more in rows]
-    return '\n'.join(lines)
-
-
-@HOOKS.register_module()
-class FuseHook(Hook):
-    """While a test runs, a fused copy takes the model's place: the same figures up to rounding, in less time.
-
-    A copy, for the model may be trained further, and an average of weights is put back into it after the test.
-    """
-
-    # after an average of weights has taken its place in the model, before the hook that takes times
-    priority = 'LOW'
-
-    def before_test_epoch(self, runner: Runner) -> None:
-        self._model = runner.model
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        runner.model = fuse_conv_bn(revert_sync_batchnorm(deepcopy(model)).eval())
-
-    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        runner.model = self._model
-
-
-@HOOKS.register_module()
-class EagerEvaluationHook(Hook):
-    """Suspends ``torch.compile`` while a run validates or tests, and checks its compiler before the first step.
-
-    Images of validation and tests have many sizes, and each would be compiled anew. :class:`mmyolo_ext.Runner` adds
-    the hook where the config has ``compile_parts``.
-
-    Args:
-        backend: Of ``torch.compile``.
-    """
-
-    def __init__(self, backend: str = 'inductor') -> None:
-        self.backend = backend
-
-    def before_train(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if self.backend == 'inductor':
-            check_compiler(next(model.parameters()).device.type)
-        runner.logger.info(f'torch.compile ({self.backend}) compiles parts of the model: the first steps take long.')
-
-    def before_val(self, runner: Runner) -> None:
-        _set_stance('force_eager')
-
-    def after_val(self, runner: Runner) -> None:
-        _set_stance('default')
-
-    def before_test(self, runner: Runner) -> None:
-        _set_stance('force_eager')
-
-    def after_test(self, runner: Runner) -> None:
-        _set_stance('default')
-
-
-def _set_stance(stance: str) -> None:
-    if hasattr(torch.compiler, 'set_stance'):  # since PyTorch 2.6; before, evaluation is compiled too
-        torch.compiler.set_stance(stance)
+    return '\n'.join(f'  {name:<{width}}  {ms:9.3f} ms  {ms / total:5.1%}{more}' for name, ms, more in rows)

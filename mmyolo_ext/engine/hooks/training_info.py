@@ -87,7 +87,7 @@ class TrainingInfoHook(RuntimeInfoHook):
         self._fetch(runner)
 
     def before_checkpoint(self, runner: Runner) -> None:
-        """Fetch pending losses on every rank before rank 0 saves; an event of :class:`mmyolo_ext.Runner`."""
+        """Fetch pending losses on every rank before rank 0 saves; the runner calls it."""
         self._fetch(runner)
 
     def _fetch(self, runner: Runner) -> None:
