@@ -185,7 +185,7 @@ def test_mobilenet_has_the_published_size(arch, published, last, hidden):
     assert count(backbone) + last * hidden + hidden + hidden * 1000 + 1000 == published
 
 
-def test_what_a_detector_keeps_of_them():
+def test_parameters_without_the_classifier():
     # without classifier and last 1x1 convolution: 464 * 1024 + 2 * 1024 = 477,184; 96 * 576 + 2 * 576 = 56,448
     assert count(ShuffleNetV2(1.0)) == 2_278_604 - 1_025_000 - 477_184
     assert count(MobileNetV3('small')) == 2_542_856 - (576 * 1024 + 1024 + 1_025_000) - 56_448
@@ -212,7 +212,7 @@ def test_a_chosen_activation_is_that_of_every_block():
     assert {type(block.depthwise_conv.activate) for block in blocks} == {nn.LeakyReLU}
 
 
-def test_a_stem_block_takes_the_place_of_the_first_stride():
+def test_stem_block_includes_the_first_stride():
     plain, block = (MobileNetV3('large', stem=stem, out_indices=(0, 1, 2)) for stem in ('conv_maxpool', 'stem_block'))
     assert plain.out_strides == (2, 4, 8) and block.out_strides == (4, 4, 8)
 
@@ -263,7 +263,7 @@ def test_p6_has_a_stage_of_768() -> None:
 
 
 def test_chained_pools_equal_parallel_ones() -> None:
-    """Three chained pools of 5 see what pools of 5, 9 and 13 see, so SPPF and SPP with the same weights agree."""
+    """Three chained pools of 5 equal pools of 5, 9 and 13, so SPPF and SPP with the same weights agree."""
     sppf, spp = SPPF(16, 24).eval(), SPPBottleneck(16, 24, act_cfg={'type': 'SiLU'}).eval()
     spp.load_state_dict(sppf.state_dict())
     x = torch.randn(2, 16, 9, 14, generator=torch.Generator().manual_seed(0))
@@ -271,7 +271,7 @@ def test_chained_pools_equal_parallel_ones() -> None:
 
 
 def test_focus_equals_a_convolution_of_6x6() -> None:
-    """Space to depth and 3x3 is 6x6/2 with the kernel's rows and columns parted into even and odd."""
+    """Space to depth and 3x3 is 6x6/2 with the even and odd rows and columns of the kernel separated."""
     torch.manual_seed(0)
     focus = FocusStem(3, 8, kernel_size=3, norm_cfg=None, act_cfg=None)
     kernel = focus.conv.conv.weight.detach()  # (8, 4 * 3, 3, 3), groups: even-even, odd-even, even-odd, odd-odd

@@ -1,4 +1,4 @@
-"""Weights of torchvision and mmpretrain give our backbones the features of the originals; what fits is told."""
+"""Weights of torchvision and mmpretrain reproduce the features of the originals; the log lists what did not match."""
 
 import logging
 from pathlib import Path
@@ -151,8 +151,8 @@ def test_own_detector_gives_its_backbone(network: tuple, tmp_path: Path, log: Lo
     for prefix in (None, 'backbone', 'backbone.'):
         assert same(load(network, tmp_path / 'own.pth', prefix).state_dict(), trained)
     assert [level for _, level in log] == [logging.INFO] * 3
-    with pytest.raises(ValueError, match=r"no names with the prefix 'teacher': it contains .*backbone\.\*.*bbox_head"):
-        load(network, tmp_path / 'own.pth', 'teacher')
+    with pytest.raises(ValueError, match=r"no names with the prefix 'other': it contains .*backbone\.\*.*bbox_head"):
+        load(network, tmp_path / 'own.pth', 'other')
 
 
 def test_within_a_detector(golden_dir: Path, log: Log) -> None:
@@ -174,7 +174,7 @@ def test_within_a_detector(golden_dir: Path, log: Log) -> None:
 
 @BOTH
 @pytest.mark.parametrize('stem', ['stem_block', 'focus'])
-def test_another_stem_keeps_its_start(golden_dir: Path, network: tuple, stem: str, log: Log) -> None:
+def test_another_stem_keeps_its_initialization(golden_dir: Path, network: tuple, stem: str, log: Log) -> None:
     loaded = load(network, golden_file(golden_dir, network), stem=stem).state_dict()
     whole = load(network, golden_file(golden_dir, network)).state_dict()
     assert same({name: tensor for name, tensor in loaded.items() if not name.startswith('layers.0.')}, whole)
@@ -185,7 +185,7 @@ def test_another_stem_keeps_its_start(golden_dir: Path, network: tuple, stem: st
     assert 'Most of the network' not in text
 
 
-def test_another_width_warns_of_every_layer(golden_dir: Path, log: Log) -> None:
+def test_another_width_lists_every_layer(golden_dir: Path, log: Log) -> None:
     load(SHUFFLENET, golden_file(golden_dir, SHUFFLENET), widen_factor=1.0)
     text, level = log[0]
     assert level == logging.WARNING
@@ -196,7 +196,7 @@ def test_another_width_warns_of_every_layer(golden_dir: Path, log: Log) -> None:
     assert '\n  layers.4.conv: weight (1024, 464, 1, 1), in the checkpoint (1024, 192, 1, 1)' in text
 
 
-def test_other_channels_and_norms_are_told(golden_dir: Path, log: Log) -> None:
+def test_other_channels_and_norms_are_listed(golden_dir: Path, log: Log) -> None:
     load(SHUFFLENET, golden_file(golden_dir, SHUFFLENET), in_channels=1)
     assert (
         '279 of 280 tensors match, 1 have another shape (layers.0.conv.conv.weight; the first is (24, 1, 3'
@@ -209,7 +209,7 @@ def test_other_channels_and_norms_are_told(golden_dir: Path, log: Log) -> None:
 
 
 @BOTH
-def test_another_network_is_refused(golden_dir: Path, network: tuple, log: Log) -> None:
+def test_weights_of_another_network_raise(golden_dir: Path, network: tuple, log: Log) -> None:
     other, looks = (MOBILENET, 'MobileNetV3') if network is SHUFFLENET else (SHUFFLENET, 'ShuffleNetV2')
     with pytest.raises(ValueError, match=rf'does not fit {network[0].__name__}: 0 of.*by the names, {looks}.*takes'):
         load(network, golden_file(golden_dir, other))

@@ -1,4 +1,4 @@
-"""timm's networks as backbones: against a stand-in of its interface, and against timm itself where it is installed."""
+"""timm's networks as backbones: with a fake of its interface, and with timm itself if it is installed."""
 
 import importlib
 import sys
@@ -60,11 +60,11 @@ class FakeNet(nn.ModuleDict):
         return [maps[index] for index in self.feature_info.out_indices]
 
     def init_weights(self) -> None:
-        raise AssertionError('the weights that timm loaded were started anew')
+        raise AssertionError('the weights that timm loaded were initialized again')
 
 
 class FixedNet(FakeNet):
-    """Takes one picture size only."""
+    """Accept one image size only."""
 
     size_hw = (64, 64)
 
@@ -146,7 +146,7 @@ def fake_timm(monkeypatch: pytest.MonkeyPatch) -> None:
         ('smallnet18', None, (16, 24, 32), (8, 16, 32)),
         ('smallnet18', (0, 3), (8, 24), (2, 16)),
         ('misdeclared', None, (16, 24, 32), (8, 16, 16)),  # timm says 32
-        ('swinlike', None, (16, 24, 32), (8, 16, 32)),  # channels last, and told to take any picture size
+        ('swinlike', None, (16, 24, 32), (8, 16, 32)),  # channels last, and built for any image size
     ],
 )
 def test_declares_what_comes_out(model_name: str, out_indices: tuple | None, channels: tuple, strides: tuple) -> None:

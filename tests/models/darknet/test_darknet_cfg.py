@@ -1,4 +1,4 @@
-"""Detectors from .cfg files: shapes and parameters worked out by hand, training, prediction, and tiny's other form."""
+"""Detectors from .cfg files: shapes and parameters by hand, training, prediction, equality with configs/yolov3."""
 
 import pytest
 import torch
@@ -77,7 +77,7 @@ def test_parameters_by_hand(tmp_path) -> None:
     assert sum(found.values()) == 232 + 1184 + 608 + 216 + 3 + 6976 + 928 + 32 + 693 + 357 == 11229
 
 
-def test_the_modules_give_the_shapes_that_were_worked_out(tmp_path) -> None:
+def test_modules_have_the_shapes_of_the_graph(tmp_path) -> None:
     model = build(tmp_path).eval()
     seen = {}
     for name, module in model.backbone.layers.items():
@@ -101,7 +101,7 @@ def test_the_head_is_that_of_the_file(tmp_path) -> None:
     assert head.gains == pytest.approx((2 / 80 * 1.5, 1.5, 64 * 96 / 640**2 * 1.5))
 
 
-def test_numbers_of_the_network_by_hand(tmp_path) -> None:
+def test_forward_pass_by_hand(tmp_path) -> None:
     """The forward pass written out, layer by layer."""
     model = build(tmp_path).eval()
     x = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
@@ -166,7 +166,7 @@ def test_other_classes_without_touching_the_file(tmp_path) -> None:
     assert model.bbox_head.convs_pred[0].weight.shape == (3 * (5 + 5), 32, 1, 1)
 
 
-def test_picture_of_another_size_than_the_file_names(tmp_path) -> None:
+def test_image_of_another_size_than_in_the_file(tmp_path) -> None:
     with torch.no_grad():
         _, _, objectnesses = build(tmp_path).eval()(torch.zeros(1, 3, 32, 128))
     assert [tuple(level.shape[2:]) for level in objectnesses] == [(4, 16), (8, 32)]
@@ -187,8 +187,8 @@ def test_published_networks(tmp_path, text: str, layers: int, size_of_file: int,
     assert len(model.graph.layers) == layers
 
 
-def test_tiny_equals_its_other_form(tmp_path) -> None:
-    """The .cfg file, and backbone, neck and head of configs/yolov3/tiny with the same weights, see the same."""
+def test_tiny_cfg_equals_the_python_config(tmp_path) -> None:
+    """The .cfg file and the components of configs/yolov3 predict the same with the same weights."""
     cfg_model = build(tmp_path, tiny(classes=3)).eval()
     other = MODELS.build(
         {
@@ -261,14 +261,14 @@ def test_shortcut_weights_by_hand(normalization: str, weights: list[float], expe
 
 
 @pytest.mark.parametrize('weights_type', ['per_feature', 'per_channel'])
-def test_sigmoid_shortcut_starts_as_the_plain_sum(weights_type: str) -> None:
+def test_sigmoid_shortcut_is_initially_the_sum(weights_type: str) -> None:
     maps = torch.rand(3, 2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
     layer = ShortcutLayer(3, 4, 'linear', weights_type, 'sigmoid')
     torch.testing.assert_close(layer(*maps), maps.sum(0))
 
 
 @pytest.mark.parametrize('weights_type', ['per_feature', 'per_channel'])
-def test_sigmoid_mean_shortcut_starts_as_the_mean(weights_type: str) -> None:
+def test_sigmoid_mean_shortcut_is_initially_the_mean(weights_type: str) -> None:
     maps = torch.rand(3, 2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
     layer = ShortcutLayer(3, 4, 'linear', weights_type, 'sigmoid_mean')
     torch.testing.assert_close(layer(*maps), maps.mean(0))
@@ -277,8 +277,8 @@ def test_sigmoid_mean_shortcut_starts_as_the_mean(weights_type: str) -> None:
     torch.testing.assert_close(layer.factors(), torch.full_like(layer.weights, 0.75 * 2 / 3))
 
 
-def test_normalization_of_shortcuts_that_do_not_name_one(tmp_path) -> None:
-    """Layer 7 names none, layer 16 says softmax."""
+def test_default_normalization_of_shortcuts(tmp_path) -> None:
+    """Layer 7 has no such field, layer 16 has softmax."""
     layers = build(tmp_path, weights_normalization='sigmoid_mean').backbone.layers
     assert (layers['7'].normalization, layers['16'].normalization) == ('sigmoid_mean', 'softmax')
     assert build(tmp_path).backbone.layers['7'].normalization == 'sigmoid'
@@ -286,7 +286,7 @@ def test_normalization_of_shortcuts_that_do_not_name_one(tmp_path) -> None:
         build(tmp_path, weights_normalization='mean')
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path) -> None:
+def test_byte_order_mark_is_skipped(tmp_path) -> None:
     (tmp_path / 'net.cfg').write_bytes(b'\xef\xbb\xbf' + EVERY_SECTION.encode())
     assert len(read_graph(tmp_path / 'net.cfg').layers) == 21
 
@@ -309,7 +309,7 @@ def test_strides_of_rows_and_columns(tmp_path) -> None:
 
 
 def test_dropout(tmp_path) -> None:
-    """Numbers that are kept count 1 / (1 - 0.5) = 2 times in training."""
+    """In training, kept values are multiplied by 1 / (1 - 0.5) = 2."""
     text = EVERY_SECTION.replace(
         '[maxpool]  # 9: 32 x 8 x 12\nsize=2\nstride=1\npadding=1', '[dropout]\nprobability=.5'
     )
@@ -338,7 +338,7 @@ def test_mixed_convolution_by_hand(groups: int) -> None:
         torch.testing.assert_close(layer(x), torch.cat(parts, 1) + torch.arange(8.0)[:, None, None])
 
 
-def test_objectness_may_start_anywhere(tmp_path) -> None:
+def test_start_objectness(tmp_path) -> None:
     model = build(tmp_path, bbox_head={'start_objectness': -4.5})
     model.init_weights()
     for conv in model.bbox_head.convs_pred:

@@ -27,7 +27,7 @@ TOTAL = sum(sum(parts) for _, parts in LAYOUT)
 
 
 def build(folder: Path, text: str = EVERY_SECTION, seed: int = 0, **kwargs) -> DarknetCfg:
-    """A detector none of whose numbers are those it starts with."""
+    """Return a detector with random values everywhere."""
     model = DarknetCfg(cfg_file=write(folder, text), **kwargs)
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():
@@ -83,7 +83,7 @@ def test_tiny_file_has_the_published_size(tmp_path) -> None:
     assert (tmp_path / 'tiny.weights').stat().st_size == 35_434_956
 
 
-def test_old_header_counts_pictures_in_32_bits(tmp_path) -> None:
+def test_old_header_counts_images_in_32_bits(tmp_path) -> None:
     model = build(tmp_path)
     assert model.load_weights(file_of(tmp_path, np.arange(TOTAL), struct.pack('<3iI', 0, 1, 0, 99))) == 99
     assert model.backbone.layers['0'].bn.bias.tolist() == list(range(8))
@@ -127,7 +127,7 @@ def test_another_file(tmp_path, content: bytes) -> None:
 
 
 def test_first_layers_alone(tmp_path) -> None:
-    """As files cut off for fine-tuning hold them; the name says how many."""
+    """As in partial files for fine-tuning, whose name has the number of layers."""
     count = 248 + 1216 + 640  # layers 0, 2 and 3
     model = build(tmp_path)
     before = model.backbone.layers['6'].conv.weight.clone()

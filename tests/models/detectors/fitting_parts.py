@@ -1,4 +1,4 @@
-"""Small parts of detectors of ours and of mmdet, and a picture to teach them, for the tests of what fits together."""
+"""Small components of ours and of mmdet, and a sample to train them."""
 
 from typing import Any
 
@@ -74,7 +74,7 @@ def detector(backbone: dict, neck: dict | list[dict] | None = None, head: dict |
 
 
 def sample(size_hw: tuple[int, int] = SIZE_HW, with_box: bool = True) -> DetDataSample:
-    """Ground truth of one picture, with one box or none."""
+    """Return the ground truth of one image, with one box or none."""
     shapes = dict.fromkeys(('img_shape', 'pad_shape', 'batch_input_shape', 'ori_shape'), size_hw)
     boxes = [[4.0, 6, 40, 50]] if with_box else []
     result = DetDataSample(metainfo={**shapes, 'scale_factor': (1.0, 1.0)})

@@ -1,4 +1,4 @@
-"""Backbones of other libraries under our neck and head: one line changes, and 'auto' does the rest."""
+"""Backbones of mmdet, mmpretrain and timm under our neck and head with ``in_channels='auto'``."""
 
 import copy
 import importlib
@@ -78,22 +78,22 @@ TIMM = ('mobilenetv3_small_100', 'resnet18', 'efficientnet_lite0', 'convnext_att
 def four_levels(backbone: dict) -> dict:
     """For strides 4 to 32, which HRNet gives without a choice."""
     sizes = [[(8, 8)], [(16, 16)], [(32, 32)], [(64, 64)]]
-    priors = {'type': 'mmdet.YOLOAnchorGenerator', 'base_sizes': sizes, 'strides': [4, 8, 16, 32]}
-    return detector(backbone, pafpn(out_channels=(128, 256, 512, 1024)), yolov5_head(prior_generator=priors))
+    anchors = {'type': 'mmdet.YOLOAnchorGenerator', 'base_sizes': sizes, 'strides': [4, 8, 16, 32]}
+    return detector(backbone, pafpn(out_channels=(128, 256, 512, 1024)), yolov5_head(prior_generator=anchors))
 
 
 def check_in_detector(config: dict) -> None:
-    """The declared or measured maps are the real ones; a step has finite gradients; predictions come out."""
+    """Check that the declared or measured maps are the real ones, and a step and a prediction work."""
     torch.manual_seed(0)
     model = MODELS.build(four_levels(config) if config['type'] == 'mmdet.HRNet' else detector(config, pafpn()))
-    pictures = torch.rand(2, 3, *SIZE_HW)
+    images = torch.rand(2, 3, *SIZE_HW)
     features = features_of(model.backbone, 3)
-    real = model.backbone(pictures)
+    real = model.backbone(images)
     assert features.channels == tuple(item.shape[1] for item in real) == model.neck.in_channels
     height, width = SIZE_HW
     assert [tuple(item.shape[-2:]) for item in real] == [(height // s, width // s) for s in features.strides]
 
-    sum(model.loss(pictures, [sample(), sample(with_box=False)]).values()).backward()
+    sum(model.loss(images, [sample(), sample(with_box=False)]).values()).backward()
     grads = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
     missing = [name for name, grad in grads.items() if grad is None]
     assert all(name.startswith('backbone') for name in missing), missing
@@ -101,7 +101,7 @@ def check_in_detector(config: dict) -> None:
     assert all(grad.isfinite().all() for grad in grads.values() if grad is not None)
 
     with torch.no_grad():
-        results = model.eval().predict(pictures, [sample(), sample()])
+        results = model.eval().predict(images, [sample(), sample()])
     assert [set(result.pred_instances.keys()) for result in results] == [{'bboxes', 'scores', 'labels'}] * 2
 
 
@@ -116,7 +116,7 @@ def test_darknet53() -> None:
 
 
 @pytest.mark.parametrize('name', MMDET)
-def test_measuring_leaves_no_trace(name: str) -> None:
+def test_dry_run_has_no_side_effects(name: str) -> None:
     torch.manual_seed(0)
     backbone = MODELS.build(MMDET[name])
     list(backbone.children())[-1].eval()  # a mode that a call of train() would not restore
@@ -147,7 +147,7 @@ class Careless(nn.Module):
         return super().train(mode)
 
 
-def test_measuring_a_careless_backbone() -> None:
+def test_dry_run_restores_state_of_a_careless_backbone() -> None:
     backbone = Careless()
     random = torch.get_rng_state()
     assert features_of(backbone, 3) == FeatureSpec((4,), (8,))  # in its own precision, too
@@ -186,7 +186,7 @@ def test_backbones_of_mmpretrain(name: str) -> None:
 
 
 @pytest.mark.usefixtures('mmpretrain')
-def test_mmpretrains_backbone_for_timm_is_another() -> None:
+def test_mmpretrain_timm_backbone_is_separate() -> None:
     assert MODELS.get('mmyolo_ext.TIMMBackbone') is TIMMBackbone
     assert MODELS.get('mmpretrain.TIMMBackbone') not in (TIMMBackbone, None)
 

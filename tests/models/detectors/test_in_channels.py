@@ -41,7 +41,7 @@ def test_list_or_number(name: str) -> None:
 
 @MODELS.register_module(force=True)
 class Union(torch.nn.Module):
-    """A head of a user's, with the type hint that its name tells."""
+    """A user's head whose hint is a union."""
 
     def __init__(self, in_channels: int | list[int]) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Postponed(torch.nn.Module):
 
 @MODELS.register_module(force=True)
 class PassesOn(dense_heads.FCOSHead):
-    """A head that leaves its arguments to the class above."""
+    """A head that passes its arguments to its base class."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)

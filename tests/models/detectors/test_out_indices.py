@@ -1,4 +1,4 @@
-"""Parts that do not fit: the error comes when the detector is built, and tells outputs of the backbone that would."""
+"""Parts that do not fit: an error when the detector is built, with the ``out_indices`` that would fit."""
 
 from collections.abc import Sequence
 
@@ -39,7 +39,7 @@ class NoChoice(nn.Module):
 
 
 class LastByDefault(nn.Module):
-    """As in mmpretrain: ``out_indices=-1``, the last output alone; the strides of all are given."""
+    """As in mmpretrain: ``out_indices=-1``, the last output only; ``strides`` are those of all outputs."""
 
     strides: tuple[int, ...] = ()
     keeps_what_is_written = False  # in ``out_indices``; most count from 0 there
@@ -88,14 +88,14 @@ class DeepViTLike(LastByDefault):
 
 
 def error_of(config: dict) -> str:
-    """What building says."""
+    """Return the message of the error that building raises."""
     with pytest.raises(ValueError, match=r'\w') as caught:
         MODELS.build(config)
     return str(caught.value)
 
 
-# its strides are distances between priors, not of maps
-SSD_PRIORS = {
+# its strides are distances between anchors, not of maps
+SSD_ANCHORS = {
     'type': 'mmdet.SSDAnchorGenerator',
     'scale_major': False,
     'input_size': 300,
@@ -127,7 +127,7 @@ FIVE = {'add_extra_convs': 'on_input'}
             detector(resnet((1, 2, 3)), pafpn(in_channels=[8, 16, 32])),
             ('of channels (16, 32, 64)', "Write in_channels='auto' in the neck."),
         ),
-        # all channels written and right, strides that do not double: only the pass of a blank picture can tell
+        # all channels are written and right, but strides do not double: only the dry run detects it
         (
             detector(
                 resnet((1, 2, 3), strides=(1, 2, 2, 1)),
@@ -161,7 +161,7 @@ FIVE = {'add_extra_convs': 'on_input'}
             detector({'type': 'mmdet.MobileNetV2', 'widen_factor': 0.25}, pafpn()),
             ('(now (1, 2, 4, 7))', 'Try out_indices=(2, 4, 7) of'),
         ),
-        # two indices are of stride 32, the last 1x1 convolution is the second; the usual one is told
+        # two indices have stride 32, the second is the last 1x1 convolution; the default one is suggested
         (
             detector({'type': 'mmyolo_ext.MobileNetV3', 'widen_factor': 0.25, 'out_indices': (1, 2, 3)}, pafpn()),
             ('strides (4, 8, 16)', 'Try out_indices=(2, 3, 4) of'),
@@ -227,7 +227,7 @@ def test_necks_one_after_the_other() -> None:
     assert model.bbox_head.in_channels == (32, 32, 32)
 
 
-def test_an_error_that_is_not_for_the_channels_stays_bare() -> None:
+def test_errors_unrelated_to_channels_get_no_advice() -> None:
     head = retina_head(type='mmdet.FCOSHead', norm_cfg={'type': 'GN', 'num_groups': 5})
     del head['anchor_generator']
     message = error_of(detector(resnet((1, 2, 3)), fpn(5, **FIVE), {**head, 'strides': (8, 16, 32, 64, 128)}))
@@ -242,7 +242,7 @@ def test_an_error_that_is_not_for_the_channels_stays_bare() -> None:
         ({'type': 'mmdet.FCOSHead', 'num_classes': 2, 'in_channels': 8, 'feat_channels': 32}, (4, 8, 16, 32, 64)),
         ({'type': 'mmdet.YOLOXHead', 'num_classes': 2, 'in_channels': 8, 'feat_channels': 8}, (8, 16, 32)),
         ({'type': 'mmdet.YOLOV3Head', 'num_classes': 2, 'in_channels': [8, 8, 8]}, (32, 16, 8)),
-        ({'type': 'mmdet.SSDHead', 'num_classes': 2, 'anchor_generator': SSD_PRIORS}, None),
+        ({'type': 'mmdet.SSDHead', 'num_classes': 2, 'anchor_generator': SSD_ANCHORS}, None),
         ({'type': 'mmdet.CenterNetHead', 'in_channels': 8, 'feat_channels': 8, 'num_classes': 2}, None),
     ],
 )

@@ -1,4 +1,4 @@
-"""Views merged by the detector's own rule, on boxes made by hand."""
+"""Test-time augmentation: views merged with the NMS settings of the detector; box voting by hand and by a loop."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def one_stage(rule: dict | None = RULE) -> nn.Module:
 
 
 def view(*rows: tuple, flip: bool = False, direction: str | None = None) -> DetDataSample:
-    """A view of a picture of 100 x 60 px (w x h), from rows (x1, y1, x2, y2, score, label)."""
+    """A view of an image of 100 x 60 px (w x h), from rows (x1, y1, x2, y2, score, label)."""
     table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
     found = InstanceData(bboxes=table[:, :4], scores=table[:, 4], labels=table[:, 5].long())
     metainfo = {'ori_shape': (60, 100), 'flip': flip, 'flip_direction': direction}
@@ -53,7 +53,7 @@ def test_views_agree_on_box_and_score():
     assert found.scores.tolist() == pytest.approx([0.85, 0.15])
 
 
-def test_the_box_of_the_surest_view_stays_on_demand():
+def test_merge_best_keeps_the_box_with_the_highest_score():
     first = view((10, 10, 30, 30, 0.8, CAT), (60, 10, 80, 30, 0.3, CAT))
     second = view((12, 10, 32, 30, 0.9, CAT))
     found = merge(TTAModel(one_stage(), merge='best'), first, second)
@@ -61,7 +61,7 @@ def test_the_box_of_the_surest_view_stays_on_demand():
     assert found.scores.tolist() == pytest.approx([0.9, 0.3])
 
 
-def test_an_object_under_two_labels_stays_twice_unless_the_detector_is_class_agnostic():
+def test_class_agnostic_detectors_keep_one_label():
     def seen():
         return view((10, 10, 30, 30, 0.8, CAT)), view((10, 10, 30, 30, 0.6, DOG))
 
@@ -70,7 +70,7 @@ def test_an_object_under_two_labels_stays_twice_unless_the_detector_is_class_agn
         assert merge(TTAModel(one_stage(AGNOSTIC), merge=how), *seen()).labels.tolist() == [CAT]
 
 
-def test_without_regard_to_class_the_label_is_that_of_all_views():
+def test_class_agnostic_label_is_that_of_the_mean_scores():
     # one view is sure of a cat, 0.9 / 3 = 0.3; two of three say dog, (0.6 + 0.6) / 3 = 0.4
     sure, doubt = view((10, 10, 30, 30, 0.9, CAT)), [view((10, 10, 30, 30, 0.6, DOG)) for _ in range(2)]
     found = merge(TTAModel(one_stage(AGNOSTIC)), sure, *doubt)
@@ -78,8 +78,8 @@ def test_without_regard_to_class_the_label_is_that_of_all_views():
     assert found.scores.tolist() == pytest.approx([0.4])
 
 
-def test_a_single_view_is_left_as_it_is():
-    # at the border of the picture two boxes of one class coincide by 0.8, more than the limit: prediction has
+def test_single_view_is_unchanged():
+    # at the border of the image two boxes of one class coincide by 0.8, more than the limit: prediction has
     # compared them whole, before it cut them off
     rows = ((0, 0, 20, 20, 0.8, CAT), (0, 0, 20, 16, 0.7, CAT))
     found = merge(TTAModel(one_stage()), view(*rows))
@@ -96,7 +96,7 @@ def test_views_without_a_box():
     assert len(merge(TTAModel(one_stage()), view(), view((10, 10, 30, 30, 0.8, CAT)))) == 1
 
 
-def test_where_the_rule_comes_from():
+def test_nms_settings_come_from_the_detector():
     assert TTAModel(one_stage(AGNOSTIC)).nms['class_agnostic']
     two_stage = Part(roi_head=Part(test_cfg=RULE), rpn_head=Part(test_cfg=AGNOSTIC))
     assert TTAModel(two_stage).nms == RULE['nms']
@@ -110,7 +110,7 @@ def test_where_the_rule_comes_from():
 
 
 @pytest.mark.parametrize('nms', [None, {'type': 'soft_nms', 'iou_threshold': 0.5}, {'type': 'nms', 'iou_thr': 0.5}])
-def test_views_vote_by_plain_suppression_alone(nms):
+def test_box_voting_needs_plain_nms(nms):
     rule = {'nms': nms, 'max_per_img': 300}
     with pytest.raises(ValueError, match=r"box voting needs nms=dict\(type='nms', iou_threshold=...\), got"):
         TTAModel(one_stage(rule))
@@ -118,12 +118,12 @@ def test_views_vote_by_plain_suppression_alone(nms):
     assert TTAModel(one_stage(rule), tta_cfg=RULE).nms == RULE['nms']
 
 
-def test_a_merge_that_is_none():
+def test_unknown_merge():
     with pytest.raises(ValueError, match=r"merge must be one of \('vote', 'best'\), got 'wbf'"):
         TTAModel(one_stage(), merge='wbf')
 
 
-def test_masks_are_refused():
+def test_masks_raise():
     sample = view((10, 10, 30, 30, 0.8, CAT))
     sample.pred_instances.masks = torch.zeros(1, 60, 100)
     with pytest.raises(ValueError, match='have masks'):
@@ -143,7 +143,7 @@ def rows_of(found: InstanceData) -> list[tuple]:
     ]
 
 
-def test_two_views_of_two_classes_and_a_lonely_box():
+def test_two_views_of_two_classes_and_a_single_box():
     first = seen((0, 0, 10, 10, 0.6, CAT), (0, 0, 10, 10, 0.2, DOG), (50, 0, 60, 10, 0.5, CAT))
     second = seen((0, 0, 10, 12, 0.2, CAT), (0, 0, 12, 10, 0.4, DOG))
     # IoU of 10 x 10 and 10 x 12: 100 / 120 = 0.83. Cats: y2 = (0.6 x 10 + 0.2 x 12) / 0.8 = 8.4 / 0.8 = 10.5, score
@@ -153,14 +153,14 @@ def test_two_views_of_two_classes_and_a_lonely_box():
         assert got == pytest.approx(wanted)
 
 
-def test_the_order_is_that_of_the_mean_scores():
+def test_vote_sorts_by_mean_score():
     # 0.8 in one of two views is 0.4; 0.5 and 0.6 are 0.55
     first = seen((50, 0, 60, 10, 0.8, CAT), (0, 0, 10, 10, 0.5, CAT))
     second = seen((0, 0, 10, 10, 0.6, CAT))
     assert [row[0] for row in rows_of(vote([first, second], 0.65))] == [0, 50]
 
 
-def test_a_box_votes_once_for_the_one_it_overlaps_most():
+def test_a_box_joins_one_group_the_one_it_overlaps_most():
     # two objects 4 px apart, each 20 wide: IoU 16 / 24 = 0.67; a third box 1 px from the left one, IoU 19 / 21 = 0.90,
     # and 3 px from the right one, 17 / 23 = 0.74: above the limit of 0.7 on both sides
     first = seen((0, 0, 20, 20, 0.6, CAT), (4, 0, 24, 20, 0.96, CAT))
@@ -171,7 +171,7 @@ def test_a_box_votes_once_for_the_one_it_overlaps_most():
     assert left == pytest.approx((1 / 3, 0, 20 + 1 / 3, 20, 0.45, CAT))
 
 
-def test_a_view_has_one_voice_in_the_score_and_each_box_one_in_the_place():
+def test_score_counts_each_view_once_and_box_each_member():
     # at the border a view may keep two boxes of one object: the better gives its score
     first = seen((0, 0, 20, 20, 0.8, CAT), (0, 0, 20, 16, 0.4, CAT))
     second = seen((0, 0, 20, 20, 0.6, CAT))
@@ -180,7 +180,7 @@ def test_a_view_has_one_voice_in_the_score_and_each_box_one_in_the_place():
     assert found == pytest.approx((0, 0, 20, 34.4 / 1.8, 0.7, CAT))
 
 
-def test_lonely_boxes_and_those_without_area_keep_their_place_to_the_last_bit():
+def test_single_boxes_and_boxes_without_area_are_unchanged():
     flat, odd = (0.0, 0.1, 0.0, 20.3, 0.3, CAT), (0.1, 0.2, 20.7, 30.9, 0.7, CAT)
     found = vote([seen(flat, odd), seen()], 0.65)
     assert torch.equal(found.bboxes, seen(odd, flat).bboxes)
@@ -195,7 +195,7 @@ def test_vote_without_a_box():
 
 
 @pytest.mark.parametrize('seed', range(3))
-def test_it_is_what_a_loop_over_boxes_gives(seed):
+def test_vote_equals_a_loop_over_boxes(seed):
     generator = torch.Generator().manual_seed(seed)
     views = [random_view(generator) for _ in range(4)]
     found = vote(views, 0.5)
@@ -206,7 +206,7 @@ def test_it_is_what_a_loop_over_boxes_gives(seed):
 
 
 def random_view(generator: torch.Generator) -> InstanceData:
-    """Blurred sights of a row of 40 objects that overlap their neighbours, two in three of them seen."""
+    """Return noisy boxes of 40 overlapping objects in a row, each detected with probability 2/3."""
     number = torch.arange(40.0)
     boxes = torch.stack([number * 9, number % 3, number * 9 + 20, number % 3 + 30], dim=1)
     boxes = boxes + torch.randn(40, 4, generator=generator)

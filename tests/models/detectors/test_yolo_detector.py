@@ -1,4 +1,4 @@
-"""The detector puts parts together that do not know each other, and goes through torch's tracers."""
+"""``YOLODetector`` with components of ours and mmdet; tracing and export."""
 
 import copy
 import logging
@@ -47,7 +47,7 @@ def config(
 
 @MODELS.register_module(force=True)
 class StubbornBackbone(nn.Module):
-    """Declares nothing and takes no blank picture."""
+    """Declare nothing and reject zeros."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         raise RuntimeError('only 224 x 224')
@@ -162,7 +162,7 @@ def test_strides_that_do_not_fit(out_indices: tuple[int, ...], message: str) -> 
         MODELS.build({**config(), 'backbone': resnet(out_indices)})
 
 
-def test_parts_that_cannot_be_measured_are_let_be_where_nothing_asks() -> None:
+def test_dry_run_may_fail_if_nothing_needs_it() -> None:
     cfg = {
         'type': 'mmyolo_ext.YOLODetector',
         'backbone': {'type': 'mmyolo_ext.StubbornBackbone'},
@@ -178,7 +178,7 @@ def test_parts_that_cannot_be_measured_are_let_be_where_nothing_asks() -> None:
         features_of(nn.Conv2d(3, 8, 1), 3)
 
 
-def test_measuring_leaves_the_backbone_alone() -> None:
+def test_dry_run_keeps_modes_and_weights() -> None:
     backbone = MMDET_MODELS.build({**resnet((1, 2, 3)), 'norm_eval': False, 'frozen_stages': 1})
     modes = [module.training for module in backbone.modules()]
     state = copy.deepcopy(backbone.state_dict())
@@ -190,7 +190,7 @@ def test_measuring_leaves_the_backbone_alone() -> None:
 
 
 class RawAndDecoded(nn.Module):
-    """The network and the decoding, as an exported graph holds them."""
+    """The network and the decoding, as in an exported graph."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ def exported(model: nn.Module, x: torch.Tensor) -> nn.Module:
 
 
 @pytest.mark.parametrize('convert', [traced, pytest.param(exported, marks=pytest.mark.slow)])
-def test_goes_through_torchs_tracers(convert: Callable[[nn.Module, torch.Tensor], nn.Module]) -> None:
+def test_trace_and_export(convert: Callable[[nn.Module, torch.Tensor], nn.Module]) -> None:
     model, example = RawAndDecoded(), torch.rand(1, 3, 64, 96)
     with torch.no_grad():
         converted = convert(model, example)

@@ -73,7 +73,7 @@ def test_behind_our_neck_and_mmdets() -> None:
     assert shapes(fused) == [(2, 16, 2, 3), (2, 8, 4, 6), (2, 4, 8, 12)]
 
 
-def test_weights_are_shares_of_the_levels() -> None:
+def test_weights_sum_to_one() -> None:
     asff = ASFF(CHANNELS).eval()
     for fusion, width, size in zip(asff.fusions, CHANNELS, ((8, 12), (4, 6), (2, 3)), strict=True):
         same = torch.randn(3, 2, width, *size, generator=torch.Generator().manual_seed(0))
@@ -109,7 +109,7 @@ def test_middle_level_written_out() -> None:
         torch.testing.assert_close(fusion(inputs), expected)
 
 
-def test_a_level_that_is_chosen_alone_passes_alone() -> None:
+def test_weight_one_selects_a_single_level() -> None:
     fusion = ASFF(CHANNELS).eval().fusions[0]
     with torch.no_grad():
         fusion.weigh.weight.zero_()
