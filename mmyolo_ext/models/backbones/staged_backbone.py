@@ -25,14 +25,6 @@ CONTAINERS = ('state_dict', 'model', 'model_ema', 'ema_state_dict')
 # prefixes of DistributedDataParallel and EMA models, torch.compile, and models with a head
 WRAPPERS = ('module.', '_orig_mod.', 'backbone.')
 INIT_CFG_KEYS = ('type', 'checkpoint', 'prefix', 'map_location')
-NAME_PATTERNS = {
-    r'\bbranch2\.\d': 'ShuffleNetV2',
-    r'features\.\d+\.block\.|\bdepthwise_conv\b': 'MobileNetV3',
-    r'features\.\d+\.conv\.': 'MobileNetV2',
-    r'\blayer\d\.\d+\.conv\d\.': 'a ResNet',
-    r'\bmain_conv\b': 'a CSPDarknet',
-    r'\b(attn|self_attention|qkv)\b': 'a transformer',
-}
 
 
 class StagedBackbone(BaseModule):
@@ -191,13 +183,9 @@ def load_pretrained(backbone: StagedBackbone, init_cfg: Mapping[str, Any]) -> No
     report = LoadReport.of(current, given)
     name = type(backbone).__name__
     if not report.matched:
-        guess = next(
-            (n for pattern, n in NAME_PATTERNS.items() if any(re.search(pattern, key) for key in saved)), None
-        )
         raise ValueError(
-            f'{source} does not fit {name}: {report}. It contains {_sketch(saved)}'
-            f'{f" (by the names, {guess})" if guess else ""}. {name} takes {_sketch(current)}, or the weights of the '
-            'same network with the names of torchvision or mmpretrain'
+            f'{source} does not fit {name}: {report}. It contains {_sketch(saved)}. {name} takes {_sketch(current)}, '
+            'or the weights of the same network with the names of torchvision or mmpretrain'
         )
     broken = [key for key in report.matched if not torch.isfinite(given[key]).all()]
     if broken:
