@@ -79,7 +79,7 @@ def test_latency_has_a_line_for_each_form() -> None:
     assert lines[3] == '| n | 8 | PyTorch | 60.0 (50.0-80.0) | 60.0 (50.0-80.0) |  |  |'
 
 
-def test_evaluation_and_suppression() -> None:
+def test_evaluation_and_nms() -> None:
     line = {'ours': TIMES, 'pycocotools': {**TIMES, 'median_ms': 12000.0}, 'times_faster': 4.0, 'equal': False}
     text = rows.evaluation({'images': 5000, 'boxes': 100, 'objects': 7, 'metric': line})
     assert '| metric | 0.06 (0.05-0.08) | 12.0 (0.1-0.1) | 4.00 | NO |' in text and '5,000 images' in text
@@ -95,11 +95,11 @@ def test_evaluation_and_suppression() -> None:
 
 def test_the_line_under_a_table_names_machine_card_and_calibrations() -> None:
     result = {'figures': {'a': STEP}, 'machine': MACHINE, 'calibration': CALIBRATION}
-    told = page.text_of('step', result).splitlines()[-1]
-    assert told == (
+    line = page.text_of('step', result).splitlines()[-1]
+    assert line == (
         'Some Card, Some CPU, 2 of 4 cores; python 3.11. In the same run: one warp 1.5 ms, one matrix product 12 ms.'
     )
-    # what runs on the CPU alone does not name it, and every calibration counts
+    # benchmarks on the CPU do not name the card; all calibrations count
     case = {'calibration': {'warp_ms': 1.25, 'matmul_ms': 14.0}}
     assert page.machine_of({**result, 'figures': {'a': case}}, card=False).endswith(
         'python 3.11. In the same run: one warp 1.25 to 1.5 ms, one matrix product 12 to 14 ms.'
@@ -117,7 +117,7 @@ def test_what_is_kept_is_the_last_line_of_figures(tmp_path: Path) -> None:
     assert not (tmp_path / 'loss.json').exists()
 
 
-def test_the_results_at_hand_fill_the_page(tmp_path: Path) -> None:
+def test_the_page_shows_the_stored_results(tmp_path: Path) -> None:
     doc = tmp_path / 'page.md'
     shutil.copy(ROOT / 'docs' / 'benchmarks' / 'index.md', doc)
     subprocess.run([sys.executable, ROOT / 'benchmarks' / 'page.py', '--doc', doc], check=True)

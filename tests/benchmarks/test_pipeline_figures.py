@@ -1,4 +1,4 @@
-"""The arithmetic of benchmarks/pipeline.py, by a clock that the test turns: samples, warps, memory."""
+"""The arithmetic of benchmarks/pipeline.py, with a fake clock: samples, warps, memory."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the benchmarks share: their clock, their line, and their tables in the documents."""
+"""Shared code of the benchmarks: measuring, the reported line, tables in pages."""
 
 import json
 import sys
@@ -40,12 +40,12 @@ def test_too_few_repeats(wrong: dict) -> None:
 def test_the_line_of_a_benchmark(capsys: pytest.CaptureFixture) -> None:
     machine.report('some', {'a': 1}, {'warp_ms': 1.4, 'matmul_ms': 12.0})
     (line,) = capsys.readouterr().out.splitlines()
-    told = json.loads(line)
-    assert told['benchmark'] == 'some' and told['figures'] == {'a': 1} and told['calibration']['warp_ms'] == 1.4
-    assert told['machine']['cores'] >= 1 and {'python', 'torch', 'numpy'} <= told['machine']['versions'].keys()
+    result = json.loads(line)
+    assert result['benchmark'] == 'some' and result['figures'] == {'a': 1} and result['calibration']['warp_ms'] == 1.4
+    assert result['machine']['cores'] >= 1 and {'python', 'torch', 'numpy'} <= result['machine']['versions'].keys()
 
 
-def test_tables_take_their_places(tmp_path: Path) -> None:
+def test_tables_replace_the_text_between_markers(tmp_path: Path) -> None:
     doc = tmp_path / 'doc.md'
     doc.write_text('a\n<!-- one:begin -->\nold\n<!-- one:end -->\nb\n<!-- two:begin --><!-- two:end -->\n')
     text = tables.table(['x', 'y'], [['1', '2']])

@@ -1,4 +1,4 @@
-"""Whole steps against bare ones: the arithmetic, by a clock that the test turns, and what a bare step is."""
+"""Whole steps against bare ones: the arithmetic, with a fake clock, and the bare step itself."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ import training
 
 
 class Clock:
-    """Seconds that pass when the test says so."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -82,7 +82,7 @@ class Spend(torch.autograd.Function):
 
 
 def pretended_runner(clock: Clock) -> SimpleNamespace:
-    """Each of its parts takes another time: powers of two, so that a sum tells what it is of."""
+    """Each part takes a different power of two, so that a sum shows its parts."""
 
     def takes(seconds: float) -> Any:
         return lambda *args, **kwargs: clock.spend(seconds)
@@ -150,7 +150,7 @@ SHAPES = [torch.Size((4, 3, 32, 32)), torch.Size((2, 3, 32, 64))]
 
 
 class PretendedLoop(training.AlternatingLoop):
-    """Its first epoch, which does not count, takes 100 s, and the last two 7."""
+    """The first epoch, a warm-up, takes 100 s, the last two 7 s."""
 
     def __init__(self, runner: Any, clock: Clock) -> None:
         super().__init__(runner, DataLoader([0, 1]), repeats=5)
