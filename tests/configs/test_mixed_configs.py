@@ -139,7 +139,7 @@ def test_mmdets_own_tools_train_and_test_our_parts(bccd_coco, tmp_path):
     cfg.dump(tmp_path / 'mine.py')
     tool, work = ('-m', 'mmyolo_ext.compat'), tmp_path / 'train'
     output = run(*tool, 'mmdet::tools/train.py', tmp_path / 'mine.py', '--work-dir', work)
-    assert 'mixing of images is closed until the end' in output
+    assert 'images are not mixed from here on' in output
     trained = figures(work)
     run(*tool, 'mmdet::tools/test.py', tmp_path / 'mine.py', work / 'epoch_1.pth', '--work-dir', tmp_path / 'test')
     tested = figures(tmp_path / 'test')

@@ -482,7 +482,7 @@ def test_a_run_ended_in_a_validation_repeats_it_and_finds_its_best(tmp_path):
 def test_what_is_not_finite_is_never_the_best(tmp_path, bad):
     train(tmp_path, checkpoint=BEST, **validated({1: bad, 2: 0.2, 3: bad, 4: 0.1}))
     assert names(tmp_path) == ['best_score_epoch_2.pth', 'epoch_3.pth', 'epoch_4.pth']
-    assert f'score is {bad}, which is never taken as the best' in log_of(tmp_path)
+    assert f'score is {bad}, which is never the best' in log_of(tmp_path)
 
 
 @pytest.mark.parametrize('end_after', [None, 7, 10, 12, 17])

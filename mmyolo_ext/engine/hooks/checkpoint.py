@@ -15,39 +15,38 @@ from mmyolo_ext.registry import HOOKS
 
 @HOOKS.register_module()
 class CheckpointHook(MMEngineCheckpointHook):
-    """MMEngine's ``CheckpointHook`` that deletes and believes nothing but its own files.
+    """MMEngine's ``CheckpointHook`` that deletes and trusts only files of its own run.
 
     * Checkpoints are written by :class:`~mmyolo_ext.checkpoint.writing.CheckpointFolder`; older ones are deleted after
       the new one is complete.
-    * With ``by_epoch=False``, a checkpoint that is due while gradients are summed up is written after the next
-      optimizer step.
-    * The best score and its file are found in the manifest of this work dir, never by a path in a checkpoint. A score
-      that is NaN or infinite is never the best.
+    * With ``by_epoch=False``, a checkpoint that is due during accumulation is written after the next optimizer step.
+    * The best score and its file are read from the manifest of the work dir, never from a path in a checkpoint. A
+      score that is NaN or infinite is never the best.
 
     Args:
         *args: As MMEngine's, which include ``interval``, ``max_keep_ckpts``, ``save_best`` and ``rule``.
-        **kwargs: As MMEngine's. Checkpoints go to local folders only: ``file_client_args``, ``backend_args`` and an
-            ``out_dir`` with a scheme such as ``s3://`` are refused.
+        **kwargs: As MMEngine's. Checkpoints are written to local folders only: ``file_client_args``,
+            ``backend_args`` and an ``out_dir`` with a scheme such as ``s3://`` are errors.
     """
 
     _due = False
 
     def folder(self, work_dir: str) -> Path:
-        """Return where the checkpoints of a run are: its work dir, or a folder of that name in ``out_dir``.
+        """Return the folder of the checkpoints of a run: its work dir, or a folder of that name in ``out_dir``.
 
         Raises:
-            ValueError: ``out_dir`` is not a local folder.
+            ValueError: If ``out_dir`` is not a local folder.
         """
         remote = self.out_dir is not None and '://' in str(self.out_dir)
         if remote or self.file_client_args is not None or self.backend_args is not None:
             raise ValueError(
-                'CheckpointHook writes to local folders, where a complete write can be assured, got '
+                'CheckpointHook writes to local folders only, got '
                 f'out_dir={self.out_dir!r}, backend_args={self.backend_args!r}: copy the checkpoints from there'
             )
         return Path(work_dir) if self.out_dir is None else Path(self.out_dir) / Path(work_dir).name
 
     def before_train(self, runner: Runner) -> None:
-        """Look for the best checkpoints of this run so far."""
+        """Find the best checkpoints of this run so far."""
         if getattr(runner, 'checkpoints', None) is None:
             raise ValueError("mmyolo_ext.CheckpointHook needs runner_type = 'mmyolo_ext.Runner' in the config")
         self._due = False
@@ -56,13 +55,15 @@ class CheckpointHook(MMEngineCheckpointHook):
             found = [runner.checkpoints.best(metric) or self._of_hub(runner, metric)]
             broadcast_object_list(found)  # the ranks must agree on what is better
             self._note_best(runner, metric, *(found[0] or (None, None)))
-        if is_main_process() and runner.resumed:  # a run that was killed after a write has not deleted what it should
+        if (
+            is_main_process() and runner.resumed
+        ):  # a run that was killed after a write has not deleted the outdated files
             position = {'epoch': runner.epoch, 'iter': runner.iter}
             outdated = self._outdated(runner, position['epoch' if self.by_epoch else 'iter'], position)
             runner.checkpoints.delete(outdated + self._other_best(runner))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, *args, **kwargs) -> None:
-        """Save at the first end of an optimizer step from when a checkpoint is due by iterations."""
+        """Save at the first end of an optimizer step after a checkpoint is due by iterations."""
         if self.by_epoch:
             return
         due = self.every_n_train_iters(runner, self.interval, self.save_begin)
@@ -96,7 +97,7 @@ class CheckpointHook(MMEngineCheckpointHook):
                 raise ValueError(f'save_best of CheckpointHook must be one of {sorted(metrics)}, got {metric!r}')
             score = metrics[metric]
             if score is None or not math.isfinite(score):
-                runner.logger.warning(f'{metric} is {score}, which is never taken as the best.')
+                runner.logger.warning(f'{metric} is {score}, which is never the best.')
                 continue
             best = runner.message_hub.get_info(self._info_key('best_score', metric), self.init_value_map[rule])
             if not self.is_better_than[metric](score, best):
@@ -116,7 +117,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             runner.logger.info(f'The best checkpoint with {score:0.4f} {metric} at {step} {unit} is saved to {name}.')
 
     def _note_best(self, runner: Runner, metric: str, name: str | None, score: float | None) -> None:
-        """Keep the best of a metric where MMEngine does."""
+        """Record the best of a metric as MMEngine does."""
         path = None if name is None else str(runner.checkpoints.folder / name)
         if len(self.key_indicators) == 1:
             self.best_ckpt_path = path
@@ -130,7 +131,7 @@ class CheckpointHook(MMEngineCheckpointHook):
                 runner.message_hub.update_info(key, value)
 
     def _of_hub(self, runner: Runner, metric: str) -> tuple[str, float] | None:
-        """The best of a run that was started without a manifest: its score counts if its file is in the folder."""
+        """Return the best of a run without a manifest; its score counts if its file is in the folder."""
         name, score = (runner.message_hub.get_info(self._info_key(key, metric)) for key in ('best_ckpt', 'best_score'))
         known = isinstance(name, str) and name in file_names(runner.checkpoints.folder) and score is not None
         if not known:
@@ -140,7 +141,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         return name, score
 
     def _other_best(self, runner: Runner) -> list[str]:
-        """Files that were the best of a metric before those that are noted as the best."""
+        """Return files that were the best of a metric before the present ones."""
         noted = {
             metric: Path(path).name
             for metric in (self.key_indicators if self.save_best else ())
@@ -156,7 +157,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         return start if len(self.key_indicators) == 1 else f'{start}_{metric}'
 
     def _outdated(self, runner: Runner, step: int, meta: dict) -> list[str]:
-        """What goes when the checkpoint of ``step`` is there: emergency saves, and all but the newest periodic."""
+        """Return what to delete after the checkpoint of ``step``: emergency saves, and all but the newest periodic."""
         now, entries = moment_of(runner.position(meta)), runner.checkpoints.entries
         outdated = [
             name for name, facts in entries.items() if facts.get('kind') == 'emergency' and moment_of(facts) < now
@@ -179,10 +180,9 @@ STATE = 'early_stopping'
 
 @HOOKS.register_module()
 class EarlyStoppingHook(MMEngineEarlyStoppingHook):
-    """MMEngine's ``EarlyStoppingHook`` whose best score and count of validations without improvement are resumed.
+    """MMEngine's ``EarlyStoppingHook`` that resumes its best score and its count of validations without improvement.
 
-    A checkpoint is saved before the validation of its epoch, so it holds the state before that validation, which a
-    resumed run repeats.
+    A checkpoint is saved before the validation of its epoch, which a resumed run repeats.
 
     Args:
         *args: As MMEngine's, which include ``monitor``, ``rule`` and ``patience``.

@@ -1,4 +1,4 @@
-"""Draw how a training went."""
+"""Plot the losses and the mAP of a training."""
 
 import json
 from collections.abc import Iterable
@@ -21,10 +21,10 @@ COLOURS = {
 
 @HOOKS.register_module()
 class CurvesHook(Hook):
-    """Writes ``curves.png`` into the work dir when training ends: the losses and the mAP over the epochs.
+    """Write ``curves.png`` into the work dir when training ends: the losses and the mAP over the epochs.
 
-    It reads the scalars that MMEngine's ``LocalVisBackend`` wrote, of the runs that were resumed too, so the picture
-    shows the whole training. Without matplotlib, or without any scalar, it says so and leaves it.
+    It reads the scalars that MMEngine's ``LocalVisBackend`` wrote in all runs of a resumed training. Without
+    matplotlib, or without scalars, it logs a warning.
     """
 
     priority = 'LOWEST'
@@ -36,16 +36,15 @@ class CurvesHook(Hook):
         try:
             draw_curves(rows, target, title=runner.experiment_name)
         except (ImportError, ValueError) as error:
-            runner.logger.warning(f'curves.png is not drawn: {error}')
+            runner.logger.warning(f'curves.png was not written: {error}')
         else:
             runner.logger.info(f'Curves of losses and mAP: {target}')
 
 
 def read_scalars(files: Iterable[Path]) -> list[dict]:
-    """The rows of one training from the logs of its runs, oldest first.
+    """Return the rows of one training from the logs of its runs, oldest first.
 
-    A run that was resumed from an earlier epoch than its predecessor had reached replaces what came after it; one that
-    started anew replaces all.
+    A resumed run replaces the rows of earlier runs from its first epoch on.
     """
     rows: list[dict] = []
     for file in files:
@@ -57,7 +56,7 @@ def read_scalars(files: Iterable[Path]) -> list[dict]:
 
 
 def series(rows: list[dict], name: str) -> tuple[list[float], list[float]]:
-    """Epochs and values of a scalar; of several values in one epoch, their mean."""
+    """Return epochs and values of a scalar; of several values in one epoch, their mean."""
     by_epoch: dict[int, list[float]] = {}
     for row in rows:
         for key, value in row.items():
@@ -67,16 +66,16 @@ def series(rows: list[dict], name: str) -> tuple[list[float], list[float]]:
 
 
 def loss_names(rows: list[dict]) -> list[str]:
-    """The losses that were logged: the usual ones first, then what other terms a model has (``loss_nwd``, ...)."""
+    """Return the names of the logged losses: the usual ones first, then others (``loss_nwd``, ...)."""
     logged = {key for row in rows for key in row if key == 'loss' or key.startswith('loss_')}
     return [name for name in LOSSES if name in logged] + sorted(logged.difference(LOSSES))
 
 
 def draw_curves(rows: list[dict], target: Path, title: str = '') -> None:
-    """Write the picture: losses on the left on a logarithmic scale, mAP on the right with its best epoch marked.
+    """Plot losses on the left, on a logarithmic scale, and mAP on the right with its best epoch marked.
 
     Raises:
-        ValueError: If ``rows`` holds no loss.
+        ValueError: If ``rows`` contains no loss.
         ImportError: If matplotlib is not installed.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -105,32 +104,17 @@ def _plot(axes, rows: list[dict], names: Iterable[str]) -> None:
     for name in names:
         epochs, values = series(rows, name)
         if epochs:
-            marker = 'o' if len(epochs) < 40 else None
-            axes.plot(
-                epochs,
-                values,
-                label=NAMES.get(name, name),
-                color=COLOURS.get(name),  # matplotlib's own cycle for other terms
-                linewidth=1.6,
-                marker=marker,
-                markersize=3,
-            )
+            style = {'linewidth': 1.6, 'marker': 'o' if len(epochs) < 40 else None, 'markersize': 3}
+            axes.plot(epochs, values, label=NAMES.get(name, name), color=COLOURS.get(name), **style)
 
 
 def _mark_best(axes, epochs: list[float], values: list[float]) -> None:
     if epochs:
         best = max(range(len(values)), key=values.__getitem__)
-        axes.annotate(
-            f'best: {values[best]:.3f}\nat epoch {epochs[best]}',
-            (epochs[best], values[best]),
-            textcoords='offset points',
-            xytext=(0, -8),
-            ha='center',
-            va='top',
-            fontsize=8,
-        )
+        style = {'textcoords': 'offset points', 'xytext': (0, -8), 'ha': 'center', 'va': 'top', 'fontsize': 8}
+        axes.annotate(f'best: {values[best]:.3f}\nat epoch {epochs[best]}', (epochs[best], values[best]), **style)
 
 
 def _epoch(row: dict) -> int:
-    # validation rows carry the epoch as their step alone
+    # validation rows have the epoch as their step only
     return row.get('epoch', row['step'])

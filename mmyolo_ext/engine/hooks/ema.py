@@ -16,18 +16,21 @@ from mmyolo_ext.registry import HOOKS, MODELS
 class StepEMAHook(EMAHook):
     """MMEngine's ``EMAHook``, counting optimizer steps instead of iterations.
 
-    With the defaults the n-th step gives ema <- d ema + (1 - d) model with d = 0.9999 (1 - exp(-n / 2000)), norm
-    statistics included. The first step copies the model (mmdet's averaging does), where the formula has d < 0.0005.
+    With the defaults, step n gives ema <- d ema + (1 - d) model with d = 0.9999 (1 - exp(-n / 2000)), norm statistics
+    included. The first step copies the model, as mmdet's EMA does, where the formula has d < 0.0005.
 
-    The ranks have seen different images, so the averaged statistics of the norm layers differ between them; at the
-    end of an epoch they are made equal by their mean, so that every rank validates, and rank 0 saves, the same model.
+    Norm statistics differ between ranks, which have seen different images. At the end of an epoch those of the EMA are
+    averaged over ranks, so that every rank validates, and rank 0 saves, the same model.
 
     Args:
-        ema_type: mmdet's ``ExpMomentumEMA``, all tensors at once, with ``momentum`` = 1 - 0.9999, ``gamma`` = 2000.
+        ema_type: Type of the EMA model.
+        momentum: 1 - d for large n.
+        gamma: Number of steps over which d rises.
+        update_buffers: Whether buffers are averaged as well, or copied.
         **kwargs: As MMEngine's ``EMAHook``.
 
     Attributes:
-        swapped: Whether the model holds the EMA, as during a validation, and the EMA the model.
+        swapped: Whether the model has the weights of the EMA, as during a validation, and the EMA those of the model.
     """
 
     swapped = False
@@ -64,11 +67,10 @@ class StepEMAHook(EMAHook):
 
 @MODELS.register_module()
 class ForeachEMA(ExpMomentumEMA):
-    """mmdet's ``ExpMomentumEMA`` by one call for all tensors instead of one for each; its checkpoints fit both.
+    """mmdet's ``ExpMomentumEMA`` with one call for all tensors instead of one for each; checkpoints are compatible.
 
-    At update n the average moves by w = (1 - momentum) exp(-(1 + n) / gamma) + momentum of its distance to the model;
-    the first update copies. On the CPU the numbers are the same to the last bit. On a GPU, where one kernel does it
-    all, a number may differ in its last bit.
+    Update n moves the EMA by w = (1 - momentum) exp(-(1 + n) / gamma) + momentum of its distance to the model; the
+    first update copies. Results are bit-identical on a CPU; on a GPU the last bit may differ.
 
     Args:
         **kwargs: As mmdet's: ``model``, ``momentum``, ``gamma``, ``interval``, ``device``, ``update_buffers``.
@@ -77,13 +79,12 @@ class ForeachEMA(ExpMomentumEMA):
     _pairs: tuple[nn.Module, list[Tensor], list[Tensor]] | None = None
 
     def find_tensors(self) -> None:
-        """Look for the tensors anew at the next update, for they are remembered from one to the next: to find some
-        hundreds by their names takes longer than to average them."""
+        """Discard the cached lists of tensors; finding hundreds by name takes longer than updating them."""
         self._pairs = None
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Move the average towards the parameters of ``model``, and its buffers, by average or by copy."""
+        """Move the EMA towards the parameters of ``model``, and average or copy its buffers."""
         updates = int(self.steps)
         if updates == 0 or updates % self.interval:
             super().update_parameters(model)
@@ -91,14 +92,14 @@ class ForeachEMA(ExpMomentumEMA):
         averages, sources = self._tensors(model)
         targets = [source.to(average.device) for average, source in zip(averages, sources, strict=True)]
         weight = (1 - self.momentum) * math.exp(-(1 + updates) / self.gamma) + self.momentum
-        torch._foreach_lerp_(averages, targets, weight)  # PyTorch's own averages call it too: optim.swa_utils
+        torch._foreach_lerp_(averages, targets, weight)  # as torch.optim.swa_utils
         if not self.update_buffers:
             for average, source in zip(self.module.buffers(), model.buffers(), strict=True):
                 average.copy_(source)
         self.steps += 1
 
     def _tensors(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-        """All that is averaged, and what of the model each follows."""
+        """Return the averaged tensors and those of the model."""
         if self._pairs is None or self._pairs[0] is not model:
             sources = model.state_dict(keep_vars=True) if self.update_buffers else dict(model.named_parameters())
             moved = [name for name, average in self.avg_parameters.items() if average.dtype.is_floating_point]

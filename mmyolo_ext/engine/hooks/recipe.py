@@ -14,15 +14,15 @@ from mmyolo_ext.registry import HOOKS
 
 @HOOKS.register_module()
 class AccumulateHook(Hook):
-    """Makes every optimizer step see about ``nominal_batch_size`` images, whatever the batch and the ranks.
+    """Accumulate gradients to about ``nominal_batch_size`` images per optimizer step, for any batch size and world size.
 
-    With b images a batch on each of r ranks it adds up k = max(round(nominal / (b r)), 1) iterations. The gradient is
-    a sum over images, so a step of b r k images moves the weights as far as that many images should; the weight decay
-    is scaled by b r k / nominal to keep pace. The learning rate is left alone: it belongs to a step of ``nominal``
-    images, hence ``--auto-scale-lr`` would scale it twice and is refused.
+    With b images per batch on each of r ranks, a step accumulates k = max(round(nominal / (b r)), 1) iterations. The
+    gradient is a sum over images, so the effective learning rate is proportional to b r k; the weight decay is scaled
+    by b r k / nominal to match. The learning rate is that of a step of ``nominal`` images: ``--auto-scale-lr`` would
+    scale it twice and is an error.
 
     Args:
-        nominal_batch_size: Images a step should see. The last step of an epoch sees what is left.
+        nominal_batch_size: Images per step. The last step of an epoch has the remaining ones.
     """
 
     priority = 'VERY_HIGH'
@@ -34,13 +34,13 @@ class AccumulateHook(Hook):
         self.accumulative_counts = 1
 
     def before_train(self, runner: Runner) -> None:
-        """Runs after a checkpoint was resumed, so that what it says about the weight decay can be put right."""
+        """Scale the weight decay, after a checkpoint was resumed."""
         self._check(runner)
         images = batch_size_of(runner.train_dataloader) * runner.world_size
         self.accumulative_counts = self.count(runner)
         decay_scale = images * self.accumulative_counts / self.nominal_batch_size
         for group in runner.optim_wrapper.optimizer.param_groups:
-            # kept in the group, hence in the checkpoint, so that resuming does not scale what is scaled already
+            # the initial value is saved in checkpoints, so that resuming does not scale it twice
             group['weight_decay'] = group.setdefault('initial_weight_decay', group['weight_decay']) * decay_scale
         runner.logger.info(self._describe(runner, images, decay_scale))
 
@@ -50,7 +50,7 @@ class AccumulateHook(Hook):
         runner.optim_wrapper.begin_epoch(self.accumulative_counts, length, done)
 
     def count(self, runner: Runner) -> int:
-        """Return how many batches make a step."""
+        """Return the number of batches per step."""
         images = batch_size_of(runner.train_dataloader) * runner.world_size
         return max(round(self.nominal_batch_size / images), 1)
 
@@ -62,13 +62,13 @@ class AccumulateHook(Hook):
             )
         if not hasattr(runner.optim_wrapper, 'begin_epoch'):
             raise ValueError(
-                f'AccumulateHook needs a wrapper that sums gradients, got {type(runner.optim_wrapper).__name__}: set '
+                f'AccumulateHook needs an optimizer wrapper that sums gradients, got {type(runner.optim_wrapper).__name__}: set '
                 "optim_wrapper.type to 'mmyolo_ext.YOLOOptimWrapper' ('mmyolo_ext.YOLOAmpOptimWrapper' with AMP)"
             )
         if (runner.auto_scale_lr or {}).get('enable'):
             raise ValueError(
-                'auto_scale_lr is enabled, but this recipe fits any batch size already, by summing and accumulating '
-                'gradients: set auto_scale_lr.enable=False'
+                'auto_scale_lr is enabled, but AccumulateHook already adapts this recipe to any batch size: set '
+                'auto_scale_lr.enable=False'
             )
 
     def _describe(self, runner: Runner, images: int, decay_scale: float) -> str:
@@ -84,23 +84,23 @@ class AccumulateHook(Hook):
 
 
 def batch_size_of(loader: DataLoader) -> int:
-    """Images a batch on one rank, also where a batch sampler decides it."""
+    """Return the batch size of one rank, also that of a batch sampler."""
     size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None)
     if size is None:
         raise ValueError(
-            f'cannot tell the batch size of {type(loader.batch_sampler).__name__}: give it an attribute batch_size'
+            f'the batch size of {type(loader.batch_sampler).__name__} is unknown: add an attribute batch_size'
         )
     return size
 
 
 @HOOKS.register_module()
 class CloseMosaicHook(Hook):
-    """Switches off the transforms that mix images for the last epochs.
+    """Switch off the transforms that mix images for the last epochs.
 
-    Whether the mixing is off follows from the number of the epoch, so a resumed training needs no memory of it.
+    This depends on the number of the epoch alone, so a resumed training needs no state.
 
     Args:
-        num_last_epochs: Epochs without mixing; 0 never switches. With as many as the training has, none mixes.
+        num_last_epochs: Number of epochs without mixing; 0 disables the hook.
     """
 
     priority = 'VERY_HIGH'
@@ -117,12 +117,12 @@ class CloseMosaicHook(Hook):
                 f'the training dataset {type(dataset).__name__} has no close_mosaic: wrap it in '
                 "dict(type='mmyolo_ext.SeededDataset', dataset=...), or set num_last_epochs=0"
             )
-        # the data set refuses to close what is not there, but only when the last epochs begin
+        # the dataset checks this too, but only when the last epochs begin
         steps = list(_wrapper_steps(dataset))
         if self.num_last_epochs and steps and not any(_mixes(step) for step in steps):
             raise ValueError(
                 f'no transform mixes images, so there is nothing to close: got {[type(s).__name__ for s in steps]}; '
-                'set num_last_epochs=0, or put Mosaic into the pipeline'
+                'set num_last_epochs=0, or add Mosaic to the pipeline'
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -130,11 +130,11 @@ class CloseMosaicHook(Hook):
         last = runner.epoch >= runner.max_epochs - self.num_last_epochs
         if self.num_last_epochs and last and not dataset.mosaic_closed:
             dataset.close_mosaic()
-            runner.logger.info(f'Epoch {runner.epoch + 1}: mixing of images is closed until the end.')
+            runner.logger.info(f'Epoch {runner.epoch + 1}: images are not mixed from here on.')
 
 
 def _wrapper_steps(dataset: object) -> Iterator[object]:
-    """The transforms of every wrapper that runs some itself (``MultiImageMixDataset``), at any depth."""
+    """Yield the transforms of wrappers that run some themselves (``MultiImageMixDataset``), at any depth."""
     if isinstance(getattr(dataset, 'pipeline', None), list):
         yield from dataset.pipeline
     for part in [dataset.dataset] if hasattr(dataset, 'dataset') else getattr(dataset, 'datasets', []):
@@ -171,7 +171,7 @@ class SampleSeedHook(DistSamplerSeedHook):
         if hasattr(sampler, 'seed'):
             sampler.seed = runner.seed
         super().before_train_epoch(runner)
-        _seed_process(runner.seed, runner.epoch, runner.rank)  # for the sampler and for what is drawn between epochs
+        _seed_process(runner.seed, runner.epoch, runner.rank)  # for the sampler and random draws between epochs
 
     def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         _seed_process(runner.seed, runner.iter, runner.rank, 1)
@@ -181,7 +181,7 @@ def _seed_process(*words: int) -> None:
     drawn = np.random.SeedSequence(words).generate_state(3)
     random.seed(int(drawn[0]))
     np.random.seed(drawn[1])
-    # torch.manual_seed also queues a call for each kind of device that is not in use, with a trace of the stack
+    # torch.manual_seed would also queue a call, with a stack trace, for each kind of device that is not in use
     torch.default_generator.manual_seed(int(drawn[2]))
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(int(drawn[2]))
