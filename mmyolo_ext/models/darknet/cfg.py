@@ -21,24 +21,7 @@ ACTIVATIONS = ('linear', 'leaky', 'relu', 'swish', 'mish', 'logistic')
 WEIGHTS_TYPES = ('none', 'per_feature', 'per_channel')
 NORMALIZATIONS = ('sigmoid', 'sigmoid_mean', 'relu', 'softmax', 'none')
 SYNONYMS = {'network': 'net', 'conv': 'convolutional', 'max': 'maxpool'}
-# Fields on how Darknet trains, which the config of the run decides here
-# fmt: off
-TRAINING = {
-    'net': {
-        'batch', 'subdivisions', 'momentum', 'decay', 'learning_rate', 'burn_in', 'power', 'max_batches', 'policy',
-        'step', 'scale', 'steps', 'scales', 'gamma', 'time_steps', 'angle', 'aspect', 'saturation', 'exposure', 'hue',
-        'mosaic', 'mosaic_bound', 'mixup', 'cutmix', 'blur', 'gaussian_noise', 'flip', 'letter_box', 'max_crop',
-        'min_crop', 'random', 'label_smooth_eps', 'ema_alpha', 'adam', 'B1', 'B2', 'eps', 'optimized_memory',
-        'workspace_size_limit_MB', 'dynamic_minibatch', 'try_fix_nan', 'weights_reject_freq',
-        'num_sigmas_reject_badlabels', 'equidistant_point',
-    },
-    'yolo': {
-        'jitter', 'resize', 'random', 'ignore_thresh', 'truth_thresh', 'iou_thresh', 'iou_normalizer',
-        'cls_normalizer', 'obj_normalizer', 'delta_normalizer', 'iou_loss', 'iou_thresh_kind', 'nms_kind', 'beta_nms',
-        'max_delta', 'label_smooth_eps', 'focal_loss', 'objectness_smooth', 'counters_per_class', 'max',
-    },
-}
-# fmt: on
+TRAINING = ('net', 'yolo')  # sections whose other fields are about training, which the config of the run decides here
 # Fields that change the network in ways that are not implemented: only the value without effect is accepted
 UNSUPPORTED = {
     'convolutional': {'dilation': 1, 'antialiasing': 0, 'binary': 0, 'xnor': 0},
@@ -112,13 +95,13 @@ class Section:
         return value if accepts(value) else self.fail(f'{wanted}, got {text!r}', name)
 
     def check_fields(self) -> None:
-        """Raise ValueError for a field that is unknown, or has a value that is not supported."""
+        """Raise ValueError for a field that is unknown (except in [net] and [yolo]), or has an unsupported value."""
         unsupported = UNSUPPORTED.get(self.kind, {})
         for name, (text, _) in self.fields.items():
             if name in unsupported:
                 if text not in (str(unsupported[name]), f'{unsupported[name]}.0'):
                     self.fail(f'{name}={text} is not supported, only {unsupported[name]}', name)
-            elif name not in self.known | TRAINING.get(self.kind, set()):
+            elif name not in self.known and self.kind not in TRAINING:
                 allowed = tuple(sorted(self.known))
                 self.fail(f'{name} is an unknown field, must be one of {allowed}{did_you_mean(name, allowed)}', name)
 
