@@ -21,7 +21,7 @@ import torch
 from engines import FORMS, FORMS_ON, Engine, build_detector, engines, random_images
 from machine import LEAST_REPEATS, calibrate, measure, report
 
-from mmyolo_ext.apis.memory import keep_freed_memory
+from mmyolo_ext.cli.common import keep_freed_memory
 
 MODELS = {
     'YOLOv5n': 'yolov5/yolov5_n_640_coco.py',

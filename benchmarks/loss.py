@@ -21,7 +21,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 import mmyolo_ext  # noqa: F401
-from mmyolo_ext.apis.memory import keep_freed_memory
+from mmyolo_ext.cli.common import keep_freed_memory
 from mmyolo_ext.models.heads import YOLOv3Head, YOLOv5Head
 
 HEADS = {'YOLOv5Head': YOLOv5Head, 'YOLOv3Head': YOLOv3Head}

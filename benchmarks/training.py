@@ -21,7 +21,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
-from mmyolo_ext.apis.memory import keep_freed_memory
+from mmyolo_ext.cli.common import keep_freed_memory
 from mmyolo_ext.engine.prepare_model import compile_parts
 from mmyolo_ext.engine.runner import Runner
 

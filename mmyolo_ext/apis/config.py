@@ -1,14 +1,20 @@
-"""Read a config as our tools read it."""
+"""Read a config as the tools read it."""
 
 import argparse
+import ast
+import inspect
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import yaml
 from mmengine.config import Config, DictAction
 from mmengine.fileio import load
+from mmengine.runner import Runner
 
 import mmyolo_ext  # noqa: F401  (supplies mmcv's ops before a config imports mmdet)
+from mmyolo_ext.apis.config_nodes import LOADERS, closest
 from mmyolo_ext.apis.shortcuts import SHORTCUTS, apply_shortcuts
-from mmyolo_ext.apis.spelling import check_bases, check_file, check_options
 from mmyolo_ext.engine.stopping import StopTraining
 
 SUFFIXES = ('.py', '.yaml', '.yml', '.json')
@@ -17,31 +23,49 @@ SECTIONS = (
     *('optim_wrapper', 'default_hooks', 'env_cfg', 'randomness'),
 )
 HOOKS_OF_MMENGINE = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
-NEVER_NONE = ('env_cfg', 'randomness')
-DATA_DESCRIPTION = {'train', 'val', 'nc', 'path'}  # keys of a data.yaml, as YOLO tools write it
-
-
-class FormattedOnce(Config):
-    """A config that is not formatted again as long as its settings stay the same.
-
-    MMEngine asks for its text for the log, for the copy beside the log and for every checkpoint, and yapf takes a
-    third of a second to format it: as long as a step of a small network.
-    """
-
-    @classmethod
-    def of(cls, cfg: Config) -> 'FormattedOnce':
-        """The same config; settings are shared."""
-        formatted = cls.__new__(cls)
-        formatted.__dict__.update(cfg.__dict__)
-        return formatted
-
-    @property
-    def pretty_text(self) -> str:
-        settings, text = self.__dict__.get('_formatted', (None, None))
-        if settings != repr(self._cfg_dict):
-            text = super().pretty_text
-            self.__dict__['_formatted'] = repr(self._cfg_dict), text  # past __setattr__, which would make it a setting
-        return text
+# Variables that are usual in configs. A runner does not read them: a child that assigns one must use it itself.
+VARIABLES = (
+    *('train_pipeline', 'val_pipeline', 'test_pipeline', 'dataset_type', 'backend_args', 'train_dataset', 'classes'),
+    *('val_dataset', 'test_dataset', 'input_shape', 'img_scale', 'num_classes', 'max_iters'),
+)
+KNOWN_KEYS = (
+    *inspect.signature(Runner).parameters,
+    *('custom_imports', 'runner_type', 'model_wrapper_cfg', 'sync_bn', 'find_unused_parameters', 'compile', 'check'),
+    *('activation_checkpointing', 'efficient_conv_bn_eval', 'tta_model', 'tta_pipeline', 'vis_backends', 'fp16'),
+    *('gpu_ids', 'strategy', 'memory_format', 'compile_parts', 'step_guard', 'metainfo'),
+    *VARIABLES,
+    *SHORTCUTS,
+)
+# Names that other tools give to our settings.
+FOREIGN_KEYS = {
+    name: ours
+    for names, ours in (
+        ('learning_rate lr lr0 base_lr initial_lr', 'optim_wrapper.optimizer.lr'),
+        ('epochs num_epochs n_epochs total_epochs nepochs', 'max_epochs'),
+        ('batch bs train_batch_size samples_per_gpu batchsize', 'batch_size'),
+        ('imgsz img_size image_size imgsize resolution', 'input_size'),
+        ('names class_list labels categories nc', 'class_names'),
+        ('workers num_workers workers_per_gpu', 'train_dataloader.num_workers'),
+        ('momentum', 'optim_wrapper.optimizer.momentum'),
+        ('weight_decay wd', 'optim_wrapper.optimizer.weight_decay'),
+        ('optimizer optimizer_config', 'optim_wrapper.optimizer'),
+        ('lr_config scheduler lr_scheduler', 'param_scheduler'),
+        ('seed random_seed', 'randomness.seed'),
+        ('pretrained weights checkpoint', 'load_from'),
+        ('resume_from', 'load_from with resume=True'),
+        ('data dataset train val', 'data_root, train_ann and val_ann'),
+        ('runner total_iters', 'train_cfg'),
+        ('evaluation', 'val_evaluator and train_cfg.val_interval'),
+        ('checkpoint_config', 'default_hooks.checkpoint'),
+        ('log_config', 'default_hooks.logger'),
+        ('amp fp16', 'optim_wrapper.type or the option --amp'),
+        ('device gpus gpu_ids gpu', 'the environment variable CUDA_VISIBLE_DEVICES'),
+        ('save_dir output_dir project out_dir', 'work_dir'),
+        ('patience', 'the hook EarlyStoppingHook'),
+        ('val_interval eval_interval', 'train_cfg.val_interval'),
+    )
+    for name in names.split()
+}
 
 
 class OptionsAction(DictAction):
@@ -61,115 +85,205 @@ class OptionsAction(DictAction):
 
 
 def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
-    """Read a config file, take over the options, and carry out the shortcuts of :mod:`.shortcuts`.
+    """Read a config file, merge options into it, and apply the shortcuts of :mod:`.shortcuts`.
 
-    Shortcuts come before other options, so ``batch_size=8 val_dataloader.batch_size=1`` means what it says.
+    Shortcuts are applied before other options, so that ``batch_size=8 val_dataloader.batch_size=1`` works as written.
 
     Args:
         path: A Python, YAML or JSON config of MMEngine; its ``_base_`` may be ``mmdet::...``.
         cfg_options: Dotted keys and values, as ``--cfg-options`` gives them.
 
     Raises:
-        ValueError: If the file is missing or broken, if a key of it or of the options is misspelt, or if a shortcut
-            cannot be carried out.
+        ValueError: The file is missing or broken, a key of it or of the options is misspelt, or a shortcut cannot be
+            applied.
     """
-    options = dict(cfg_options or {})
-    cfg = FormattedOnce.of(_read(path))
-    check_file(path)
-    _check_sections(cfg)
-    check_options(cfg, options)
+    path, options = Path(path), dict(cfg_options or {})
+    if not path.is_file() or path.suffix not in SUFFIXES:
+        raise ValueError(_why_no_config(path))
+    if path.suffix != '.py':
+        _refuse_data_file(path)
+    for file, key in unread_names(path):
+        if key in FOREIGN_KEYS:
+            raise ValueError(f'{key!r} in {file} is read by nothing: set {FOREIGN_KEYS[key]} instead')
+        if key not in KNOWN_KEYS:
+            _refuse_if_close(key, KNOWN_KEYS, f'a top-level key of a config ({file})')
+    try:
+        cfg = Config.fromfile(path)
+    except FileNotFoundError as error:
+        raise ValueError(f'{path}: a base config is missing: {error}') from error
+    except ImportError as error:
+        reason = error.__context__ or error  # MMEngine's own message lists sys.path
+        raise ValueError(f'{path}: an import fails: {reason}; see its custom_imports') from error
+    except StopTraining:
+        raise
+    except (Exception, SystemExit) as error:  # a config is the user's code, which may raise anything
+        raise ValueError(f'{path} cannot be read: {type(error).__name__}: {error}') from error
+    if options:
+        _check_options(cfg, options)
     for name in SHORTCUTS:
         if name in options:
             cfg[name] = options.pop(name)
-    apply_shortcuts(cfg)
-    _leave_out_hooks(cfg)
+    _finish(cfg)
     if options:
         try:
             cfg.merge_from_dict(options)
         except (KeyError, TypeError, IndexError) as error:
             reason = error.args[0] if error.args else error
             raise ValueError(f'--cfg-options do not fit the config: {reason}') from error
-        _check_sections(cfg)
-        apply_shortcuts(cfg)
-        _leave_out_hooks(cfg)
+        _finish(cfg)
     return cfg
 
 
-def _leave_out_hooks(cfg: Config) -> None:
-    """``default_hooks = dict(NAME=None)`` leaves a hook out; MMEngine allows that only of those it adds itself."""
-    hooks = cfg.get('default_hooks') or {}
-    for name in [name for name, hook in hooks.items() if hook is None and name not in HOOKS_OF_MMENGINE]:
-        del hooks[name]
-
-
-def _check_sections(cfg: Config) -> None:
-    """What shortcuts and checks walk through must be made of dicts and lists."""
+def _finish(cfg: Config) -> None:
+    """Check the types of the sections, remove hooks that are None, apply shortcuts."""
     for key in SECTIONS:
-        if key in cfg and not isinstance(cfg[key], dict) and (cfg[key] is not None or key in NEVER_NONE):
+        optional = key not in ('env_cfg', 'randomness')
+        if key in cfg and not isinstance(cfg[key], dict) and not (cfg[key] is None and optional):
             raise ValueError(f'{key} must be a dict, got {cfg[key]!r}')
     for key in ('param_scheduler', 'custom_hooks'):
         entries = cfg.get(key) or []
+        if isinstance(entries, dict) and key == 'custom_hooks':
+            raise ValueError(f'custom_hooks must be a list of dicts, got {dict(entries)}')
         for entry in entries if isinstance(entries, (list, tuple)) else [entries]:
             if not isinstance(entry, dict):
                 raise ValueError(f'{key} must be a list of dicts with a type, got {entry!r}')
-    if isinstance(cfg.get('custom_hooks'), dict):
-        raise ValueError(f'custom_hooks must be a list of dicts, got {dict(cfg.custom_hooks)}')
     for key in ('work_dir', 'load_from'):
         if not isinstance(cfg.get(key), (str, type(None))):
             raise ValueError(f'{key} must be a path, got {cfg[key]!r}')
+    hooks = cfg.get('default_hooks') or {}
+    for name, hook in list(hooks.items()):
+        if hook is None and name not in HOOKS_OF_MMENGINE:  # of its own, MMEngine leaves out those that are None
+            del hooks[name]
+    if any(cfg.get(name) is not None for name in SHORTCUTS):
+        apply_shortcuts(cfg)
+    fit_rect_batches(cfg)
 
 
-def _read(path: str | Path) -> Config:
-    path = str(path)
-    if Path(path).is_dir():
-        raise ValueError(f'{path} is a folder, not a config{_neighbours(Path(path) / "x.py")}')
-    if not Path(path).is_file():
-        raise ValueError(f'there is no config {path}{_neighbours(Path(path))}')
-    if Path(path).suffix not in SUFFIXES:
-        raise ValueError(f'{path} is not a config: its name must end in one of {", ".join(SUFFIXES)}')
-    check_bases(path)
-    _refuse_data_file(path)
+def fit_rect_batches(cfg: Config, world_size: int = 1) -> None:
+    """Give ``RectBatchDataset`` the number of images that all ranks validate together, which share a rectangle."""
+    for name in LOADERS:
+        loader = cfg.get(name) or {}
+        node = loader.get('dataset')
+        while isinstance(node, dict):
+            if str(node.get('type')).endswith('RectBatchDataset') and loader.get('batch_size'):
+                node['batch_size'] = loader['batch_size'] * world_size
+            node = node.get('dataset')
+
+
+def unread_names(path: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, str]]:
+    """Yield (file, name) of what a config and its bases assign at the top and do not read themselves.
+
+    Configs in packages (``mmdet::...``) are left out.
+
+    Raises:
+        ValueError: If configs are based on each other in a circle.
+    """
+    if path.resolve() in above:
+        circle = (*above[above.index(path.resolve()) :], path)
+        raise ValueError(f'the configs are based on each other in a circle: {" -> ".join(f.name for f in circle)}')
+    names, bases = _top_level(path)
+    read_by_child = re.findall(r'_base_\.(\w+)', path.read_text(encoding='utf-8')) if bases and names else ()
+    yield from ((path, name) for name in names)
+    for base in bases:
+        for file, name in unread_names(path.parent / base, (*above, path.resolve())):
+            if name not in read_by_child:
+                yield file, name
+
+
+def unread_variables(path: Path) -> Iterator[str]:
+    """Yield a warning for each variable that a config with a ``_base_`` assigns and nothing reads.
+
+    A base has read its own variables before the child assigns another value, so the assignment changes nothing.
+    """
+    if path.suffix == '.py' and _top_level(path)[1]:
+        for name in _top_level(path)[0]:
+            if name not in KNOWN_KEYS or name in VARIABLES:
+                yield (
+                    f'{name!r} in {path} is read by nothing: a base uses its variables before this file changes them, '
+                    'and unknown settings have no effect'
+                )
+
+
+def _top_level(path: Path) -> tuple[list[str], list[str]]:
+    """Return the names that a file assigns at the top and does not read, and its bases; nothing if it is broken."""
     try:
-        cfg = Config.fromfile(path)
-    except FileNotFoundError as error:
-        raise ValueError(f'{path}: a file it is based on is missing: {error}') from error
-    except ImportError as error:
-        reason = error.__context__ or error  # MMEngine's own message lists sys.path
-        raise ValueError(f'{path} imports what cannot be imported: {reason}; see its custom_imports') from error
-    except StopTraining:
-        raise
-    except (Exception, SystemExit) as error:  # a config is code of the user's: whatever it raises is to name the file
-        raise ValueError(f'{path} cannot be read: {type(error).__name__}: {error}') from error
-    return cfg
+        if path.suffix != '.py':
+            content = load(path)
+            bases = content.pop('_base_', [])
+            return list(map(str, content)), [bases] if isinstance(bases, str) else bases
+        tree = ast.parse(path.read_text(encoding='utf-8'))
+    except (OSError, SyntaxError, ValueError, AttributeError, yaml.YAMLError):  # MMEngine will name the reason
+        return [], []
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    read = {node.id for node in names if not isinstance(node.ctx, ast.Store)}
+    assigned = {
+        node.id: statement.value
+        for statement in tree.body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        for node in ast.walk(target)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    base = assigned.pop('_base_', ast.Pass())
+    bases = [node.value for node in ast.walk(base) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    unread = [name for name in assigned if name not in read and not name.startswith('__')]
+    return unread, [name for name in bases if '::' not in name]
 
 
-def _refuse_data_file(path: str) -> None:
-    """A description of a data set, or its annotations, is not a config, though it may be YAML or JSON too."""
-    if path.endswith('.py'):
-        return
+def _check_options(cfg: Config, options: Iterable[str]) -> None:
+    """Refuse dotted options such as ``train_cfg.max_epoch`` that would add a key next to the one that is meant."""
+    for option in options:
+        first, *rest = option.split('.')
+        if first not in cfg and first not in KNOWN_KEYS:
+            _refuse_if_close(first, (*cfg.keys(), *KNOWN_KEYS), 'a top-level key of a config')
+            instead = f': set {FOREIGN_KEYS[first]} instead' if first in FOREIGN_KEYS else ''
+            raise ValueError(
+                f'--cfg-options {option}: the config has no key {first!r}, so nothing would read it{instead}'
+            )
+        node = cfg.get(first)
+        for part in rest:
+            if isinstance(node, (list, tuple)):
+                node = node[int(part)] if part.isdigit() and int(part) < len(node) else None
+            elif isinstance(node, dict):
+                if part not in node:
+                    _refuse_if_close(part, node.keys(), f'a key for --cfg-options {option}')
+                node = node.get(part)
+
+
+def _refuse_if_close(key: str, known: Iterable[str], what: str) -> None:
+    match = closest(key, known)
+    if match:
+        raise ValueError(f'{key!r} is not {what}: did you mean {match!r}?')
+
+
+def _why_no_config(path: Path) -> str:
+    folder = path if path.is_dir() else path.parent
+    pattern = f'*{path.suffix or ".py"}'
+    found = sorted(file.name for file in folder.glob(pattern) if file.is_file()) if folder.is_dir() else []
+    neighbours = f'; in {folder} there are {", ".join(found)}' if found else ''
+    if path.is_dir():
+        return f'{path} is a folder, not a config{neighbours}'
+    if not path.is_file():
+        return f'there is no config {path}{neighbours}'
+    return f'{path} is not a config: its name must end in one of {", ".join(SUFFIXES)}'
+
+
+def _refuse_data_file(path: Path) -> None:
+    """Refuse a dataset description or annotations, which may be YAML or JSON too."""
     try:
         content = load(path)
-    except Exception:  # reading the config tells what is wrong
+    except Exception:  # MMEngine will name the reason
         return
     if not isinstance(content, dict):
-        raise ValueError(
-            f'{path} is not a config: it holds {"nothing" if content is None else type(content).__name__}'
-        )
+        kind = 'nothing' if content is None else f'a {type(content).__name__}'
+        raise ValueError(f'{path} is not a config: it contains {kind}')
     write = 'write a config with _base_ = a file of configs/,'
-    if 'model' not in content and 'names' in content and DATA_DESCRIPTION & set(content):
+    if 'model' not in content and 'names' in content and {'train', 'val', 'nc', 'path'} & set(content):
+        names = content['names']
+        names = tuple(names.values() if isinstance(names, dict) else names if isinstance(names, (list, tuple)) else ())
         raise ValueError(
-            f'{path} describes a data set, it is not a config: {write} class_names = {_names(content["names"])}, '
+            f'{path} describes a dataset, it is not a config: {write} class_names = {names}, '
             'data_root, train_ann, train_img, val_ann and val_img'
         )
     if 'model' not in content and {'images', 'annotations'} <= set(content):
-        raise ValueError(f'{path} holds annotations, it is not a config: {write} and train_ann = {path!r}')
-
-
-def _names(names: object) -> tuple:
-    """The class names of a ``data.yaml``, which are a list or a dict by number."""
-    return tuple(names.values() if isinstance(names, dict) else names if isinstance(names, (list, tuple)) else ())
-
-
-def _neighbours(path: Path) -> str:
-    there = sorted(file.name for file in path.parent.glob(f'*{path.suffix or ".py"}')) if path.parent.is_dir() else []
-    return f'; in {path.parent} there are {", ".join(there)}' if there else ''
+        raise ValueError(f'{path} contains annotations, it is not a config: {write} and train_ann = {str(path)!r}')

@@ -3,12 +3,13 @@
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from mmengine.config import Config
 
+from mmyolo_ext.apis.config import unread_variables
 from mmyolo_ext.apis.config_keys import check_keys
 from mmyolo_ext.apis.config_values import check_values
-from mmyolo_ext.apis.spelling import unread_variables
 
 MAX_ERRORS_NAMED = 3
 NEEDED = {
@@ -38,7 +39,7 @@ def check_config(cfg: Config, job: str) -> None:
     if cfg.get('check') == 'off':
         return
     found = list(dict.fromkeys(check(cfg)))
-    found += [('warning', message) for message in unread_variables(cfg.filename or '')]
+    found += [('warning', message) for message in unread_variables(Path(cfg.filename or ''))]
     if int(os.environ.get('RANK', 0)) == 0:
         for message in (message for level, message in found if level == 'warning'):
             print(f'warning: {message}', file=sys.stderr, flush=True)

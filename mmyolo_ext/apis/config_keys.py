@@ -20,8 +20,7 @@ from mmengine.utils import ManagerMixin
 from mmengine.utils.dl_utils.setup_env import set_multi_processing
 from torch.utils.data import DataLoader
 
-from mmyolo_ext.apis.config_nodes import Part, parts
-from mmyolo_ext.apis.spelling import closest
+from mmyolo_ext.apis.config_nodes import Part, closest, parts
 from mmyolo_ext.engine.step_guard import StepGuard
 
 CLOSE_TYPE = 0.75  # of difflib's ratio: 'YOLOv9Head' to 'YOLOv5Head' has 0.9

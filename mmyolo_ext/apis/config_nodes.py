@@ -1,10 +1,13 @@
-"""The dicts in a config: found, and told apart by their types."""
+"""Walk through the dicts of a config."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from mmengine.config import Config
 
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+CLOSE = 0.8  # of difflib's ratio: 'train_dataloder' has 0.97, 'train_pipeline' to 'train_dataloader' 0.67
 # What a runner reads of a config; other top-level keys are variables of the author's.
 READ_KEYS = (
     *('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg', 'test_cfg'),
@@ -16,7 +19,7 @@ FOREIGN_TRANSFORMS = ('Albu', 'Albumentations')  # what is below them are names 
 
 
 def walk(node: object) -> Iterator[dict]:
-    """Every dict in nested dicts and lists, outer ones first."""
+    """Yield every dict in nested dicts and lists, outer ones first."""
     if isinstance(node, dict):
         yield node
         for value in list(node.values()):
@@ -27,7 +30,7 @@ def walk(node: object) -> Iterator[dict]:
 
 
 def leaf_datasets(node: dict) -> Iterator[dict]:
-    """The configs of the innermost data sets of a loader or a wrapper."""
+    """Yield the configs of the innermost datasets of a loader or a wrapper."""
     inner = [node['dataset']] if 'dataset' in node else node.get('datasets', [])
     for part in inner:
         yield from leaf_datasets(part)
@@ -36,7 +39,7 @@ def leaf_datasets(node: dict) -> Iterator[dict]:
 
 
 def kind(node: dict) -> str:
-    """The name of a type without its scope; empty if there is none."""
+    """Return the name of a type without its scope; empty if there is none."""
     name = node.get('type', '')
     return name.rsplit('.', 1)[-1] if isinstance(name, str) else getattr(name, '__name__', '')
 
@@ -47,8 +50,8 @@ class Part:
 
     Args:
         cfg: The whole config.
-        path: Where it is, as ``train_dataloader.dataset.pipeline[2]``.
-        keys: The keys on the way, without positions in lists.
+        path: Its place, such as ``train_dataloader.dataset.pipeline[2]``.
+        keys: The keys of the path, without positions in lists.
         node: The dict.
     """
 
@@ -71,7 +74,7 @@ class Part:
 
 
 def parts(cfg: Config) -> Iterator[Part]:
-    """Every dict that a run reads, outer ones first: variables of the author's at the top are left out."""
+    """Yield every dict that a run reads, outer ones first, without the variables of the author."""
     for key in READ_KEYS:
         if key in cfg:
             yield from _parts(cfg, cfg[key], key, (key,))
@@ -86,3 +89,14 @@ def _parts(cfg: Config, node: object, path: str, keys: tuple[str, ...]) -> Itera
     elif isinstance(node, (list, tuple)):
         for index, value in enumerate(node):
             yield from _parts(cfg, value, f'{path}[{index}]', keys)
+
+
+def closest(key: str, known: Iterable[str]) -> str | None:
+    """Return the name that ``key`` was probably meant to be, ignoring case and underscores; None if none is close."""
+    plain = {_plain(name): str(name) for name in known}
+    match = get_close_matches(_plain(key), plain, n=1, cutoff=CLOSE)
+    return plain[match[0]] if match else None
+
+
+def _plain(name: object) -> str:
+    return str(name).lower().replace('_', '').replace('-', '')

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from mmengine.config import Config
 from mmengine.runner import Priority
 
-from mmyolo_ext.apis.class_names import class_names_fault
-from mmyolo_ext.apis.config_nodes import Part, kind, parts, walk
-from mmyolo_ext.apis.spelling import closest
+from mmyolo_ext.apis.config_nodes import Part, closest, kind, parts, walk
+from mmyolo_ext.apis.shortcuts import class_names_fault
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 SIZES = ('size_hw', 'img_scale', 'crop_size', 'size', 'scale')

@@ -12,7 +12,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from mmyolo_ext.apis.config import load_config
-from mmyolo_ext.apis.shortcuts import leaf_datasets
+from mmyolo_ext.apis.config_nodes import leaf_datasets
 from mmyolo_ext.compat.checkpoint_file import read_checkpoint
 from mmyolo_ext.compat.fit_checkpoint import fit
 from mmyolo_ext.compat.load_report import LoadReport

@@ -11,8 +11,8 @@ import torch
 from mmengine.config import Config
 from torch import distributed
 
+from mmyolo_ext.apis.config import fit_rect_batches
 from mmyolo_ext.apis.rank_check import check_ranks
-from mmyolo_ext.apis.shortcuts import fit_rect_batches
 from mmyolo_ext.engine.stopping import end_with_parent
 
 # Where each launcher says which process this is: (rank, number of processes, rank on this machine).

@@ -1,11 +1,13 @@
 """Detect on pictures from Python."""
 
+import colorsys
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from mmcv.cnn import fuse_conv_bn
@@ -17,16 +19,18 @@ from mmengine.runner import CheckpointLoader
 from mmengine.structures import InstanceData
 from torch import nn
 
-from mmyolo_ext.apis.class_names import class_names_of
 from mmyolo_ext.apis.config import load_config
+from mmyolo_ext.apis.config_nodes import leaf_datasets
 from mmyolo_ext.apis.files import check_checkpoint
-from mmyolo_ext.apis.shortcuts import leaf_datasets
 from mmyolo_ext.checkpoint.finite import check_finite
 from mmyolo_ext.compat.fit_checkpoint import fit
-from mmyolo_ext.registry import MODELS
+from mmyolo_ext.image_io import read_image
+from mmyolo_ext.registry import DATASETS, MODELS
 from mmyolo_ext.weights import install_reader
 
 WARM_UP_RUNS = 3
+READABLE_SIDE = 480  # px: on smaller pictures labels would hide what they name, so those are drawn enlarged
+GOLDEN_ANGLE = 0.381966  # of a full turn: hues of successive classes stay far apart, however many there are
 
 
 class Detections(NamedTuple):
@@ -148,8 +152,50 @@ def _class_names(saved_meta: dict, dataset: dict) -> tuple[str, ...]:
     return tuple(classes)
 
 
+def class_names_of(dataset: dict) -> tuple[str, ...] | None:
+    """Return the class names in the ``metainfo`` of a dataset config, else those of its type; None without any."""
+    with DATASETS.switch_scope_and_registry(None) as registry:  # as building does, which finds names of mmdet
+        own = getattr(registry.get(dataset['type']), 'METAINFO', {}).get('classes')
+    classes = (dataset.get('metainfo') or {}).get('classes') or own
+    return (classes,) if isinstance(classes, str) else tuple(classes) if classes else None
+
+
 def _to_numpy(instances: InstanceData, score_thr: float) -> Detections:
     instances = instances[instances.scores >= score_thr]
     order = instances.scores.argsort(descending=True, stable=True)
     fields = (instances.bboxes, instances.scores, instances.labels)
     return Detections(*(field[order].cpu().numpy() for field in fields))
+
+
+def class_colour(label: int) -> tuple[int, int, int]:
+    """BGR, 0..255; the same for a class on every picture."""
+    red, green, blue = colorsys.hsv_to_rgb((0.58 + label * GOLDEN_ANGLE) % 1, 0.85, 0.95)
+    return int(255 * blue), int(255 * green), int(255 * red)
+
+
+def draw(file: Path, found: Detections, classes: tuple[str, ...], target: Path) -> None:
+    """Write the picture of ``file`` with its boxes, best on top, each with its class and score, to ``target``.
+
+    A picture whose longer side is at most half of ``READABLE_SIDE`` is enlarged by a whole number first.
+    """
+    picture, _ = read_image(str(file))
+    zoom = max(READABLE_SIDE // max(picture.shape[:2]), 1)
+    picture = cv2.resize(picture, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
+    unit = max(round(min(picture.shape[:2]) / 320), 1)  # width of a line, px
+    for box, score, label in reversed(list(zip(*found, strict=True))):
+        colour = class_colour(label)
+        left, top, right, bottom = (int(round(zoom * float(side))) for side in box)
+        cv2.rectangle(picture, (left, top), (right, bottom), colour, unit)
+        _write(picture, f'{classes[label]} {score:.2f}', (left, top), colour, unit)
+    cv2.imencode(target.suffix, picture)[1].tofile(target)
+
+
+def _write(picture: np.ndarray, text: str, corner: tuple[int, int], colour: tuple[int, int, int], unit: int) -> None:
+    """Put ``text`` on a patch of ``colour`` above ``corner``, or below it where the picture ends."""
+    scale = 0.4 * unit
+    (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, unit)
+    left = min(max(corner[0], 0), max(picture.shape[1] - width, 0))
+    bottom = corner[1] if corner[1] >= height + base else corner[1] + height + base
+    cv2.rectangle(picture, (left, bottom - height - base), (left + width, bottom), colour, cv2.FILLED)
+    ink = (0, 0, 0) if sum(colour) > 380 else (255, 255, 255)
+    cv2.putText(picture, text, (left, bottom - base), cv2.FONT_HERSHEY_SIMPLEX, scale, ink, unit, cv2.LINE_AA)

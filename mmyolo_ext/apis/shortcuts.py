@@ -1,65 +1,102 @@
-"""One line in a user's config for what stands in many places of it.
+"""Shortcuts: one line in a user's config for settings that stand in many places of it.
 
 =================  ====================================================================================================
-``class_names``    names of the classes: metainfo of every data set, ``num_classes`` of the heads
-``data_root``      folder of the data: every data set, ``ann_file`` of the metrics
-``train_ann``      annotation file of the training split, under ``data_root``; ``train_img`` its folder of pictures
-``val_ann``        the same of the validation split (and of the test split where that is the same); ``val_img``
+``class_names``    names of the classes: metainfo of every dataset, ``num_classes`` of the heads
+``data_root``      folder of the data: every dataset, ``ann_file`` of the metrics
+``train_ann``      annotation file of the training split, relative to ``data_root``; ``train_img`` its image folder
+``val_ann``        the same of the validation split (and of the test split if it is the same); ``val_img``
 ``input_size``     px, one side of a square or (height, width): every resizing transform, the head, test-time views
-``max_epochs``     length of the training: loop, schedules; close-mosaic and validation are kept within it
-``batch_size``     pictures a batch, of every loader
+``max_epochs``     length of the training: loop and schedules; close-mosaic and validation are kept within it
+``batch_size``     images per batch of every dataloader
 =================  ====================================================================================================
 """
 
 import posixpath
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from mmengine.config import Config
 
-from mmyolo_ext.apis.class_names import class_names_fault
-from mmyolo_ext.apis.config_nodes import kind, leaf_datasets, walk
-from mmyolo_ext.apis.shortcut_epochs import set_max_epochs
-from mmyolo_ext.apis.shortcut_size import set_input_size
+from mmyolo_ext.apis.config_nodes import LOADERS, kind, leaf_datasets, walk
 
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+# Epochs in the first tenth of a training are a warm-up, whose length does not follow the training's.
+WARMUP_SHARE = 10
+SWITCHES = ('CloseMosaicHook',)
+# arguments that are the input's (height, width), as ours are
+HEIGHT_WIDTH = {
+    **dict.fromkeys(('Mosaic', 'RandomAffine', 'MosaicAffine', 'CachedDataset', 'RectBatchDataset'), 'size'),
+    'Letterbox': 'size_hw',
+}
+# and those of mmdet and mmcv, which write (width, height)
+WIDTH_HEIGHT = {
+    **dict.fromkeys(('Mosaic', 'CachedMosaic', 'MixUp', 'CachedMixUp'), 'img_scale'),
+    'RandomCrop': 'crop_size',
+    'Pad': 'size',
+    'Resize': 'scale',
+}
+# the size at the end of a training pipeline, whatever it resizes to before
+FINAL_SIZES = ('crop_size', 'img_scale', 'size')
 
 
 def apply_shortcuts(cfg: Config) -> None:
-    """Carry out the shortcuts that ``cfg`` holds, in place, and take them out of it.
+    """Apply the shortcuts of ``cfg`` in place, and remove them from it.
 
     Raises:
-        ValueError: If a shortcut has a value it cannot have, or nowhere to go in this config.
+        ValueError: If a shortcut has an invalid value, or no place in this config.
     """
-    test_is_val = _annotations(cfg, 'test_dataloader') == _annotations(cfg, 'val_dataloader')
+    annotations = [
+        [(dataset.get('data_root'), dataset.get('ann_file')) for dataset in _datasets(cfg, [loader])]
+        for loader in ('val_dataloader', 'test_dataloader')
+    ]
+    val_loaders = ('val_dataloader', 'test_dataloader')[: 1 + (annotations[0] == annotations[1])]
     values = {name: cfg.pop(name) for name in SHORTCUTS if cfg.get(name) is not None}
     for name, value in values.items():
-        SHORTCUTS[name](cfg, value, test_is_val)
+        SHORTCUTS[name](cfg, value, val_loaders)
     if {'data_root', 'val_ann'} & set(values):
-        _point_metrics_at_their_data(cfg)
-    fit_rect_batches(cfg)
+        for split in ('val', 'test'):
+            for dataset in _datasets(cfg, [f'{split}_dataloader']):
+                path = posixpath.join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+                for metric in walk(cfg.get(f'{split}_evaluator')):
+                    if 'ann_file' in metric:
+                        metric['ann_file'] = path
 
 
-def fit_rect_batches(cfg: Config, world_size: int = 1) -> None:
-    """Rectangles of validation are shared by the pictures that are in a batch together, over all ranks."""
-    for loader in (cfg.get(name) for name in LOADERS if cfg.get(name)):
-        for node in walk(loader):
-            if kind(node) == 'RectBatchDataset' and loader.get('batch_size'):
-                node['batch_size'] = loader['batch_size'] * world_size
+def class_names_fault(names: Sequence) -> str | None:
+    """Return what is wrong with a list of class names; None if nothing is."""
+    if not names:
+        return 'there must be at least one class, got none'
+    for name in names:
+        if isinstance(name, (int, float)):
+            return f'class names are texts, got the number {name!r}: write {str(name)!r}, with quotes'
+        if not isinstance(name, str):
+            return f'class names are texts, got {name!r}'
+        if not name:
+            return f'a class name is empty: {tuple(names)}'
+    double = sorted({name for name in names if list(names).count(name) > 1})
+    return f'class names must be distinct, got {", ".join(map(repr, double))} more than once' if double else None
 
 
-def _set_class_names(cfg: Config, names: str | list | tuple, test_is_val: bool) -> None:
-    if isinstance(names, str) and (',' in names or names.endswith(('.txt', '.names', '.yaml'))):
-        raise ValueError(f"class_names must be a list of names such as ('cat', 'dog'), got the text {names!r}")
-    if not isinstance(names, (str, list, tuple)):
-        raise ValueError(f"class_names must be a list of names such as ('cat', 'dog'), got {names!r}")
+def _datasets(cfg: Config, loaders: Sequence[str]) -> Iterator[dict]:
+    for loader in loaders:
+        if cfg.get(loader):
+            yield from leaf_datasets(cfg[loader]['dataset'])
+
+
+def _set_class_names(cfg: Config, names: str | list | tuple, val_loaders: Sequence[str]) -> None:
+    is_file = isinstance(names, str) and (',' in names or names.endswith(('.txt', '.names', '.yaml')))
+    if is_file or not isinstance(names, (str, list, tuple)):
+        text = 'the text ' if is_file else ''
+        raise ValueError(f"class_names must be a list of names such as ('cat', 'dog'), got {text}{names!r}")
     names = (names,) if isinstance(names, str) else tuple(names)
     fault = class_names_fault(names)
     if fault:
         raise ValueError(f"class_names must be distinct names such as ('cat', 'dog'): {fault}")
     for dataset in _datasets(cfg, LOADERS):
         dataset['metainfo'] = {'classes': names}
-    for head in _class_heads(cfg.model):
-        head['num_classes'] = len(names)
+    roi_head = cfg.model.get('roi_head') or {}  # a proposal head has no classes, a cascade has several heads
+    for heads in (cfg.model.get('bbox_head'), roi_head.get('bbox_head'), roi_head.get('mask_head')):
+        for head in heads if isinstance(heads, (list, tuple)) else [heads] if heads else []:
+            head['num_classes'] = len(names)
     # variables that the config has used already: keep them true in the dump
     if 'num_classes' in cfg:
         cfg.num_classes = len(names)
@@ -67,78 +104,14 @@ def _set_class_names(cfg: Config, names: str | list | tuple, test_is_val: bool) 
         cfg.metainfo = {'classes': names}
 
 
-def _class_heads(model: dict) -> Iterator[dict]:
-    """The heads that tell classes; those of a cascade one by one. A proposal head tells objects from none."""
-    roi_head = model.get('roi_head') or {}
-    for part in (model.get('bbox_head'), roi_head.get('bbox_head'), roi_head.get('mask_head')):
-        yield from part if isinstance(part, (list, tuple)) else [part] if part else []
-
-
-def _set_data_root(cfg: Config, root: str, test_is_val: bool) -> None:
-    _check_text('data_root', root)
-    for dataset in _datasets(cfg, LOADERS):
-        dataset['data_root'] = root
-
-
-def _dataset_setter(loader: str, key: str) -> Callable[[Config, str, bool], None]:
-    def set_it(cfg: Config, value: str, test_is_val: bool) -> None:
-        _check_text({'ann_file': 'train_ann and val_ann', 'data_prefix': 'train_img and val_img'}[key], value)
-        loaders = (loader, 'test_dataloader') if loader == 'val_dataloader' and test_is_val else (loader,)
-        for dataset in _datasets(cfg, loaders):
-            dataset[key] = {'img': value} if key == 'data_prefix' else value
-
-    return set_it
-
-
-def _set_input_size(cfg: Config, size: int | list | tuple, test_is_val: bool) -> None:
-    set_input_size(cfg, size)
-
-
-def _set_max_epochs(cfg: Config, epochs: int, test_is_val: bool) -> None:
-    _check_count('max_epochs', epochs)
-    if not cfg.get('train_cfg'):
-        raise ValueError('max_epochs has nowhere to go: the config has no train_cfg')
-    _check_count('train_cfg.val_interval', cfg.train_cfg.get('val_interval', 1))
-    set_max_epochs(cfg, epochs)
-
-
-def _set_batch_size(cfg: Config, size: int, test_is_val: bool) -> None:
-    _check_count('batch_size', size)
-    for loader in LOADERS:
-        if cfg.get(loader):
-            cfg[loader]['batch_size'] = size
-
-
-SHORTCUTS: dict[str, Callable[[Config, object, bool], None]] = {
-    'class_names': _set_class_names,
-    'data_root': _set_data_root,
-    'train_ann': _dataset_setter('train_dataloader', 'ann_file'),
-    'train_img': _dataset_setter('train_dataloader', 'data_prefix'),
-    'val_ann': _dataset_setter('val_dataloader', 'ann_file'),
-    'val_img': _dataset_setter('val_dataloader', 'data_prefix'),
-    'input_size': _set_input_size,
-    'max_epochs': _set_max_epochs,
-    'batch_size': _set_batch_size,
-}
-
-
-def _point_metrics_at_their_data(cfg: Config) -> None:
-    for split in ('val', 'test'):
-        for dataset in _datasets(cfg, (f'{split}_dataloader',)):
-            path = posixpath.join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
-            for metric in walk(cfg.get(f'{split}_evaluator')):
-                if 'ann_file' in metric:
-                    metric['ann_file'] = path
-
-
-def _datasets(cfg: Config, loaders: tuple[str, ...]) -> Iterator[dict]:
-    for loader in loaders:
-        if cfg.get(loader):
-            yield from leaf_datasets(cfg[loader]['dataset'])
-
-
-def _annotations(cfg: Config, loader: str) -> list:
-    return [(d.get('data_root'), d.get('ann_file')) for d in _datasets(cfg, (loader,))]
+def _set_dataset(
+    cfg: Config, value: str, val_loaders: Sequence[str], key: str, split: str = '', name: str = 'data_root'
+) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f'{name} must be a path, got {value!r}')
+    loaders = {'train': ['train_dataloader'], 'val': val_loaders}.get(split, LOADERS)
+    for dataset in _datasets(cfg, loaders):
+        dataset[key] = {'img': value} if key == 'data_prefix' else value
 
 
 def _check_count(name: str, value: object) -> None:
@@ -146,6 +119,171 @@ def _check_count(name: str, value: object) -> None:
         raise ValueError(f'{name} must be a whole number of at least 1, got {value!r}')
 
 
-def _check_text(name: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise ValueError(f'{name} must be a path, got {value!r}')
+def _set_batch_size(cfg: Config, size: int, val_loaders: Sequence[str]) -> None:
+    _check_count('batch_size', size)
+    for loader in LOADERS:
+        if cfg.get(loader):
+            cfg[loader]['batch_size'] = size
+
+
+# max_epochs
+
+
+def _set_max_epochs(cfg: Config, epochs: int, val_loaders: Sequence[str]) -> None:
+    """Set the length of the training.
+
+    Epochs of schedules and hooks keep their share of the training; warm-ups keep their length, within its first half.
+    A schedule that becomes empty is removed.
+    """
+    _check_count('max_epochs', epochs)
+    if not cfg.get('train_cfg'):
+        raise ValueError('max_epochs cannot be applied: the config has no train_cfg')
+    _check_count('train_cfg.val_interval', cfg.train_cfg.get('val_interval', 1))
+    before = cfg.train_cfg.get('max_epochs')
+    cfg.train_cfg['max_epochs'] = epochs
+    cfg.train_cfg['val_interval'] = min(cfg.train_cfg.get('val_interval', 1), epochs)
+    if before:
+        _move_epochs(cfg, before, epochs)
+    for node in walk([cfg.get('custom_hooks'), cfg.get('default_hooks')]):
+        if kind(node) in SWITCHES:
+            node['num_last_epochs'] = min(node.get('num_last_epochs', 10), epochs // 3)
+
+
+def _move_epochs(cfg: Config, before: int, epochs: int) -> None:
+    def moved(epoch: int) -> int:
+        if epoch >= before:
+            return epochs if epoch == before else epoch
+        warmup = min(before // WARMUP_SHARE, epochs // 2)
+        return min(epoch, warmup) if epoch <= before // WARMUP_SHARE else max(epoch * epochs // before, warmup)
+
+    intervals = cfg.train_cfg.get('dynamic_intervals')
+    if intervals:
+        cfg.train_cfg['dynamic_intervals'] = [(moved(epoch), every) for epoch, every in intervals]
+    schedules = cfg.get('param_scheduler')
+    if isinstance(schedules, (list, tuple)):
+        for schedule in schedules:
+            _move_schedule(schedule, moved)
+        cfg.param_scheduler = [s for s in schedules if s.get('end') is None or s.get('begin', 0) < s['end']]
+    elif schedules:
+        _move_schedule(schedules, moved)
+    for hook in walk([cfg.get('custom_hooks'), cfg.get('default_hooks')]):
+        if 'switch_epoch' in hook:
+            hook['switch_epoch'] = moved(hook['switch_epoch'])
+        if 'num_last_epochs' in hook and kind(hook) not in SWITCHES:
+            hook['num_last_epochs'] = epochs - moved(max(before - hook['num_last_epochs'], 0))
+
+
+def _move_schedule(schedule: dict, moved: Callable[[int], int]) -> None:
+    if not schedule.get('by_epoch', True):
+        return
+    begin, end = schedule.get('begin', 0), schedule.get('end')
+    if end is not None and end <= begin:
+        raise ValueError(f'param_scheduler: end must be after begin, got {schedule}')
+    if 'T_max' in schedule:
+        length = (moved(end) - moved(begin)) / (end - begin) if end else moved(schedule['T_max']) / schedule['T_max']
+        schedule['T_max'] = max(round(schedule['T_max'] * length), 1)
+    if 'milestones' in schedule:
+        schedule['milestones'] = sorted({moved(epoch) for epoch in schedule['milestones']})
+    for key in ('begin', 'end'):
+        if key in schedule:
+            schedule[key] = moved(schedule[key])
+
+
+# input_size
+
+
+def _set_input_size(cfg: Config, size: int | list | tuple, val_loaders: Sequence[str]) -> None:
+    """Set every size to ``size`` px; ranges of sizes (scale jitter, batches) keep their ratio to the input."""
+    size_hw = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+    strides = (cfg.model.get('bbox_head') or {}).get('prior_generator', {}).get('strides') or [32]
+    stride = max(max(s) if isinstance(s, (list, tuple)) else s for s in strides)
+    if len(size_hw) != 2 or not all(isinstance(side, int) and side > 0 and side % stride == 0 for side in size_hw):
+        raise ValueError(f'input_size must be one or two multiples of {stride}, the largest stride, got {size!r}')
+    views = cfg.pop('tta_pipeline', None)
+    old_test_hw = _resized_hw(cfg, 'val_dataloader')
+    old_hw = _final_train_hw(cfg) or old_test_hw
+    for node in walk(cfg._cfg_dict):
+        _set_node(node, size_hw, old_hw)
+    head = cfg.model.get('bbox_head')
+    if isinstance(head, dict) and (kind(head) in ('YOLOv5Head', 'YOLOv3Head') or 'input_size' in head):
+        head['input_size'] = size_hw[0] if size_hw[0] == size_hw[1] else size_hw
+    if views is not None:
+        for node in walk(views) if old_test_hw else ():
+            name = kind(node)
+            key = 'size_hw' if name == 'Letterbox' else WIDTH_HEIGHT.get(name)
+            if name in ('Letterbox', 'Resize', 'Pad') and _is_pixels(node.get(key)):
+                order = 1 if name == 'Letterbox' else -1
+                sides = zip(node[key], size_hw[::order], old_test_hw[::order], strict=True)
+                node[key] = tuple(max(round(side * new / old / stride), 1) * stride for side, new, old in sides)
+        cfg.tta_pipeline = views
+    if 'img_scale' in cfg:  # a variable that the config has used already
+        cfg.img_scale = size_hw[::-1]
+
+
+def _set_node(node: dict, size_hw: tuple[int, int], old_hw: tuple[int, int] | None) -> None:
+    name, height, width = kind(node), *size_hw
+    ours, theirs = HEIGHT_WIDTH.get(name), WIDTH_HEIGHT.get(name)
+    if ours in node:
+        node[ours] = size_hw
+    elif str(node.get('type')).startswith('mmyolo_ext.'):
+        return
+    elif theirs == 'img_scale' or _is_pixels(node.get(theirs)):
+        node[theirs] = (width, height)
+    elif name == 'RandomAffine' and any(node.get('border') or ()):
+        node['border'] = (-width // 2, -height // 2)  # crops half of a mosaic's double canvas on each side
+    elif name in ('RandomResize', 'RandomChoiceResize', 'BatchSyncRandomResize') and old_hw:
+        _set_range(node, name, (width / old_hw[1], height / old_hw[0]))
+
+
+def _set_range(node: dict, name: str, ratio_wh: tuple[float, float]) -> None:
+    def scaled(scale: list | tuple, divisor: int = 1) -> tuple:
+        sides = zip(scale, ratio_wh, strict=True)
+        return tuple(max(round(side * ratio / divisor), 1) * divisor for side, ratio in sides)
+
+    if name == 'BatchSyncRandomResize':
+        node['random_size_range'] = scaled(node['random_size_range'], node['size_divisor'])
+    elif name == 'RandomChoiceResize':
+        node['scales'] = [scaled(scale) for scale in node['scales']]
+    elif _is_pixels(node.get('scale')):
+        node['scale'] = scaled(node['scale'])
+    elif node.get('scale'):
+        node['scale'] = [scaled(scale) for scale in node['scale']]
+
+
+def _is_pixels(value: object) -> bool:
+    """Whether a size is given in px, not as shares of the image, nor left out."""
+    return isinstance(value, (list, tuple)) and all(isinstance(side, int) for side in value)
+
+
+def _final_train_hw(cfg: Config) -> tuple[int, int] | None:
+    """Return the size of training images at the end of the pipeline."""
+    for node in walk(cfg.get('train_dataloader')):
+        for argument in FINAL_SIZES:
+            if _is_pixels(node.get(argument)):
+                theirs = WIDTH_HEIGHT.get(kind(node)) == argument
+                return tuple(node[argument][::-1] if theirs else node[argument])
+    return _resized_hw(cfg, 'train_dataloader')
+
+
+def _resized_hw(cfg: Config, loader: str) -> tuple[int, int] | None:
+    """Return the size that a letterbox or a resize gives."""
+    for node in walk(cfg.get(loader)):
+        if kind(node) == 'Letterbox':
+            size = node['size_hw']
+            return (size, size) if isinstance(size, int) else tuple(size)
+        if kind(node) == 'Resize' and _is_pixels(node.get('scale')):
+            return tuple(node['scale'][::-1])
+    return None
+
+
+SHORTCUTS: dict[str, Callable[[Config, object, Sequence[str]], None]] = {
+    'class_names': _set_class_names,
+    'data_root': partial(_set_dataset, key='data_root'),
+    'train_ann': partial(_set_dataset, key='ann_file', split='train', name='train_ann'),
+    'train_img': partial(_set_dataset, key='data_prefix', split='train', name='train_img'),
+    'val_ann': partial(_set_dataset, key='ann_file', split='val', name='val_ann'),
+    'val_img': partial(_set_dataset, key='data_prefix', split='val', name='val_img'),
+    'input_size': _set_input_size,
+    'max_epochs': _set_max_epochs,
+    'batch_size': _set_batch_size,
+}

@@ -63,3 +63,7 @@ def report(tuned: Tuned) -> None:
 def sizes(anchors_wh: list) -> str:
     """``10x13 16x30 33x23``."""
     return ' '.join(f'{width:g}x{height:g}' for width, height in anchors_wh)
+
+
+if __name__ == '__main__':
+    main()

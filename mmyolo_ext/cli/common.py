@@ -1,6 +1,7 @@
 """What the command-line tools share: their common options, and how they end."""
 
 import argparse
+import ctypes
 import functools
 import gc
 import logging
@@ -8,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,15 +18,16 @@ from mmengine.config import Config
 from torch import distributed
 
 from mmyolo_ext.apis.config import OptionsAction, load_config
-from mmyolo_ext.apis.memory import keep_freed_memory
 from mmyolo_ext.engine.step_guard import NonFiniteError
-from mmyolo_ext.engine.stopping import StopTraining, signal_handlers
-from mmyolo_ext.weights import install_reader
+from mmyolo_ext.engine.stopping import StopTraining
 
 DEBUG = 'MMYOLO_EXT_DEBUG'
 # what users can cause; anything else is a fault of ours and keeps its traceback
 USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
 SECONDS_FOR_THE_FIRST = 3
+# of malloc.h in glibc
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
+NEVER, AT_ONCE = 2**31 - 1, 64 << 20  # bytes
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
@@ -48,7 +51,6 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 def load_for_run(args: argparse.Namespace) -> Config:
     """The config of a run, its work dir settled: by ``--work-dir``, else the config's own, else by its name."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    install_reader()
     cfg = load_config(args.config, args.cfg_options)
     cfg.check = args.check or cfg.get('check', 'on')
     if args.work_dir is not None and not args.work_dir.strip():
@@ -78,14 +80,18 @@ def tool(main: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(main)
     def run(*argv: Sequence[str] | None) -> None:
         keep_freed_memory()
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, _stop_before_training) if in_main_thread else None
         code, line = 0, None
-        with signal_handlers({signal.SIGTERM: _stop_before_training}):
-            try:
-                main(*argv)
-            except (KeyboardInterrupt, StopTraining, NonFiniteError, *USER_ERRORS) as error:
-                if os.environ.get(DEBUG):
-                    raise
-                code, line = _last_line(error)
+        try:
+            main(*argv)
+        except (KeyboardInterrupt, StopTraining, NonFiniteError, *USER_ERRORS) as error:
+            if os.environ.get(DEBUG):
+                raise
+            code, line = _last_line(error)
+        finally:
+            if in_main_thread:
+                signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
         _end_process(code, line)
 
     return run
@@ -139,3 +145,20 @@ def one_line(error: BaseException) -> str:
         text = re.sub(r'^[\w.]*(Error|Exception): ', '', last)
     text = re.sub(r'^(class `\w+` in [\w/.]+: )+', '', text)
     return ' '.join(text.split())
+
+
+def keep_freed_memory() -> bool:
+    """Let this process, and those it forks, keep freed memory instead of returning it to the system.
+
+    glibc returns what a step has freed, and the next step gets it page by page, each of which the system clears
+    first. As with PyTorch's own memory on a GPU, the process keeps the most it ever needed.
+
+    Returns:
+        False where malloc is not glibc's; then nothing changes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+    if mallopt is None:
+        return False
+    # Large pieces too come from the heap, which grows by some megabytes at a time and never shrinks.
+    settings = {MMAP_MAX: 0, TRIM_THRESHOLD: NEVER, TOP_PAD: AT_ONCE}
+    return all(mallopt(name, value) for name, value in settings.items())

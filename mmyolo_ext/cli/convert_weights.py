@@ -40,3 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     for line in convert_file(args.source, args.target, args.source_format, args.target_format, args.config):
         print(line)
+
+
+if __name__ == '__main__':
+    main()

@@ -58,3 +58,7 @@ def report(export: Export, options: Options) -> None:
     print(
         f'largest difference to PyTorch: {export.difference} (bound {export.bound.boxes_px} px, {export.bound.scores})'
     )
+
+
+if __name__ == '__main__':
+    main()

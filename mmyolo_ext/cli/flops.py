@@ -24,7 +24,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from mmyolo_ext.apis import load_config
-from mmyolo_ext.apis.shortcuts import leaf_datasets, walk
+from mmyolo_ext.apis.config_nodes import leaf_datasets, walk
 from mmyolo_ext.cli.common import tool
 
 # names that mmengine gives to products with weights or between maps; what else it counts is work on single elements
@@ -189,3 +189,7 @@ def table(params: dict[str, int], counted: dict) -> str:
     lines.append(f'  operations on single elements: {", ".join(known) or "none"}')
     lines.append(f'  calls without a count: {", ".join(unknown) or "none"}')
     return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    main()

@@ -217,3 +217,7 @@ def _interface_of(address: str) -> str | None:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == '__main__':
+    main()

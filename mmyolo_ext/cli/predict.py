@@ -11,8 +11,8 @@ from glob import glob
 from pathlib import Path
 
 from mmyolo_ext.apis import Detections, Detector, load_config
-from mmyolo_ext.apis.drawing import draw
 from mmyolo_ext.apis.files import check_work_dir
+from mmyolo_ext.apis.inference import draw
 from mmyolo_ext.cli.common import tool
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
@@ -96,3 +96,7 @@ def describe(file: Path, found: Detections, classes: tuple[str, ...]) -> dict:
         for box, score, label in rows
     ]
     return {'file': str(file), 'boxes': boxes}
+
+
+if __name__ == '__main__':
+    main()

@@ -44,3 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         before, after = (evaluate_exported(ExportedDetector(file), cfg.copy()) for file in (args.model, out))
         for name, value in before.items():
             print(f'{name}: {value:.4f} before, {after[name]:.4f} after')
+
+
+if __name__ == '__main__':
+    main()

@@ -79,3 +79,7 @@ class Precision:
     def scale(self, loss: torch.Tensor) -> torch.Tensor:
         """Scale a loss as the training did."""
         return loss * self.factor
+
+
+if __name__ == '__main__':
+    main()

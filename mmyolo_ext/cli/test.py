@@ -8,9 +8,9 @@ from mmengine.registry import RUNNERS
 
 from mmyolo_ext.apis.config_check import check_config
 from mmyolo_ext.apis.config_errors import config_errors_named
+from mmyolo_ext.apis.config_nodes import leaf_datasets
 from mmyolo_ext.apis.distributed import prepare_processes
 from mmyolo_ext.apis.files import check_checkpoint, check_work_dir
-from mmyolo_ext.apis.shortcuts import leaf_datasets
 from mmyolo_ext.cli.common import add_common_options, load_for_run, tool
 
 
@@ -72,3 +72,7 @@ def turn_on_tta(cfg: Config) -> None:
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     for dataset in leaf_datasets(cfg.test_dataloader.dataset):
         dataset.pipeline = cfg.tta_pipeline
+
+
+if __name__ == '__main__':
+    main()

@@ -23,3 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ExportedDetector(args.model), load_config(args.config, args.cfg_options)
     ).items():
         print(f'{name}: {value:.4f}')
+
+
+if __name__ == '__main__':
+    main()

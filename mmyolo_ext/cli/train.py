@@ -65,3 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     with config_errors_named(cfg):
         runner.train()
+
+
+if __name__ == '__main__':
+    main()

@@ -75,3 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f'best: trial {best.number}, {tuner.metric} {best.value:.4f}')
     if best.number == 0:
         print('no trial was better than the config as it is, so there is no best.py')
+
+
+if __name__ == '__main__':
+    main()

@@ -236,3 +236,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Report]:
         print(f'error: {error}', file=sys.stderr)
         raise SystemExit(2) from None
     return reports
+
+
+if __name__ == '__main__':
+    main()

@@ -8,7 +8,7 @@ from mmengine.registry import MODELS, init_default_scope
 from tiny_coco import make_tiny_coco, write_user_config
 
 from mmyolo_ext.apis import Detections, Detector, load_config
-from mmyolo_ext.apis.drawing import class_colour, draw
+from mmyolo_ext.apis.inference import class_colour, draw
 
 
 @pytest.fixture(scope='module')

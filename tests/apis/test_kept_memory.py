@@ -7,7 +7,7 @@ import pytest
 
 SCRIPT = """
 import resource, torch
-from mmyolo_ext.apis.memory import keep_freed_memory
+from mmyolo_ext.cli.common import keep_freed_memory
 assert {kept} is None or keep_freed_memory() is {kept}
 def step():
     tensors = [torch.ones(2**20 * size) for size in (1, 3, 9, 20)]  # 4 to 80 MB, 132 MB in all
@@ -35,7 +35,7 @@ def test_the_pages_of_a_step_serve_the_next():
 
 
 def test_another_malloc_is_left_alone(monkeypatch):
-    from mmyolo_ext.apis import memory
+    from mmyolo_ext.cli import common as memory
 
     monkeypatch.setattr(memory.ctypes, 'CDLL', lambda name: object())
     assert memory.keep_freed_memory() is False

@@ -10,7 +10,7 @@ from mmengine.structures import InstanceData
 from tiny_coco import COLOURS, make_tiny_coco, write_user_config
 
 from mmyolo_ext.apis import load_config
-from mmyolo_ext.apis.shortcuts import leaf_datasets
+from mmyolo_ext.apis.config_nodes import leaf_datasets
 from mmyolo_ext.datasets.transforms.functional import rectangle
 from mmyolo_ext.models.detectors.tta_model import unflipped
 from mmyolo_ext.models.heads.postprocess import to_original_pixels

@@ -19,7 +19,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import Tensor, nn
 
 from mmyolo_ext.apis import load_config
-from mmyolo_ext.apis.shortcuts import walk
+from mmyolo_ext.apis.config_nodes import walk
 from mmyolo_ext.cli import voc2coco
 
 REPO = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from mmengine.logging import MessageHub
 from mmengine.registry import DATASETS, MODELS
 from torch.utils.data import DataLoader
 
-from mmyolo_ext.apis.shortcuts import walk
+from mmyolo_ext.apis.config_nodes import walk
 from mmyolo_ext.datasets import stack_inputs
 
 DOC = (REPO / 'docs/guides/data.md').read_text()

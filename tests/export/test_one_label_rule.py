@@ -12,7 +12,7 @@ from untrained import SOFTMAX, stir
 
 from mmyolo_ext.apis import Detector, load_config
 from mmyolo_ext.apis.exporting import export_detector
-from mmyolo_ext.apis.shortcuts import leaf_datasets
+from mmyolo_ext.apis.config_nodes import leaf_datasets
 from mmyolo_ext.export import parity, runtime
 from mmyolo_ext.export.formats import Options
 from mmyolo_ext.registry import DATASETS, MODELS

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from mmengine.config import Config
 
-from mmyolo_ext.apis.config_nodes import kind
-from mmyolo_ext.apis.shortcuts import leaf_datasets
+from mmyolo_ext.apis.config_nodes import kind, leaf_datasets
 from mmyolo_ext.registry import DATASETS
 
 LEAST_SIDE = 2.0  # px; the training drops boxes with a side up to it
