@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from mmyolo_ext.box_format import suspect_boxes
+from mmyolo_ext.boxes import suspect_boxes
 from mmyolo_ext.image_io import check_sides, decode_image, peculiarities, read_bytes
 
 Finding = tuple[bool, str]

@@ -1,8 +1,7 @@
-"""Whatever touches the parameters of a model: done before the model is wrapped for several processes.
+"""Everything that changes the parameters of a model, applied before it is wrapped for several processes.
 
-DistributedDataParallel lays out the buckets of gradients by the strides that the parameters have when it is built, and
-reduces those that require a gradient then. Parameters that change afterwards get scrambled gradients or none, without
-an error.
+DistributedDataParallel lays out gradient buckets by the strides and ``requires_grad`` that parameters have at its
+construction. If they change afterwards, gradients are scrambled or missing, without an error.
 """
 
 import importlib.util
@@ -19,25 +18,25 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 MEMORY_FORMATS = {'channels_last': torch.channels_last, 'contiguous': torch.contiguous_format}
-USUAL_PARTS = ('backbone', 'neck')
 COMPILERS = ('g++', 'clang++', 'c++')
+USUAL_PARTS = ('backbone', 'neck')
 
 
 def prepare_model(model: nn.Module, cfg: Mapping[str, Any]) -> nn.Module:
-    """Freeze, lay out and compile a model as the config says.
+    """Freeze, lay out and compile a model as the config specifies.
 
     Args:
-        model: Not wrapped yet.
-        cfg: Of the run. ``memory_format`` is ``'channels_last'`` or ``'contiguous'``; without it the parameters stay
-            as they are. ``compile_parts`` is that of :func:`compile_parts`, or None.
+        model: Not wrapped.
+        cfg: Config of the run. ``memory_format`` is ``'channels_last'``, ``'contiguous'`` or None, which keeps the
+            parameters as they are. ``compile_parts`` has the arguments of :func:`compile_parts`, or is None.
 
     Returns:
         The same model, in training mode.
 
     Raises:
-        ValueError: Unknown ``memory_format``, or ``compile_parts`` that cannot be.
+        ValueError: If ``memory_format`` or ``compile_parts`` is invalid.
     """
-    model.train()  # backbones of mmdet freeze their stages here, some of them nowhere else
+    model.train()  # some backbones of mmdet freeze their stages only here
     memory_format = cfg.get('memory_format')
     if memory_format is not None:
         if memory_format not in MEMORY_FORMATS:
@@ -54,23 +53,23 @@ def prepare_model(model: nn.Module, cfg: Mapping[str, Any]) -> nn.Module:
 
 
 def compile_parts(model: nn.Module, backend: str = 'inductor', parts: list[str] | None = None, **options) -> list[str]:
-    """Let ``torch.compile`` translate parts of a model, in place, when they first run.
+    """Compile parts of a model with ``torch.compile``, in place, when they first run.
 
-    Head and losses run as they are: what depends on the boxes of a batch would be compiled anew for every batch. The
-    names of the weights stay, so checkpoints fit with and without. MMEngine's key ``compile`` compiles the whole
-    training step instead, optimizer included; use one of the two.
+    Heads and losses are not compiled: what depends on the boxes of a batch would be recompiled for every batch. Names
+    of weights do not change, so checkpoints are compatible. MMEngine's key ``compile`` compiles the whole training
+    step instead, including the optimizer; use one of the two.
 
     Args:
-        model: Has these parts.
-        backend: Of ``torch.compile``.
-        parts: Names of modules; backbone and neck, those that the model has, if not given.
+        model: With these parts.
+        backend: Backend of ``torch.compile``.
+        parts: Names of modules; by default backbone and neck, as far as the model has them.
         **options: Other arguments of ``torch.compile``, such as ``mode`` or ``dynamic``.
 
     Returns:
         The names of the parts.
 
     Raises:
-        ValueError: An unknown backend, or a part that the model does not have.
+        ValueError: If the backend is unknown or the model lacks a part.
     """
     known = sorted({*torch.compiler.list_backends(()), 'inductor'})
     if backend not in known:
@@ -89,33 +88,32 @@ def compile_parts(model: nn.Module, backend: str = 'inductor', parts: list[str] 
 
 
 def check_compiler(device_type: str) -> None:
-    """Check what the backend ``inductor`` needs on a device.
+    """Check that a device has what the backend ``inductor`` needs.
 
     Raises:
-        ValueError: A package, a compiler or a header is missing, with the cure.
+        ValueError: If a package, a compiler or a header is missing.
     """
-    without = 'or train without compiling'
     if device_type == 'cuda' and importlib.util.find_spec('triton') is None:
-        raise ValueError(f'torch.compile needs the package triton on a GPU: pip install triton, {without}')
+        raise ValueError('torch.compile needs the package triton on a GPU: pip install triton, or omit --compile')
     if sys.platform == 'win32':
-        return  # its compilers are found in places of their own
-    own = os.environ.get('CXX')
-    if not any(shutil.which(name) for name in ([own] if own else COMPILERS)):
-        looked = f'CXX={own}' if own else ', '.join(COMPILERS)
-        raise ValueError(f'torch.compile needs a C++ compiler, and there is none ({looked}): install g++, {without}')
-    headers = sysconfig.get_path('include')
+        return
+    own, headers = os.environ.get('CXX'), sysconfig.get_path('include')
+    if not any(map(shutil.which, [own] if own else COMPILERS)):
+        tried = f'CXX={own}' if own else ', '.join(COMPILERS)
+        raise ValueError(
+            f'torch.compile needs a C++ compiler, and there is none ({tried}): install g++, or omit --compile'
+        )
     if not Path(headers, 'Python.h').is_file():
         raise ValueError(
-            f'torch.compile needs the headers of Python, and {headers} has no Python.h: install them (apt install '
-            f'python3-dev), {without}'
+            f"torch.compile needs Python's headers, and {headers} has no Python.h: install them (apt install "
+            'python3-dev), or omit --compile'
         )
 
 
 def forbid_changes(model: nn.Module) -> None:
-    """Raise an error at the first forward pass after a parameter of a wrapped model changed its form.
+    """Make the forward pass of a DistributedDataParallel model fail if a parameter has changed since it was wrapped.
 
-    Values may change. Layout, ``requires_grad`` and the identity of a parameter may not, see the module. Models in
-    other wrappers than DistributedDataParallel, or in none, are left alone.
+    Values may change; layout, ``requires_grad`` and the identity of parameters may not. Other models are left alone.
 
     Args:
         model: As the runner has it.
@@ -149,6 +147,6 @@ def forbid_changes(model: nn.Module) -> None:
 def _changed(name: str, what: str, before: Any, after: Any) -> str:
     return (
         f'The {what} of the parameter {name} changed from {before} to {after} after the model was wrapped in '
-        'DistributedDataParallel, which would reduce a wrong gradient or none. Do in the constructor of the model, or '
-        'by the keys memory_format and frozen_parts, what a hook does here'
+        'DistributedDataParallel, which would reduce a wrong gradient or none. Change it in the constructor of '
+        'the model, or by the config keys memory_format and frozen_parts, not in a hook'
     )

@@ -16,7 +16,7 @@ seen: list[str] = []
 
 
 def counting(graph, inputs):
-    """A backend that notes each graph it is given."""
+    """A backend that records each graph."""
     seen.append(str(graph.code))
     return graph.forward
 
@@ -58,7 +58,7 @@ def train(work_dir, backend: str | None = 'counting', **settings):
 
 
 def saved(work_dir, epoch: int) -> dict[str, torch.Tensor]:
-    """Weights and averages of a checkpoint."""
+    """Weights and EMA of a checkpoint."""
     checkpoint = torch.load(work_dir / f'epoch_{epoch}.pth', weights_only=False)
     parts = ('state_dict', 'ema_state_dict')
     return {f'{part} {name}': value for part in parts for name, value in checkpoint[part].items()}
@@ -93,16 +93,16 @@ def test_resuming_with_and_without(tmp_path) -> None:
 
 
 class Nothing(BaseMetric):
-    """Of predictions that nobody looks at."""
+    """Counts predictions."""
 
     def process(self, data_batch, data_samples):
         self.results.append(0)
 
     def compute_metrics(self, results):
-        return {'pictures': len(results)}
+        return {'images': len(results)}
 
 
-def test_validation_is_not_translated(tmp_path) -> None:
+def test_validation_is_not_compiled(tmp_path) -> None:
     sizes = {'sampler': {'type': 'DefaultSampler', 'shuffle': False}, 'batch_size': 3}  # others than in training
     train(
         tmp_path,
@@ -111,7 +111,7 @@ def test_validation_is_not_translated(tmp_path) -> None:
         val_cfg={'type': 'ValLoop'},
         val_evaluator=[Nothing()],
     )
-    assert len(seen) == 1  # and training goes on with it after validation
+    assert len(seen) == 1  # training uses it again after validation
 
 
 def test_unknown_backend() -> None:
@@ -131,7 +131,7 @@ def test_missing_parts(tmp_path) -> None:
         compile_parts(ToyModel(), 'eager')
 
 
-def test_what_is_missing_is_named(monkeypatch, tmp_path) -> None:
+def test_a_missing_compiler_or_header_is_named(monkeypatch, tmp_path) -> None:
     monkeypatch.delenv('CXX', raising=False)
     monkeypatch.setattr(shutil, 'which', lambda name: None)
     with pytest.raises(ValueError, match=r'needs a C\+\+ compiler, and there is none \(g\+\+, clang\+\+, c\+\+\)'):

@@ -318,8 +318,12 @@ def test_a_checkpoint_between_the_lines_holds_the_means_over_ranks(found) -> Non
 
 def test_two_epochs_and_two_resumed_are_four_to_the_last_bit(found) -> None:
     for rank in found[2]:
-        # times, and the names of the runs
-        assert [name for name in rank['resumed'] if not re.search(r'time|experiment_name|last_ckpt', name)] == []
+        # times, memory, and the names of the runs
+        assert [
+            name
+            for name in rank['resumed']
+            if not re.search(r'time|data_share|images_per_second|memory|experiment_name|last_ckpt', name)
+        ] == []
 
 
 @pytest.mark.parametrize(('world_size', 'name'), itertools.product((2, 3), HEADS))

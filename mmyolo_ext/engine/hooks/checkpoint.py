@@ -55,9 +55,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             found = [runner.checkpoints.best(metric) or self._of_hub(runner, metric)]
             broadcast_object_list(found)  # the ranks must agree on what is better
             self._note_best(runner, metric, *(found[0] or (None, None)))
-        if (
-            is_main_process() and runner.resumed
-        ):  # a run that was killed after a write has not deleted the outdated files
+        if is_main_process() and runner.resumed:  # a killed run may have left outdated files
             position = {'epoch': runner.epoch, 'iter': runner.iter}
             outdated = self._outdated(runner, position['epoch' if self.by_epoch else 'iter'], position)
             runner.checkpoints.delete(outdated + self._other_best(runner))

@@ -23,10 +23,10 @@ TO_BOXES = ('predict_by_feat', '_detect', 'merge_preds')
 
 @HOOKS.register_module()
 class EagerEvaluationHook(Hook):
-    """Suspend ``torch.compile`` during validation and test, and check its compiler before the first step.
+    """Suspend ``torch.compile`` during validation and test, whose many image sizes would all be compiled.
 
-    Validation and test images have many sizes, each of which would be compiled. :class:`mmyolo_ext.Runner` adds this
-    hook if the config has ``compile_parts``.
+    It also checks the compiler before the first step. ``mmyolo_ext.Runner`` adds this hook if the config has
+    ``compile_parts``.
 
     Args:
         backend: Backend of ``torch.compile``.
@@ -36,9 +36,8 @@ class EagerEvaluationHook(Hook):
         self.backend = backend
 
     def before_train(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if self.backend == 'inductor':
-            check_compiler(next(model.parameters()).device.type)
+            check_compiler(next(runner.model.parameters()).device.type)
         runner.logger.info(f'torch.compile ({self.backend}) compiles parts of the model: the first steps are slow.')
 
     def before_val(self, runner: Runner) -> None:

@@ -14,7 +14,7 @@ from mmyolo_ext.registry import HOOKS
 
 @HOOKS.register_module()
 class AccumulateHook(Hook):
-    """Accumulate gradients to about ``nominal_batch_size`` images per optimizer step, for any batch size and world size.
+    """Accumulate gradients to about ``nominal_batch_size`` images per optimizer step, for any batch and world size.
 
     With b images per batch on each of r ranks, a step accumulates k = max(round(nominal / (b r)), 1) iterations. The
     gradient is a sum over images, so the effective learning rate is proportional to b r k; the weight decay is scaled
@@ -62,7 +62,7 @@ class AccumulateHook(Hook):
             )
         if not hasattr(runner.optim_wrapper, 'begin_epoch'):
             raise ValueError(
-                f'AccumulateHook needs an optimizer wrapper that sums gradients, got {type(runner.optim_wrapper).__name__}: set '
+                f'AccumulateHook needs a wrapper that sums gradients, got {type(runner.optim_wrapper).__name__}: set '
                 "optim_wrapper.type to 'mmyolo_ext.YOLOOptimWrapper' ('mmyolo_ext.YOLOAmpOptimWrapper' with AMP)"
             )
         if (runner.auto_scale_lr or {}).get('enable'):
