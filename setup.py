@@ -29,7 +29,11 @@ setup(
         'export': ['onnx', 'onnxruntime'],
         'app': ['gradio'],
         'logs': ['tensorboard'],
+        'publish': ['huggingface_hub'],
         'tune': ['optuna>=5'],
-        'test': ['pytest', 'pytest-xdist', 'ruff', 'hypothesis', 'scikit-learn', 'onnx', 'onnxruntime', 'optuna>=5'],
+        'test': [
+            *('pytest', 'pytest-xdist', 'ruff', 'hypothesis', 'scikit-learn', 'onnx', 'onnxruntime', 'optuna>=5'),
+            'huggingface_hub',
+        ],
     },
 )

@@ -11,29 +11,30 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from mmyolo_ext.apis import load_config
-from mmyolo_ext.apis.publishing import Figures, Options, publish
+from mmyolo_ext.apis.model_card import Metrics
+from mmyolo_ext.apis.publishing import publish
 from mmyolo_ext.cli.common import tool
 
-SAID = ('bbox_mAP', 'bbox_mAP_50')
+STATED = ('bbox_mAP', 'bbox_mAP_50')
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description='Publish the weights of a training, with their config and a card')
+    parser = argparse.ArgumentParser(description='Publish the weights of a training with config and model card')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', type=Path, help='checkpoint file')
     parser.add_argument(
         '--out', type=Path, help='.pth file to write, whose name gets a hash (default: published/CONFIG.pth)'
     )
     parser.add_argument('--fp32', action='store_true', help='store float32 instead of float16')
-    parser.add_argument('--license', help='of these weights, as apache-2.0')
-    parser.add_argument('--origin', help='what to say of the weights that the training started from')
+    parser.add_argument('--license', help='licence of these weights, for example apache-2.0')
+    parser.add_argument('--origin', help='statement about the weights that the training started from')
     parser.add_argument('--test', action='store_true', help='measure the AP of the published file on the test data')
     parser.add_argument(
-        '--ap', type=float, nargs='+', metavar='AP', help='AP50-95 and, if you like, AP50, from 0 to 1, as you know it'
+        '--ap', type=float, nargs='+', metavar='AP', help='known AP50-95 and, optionally, AP50, from 0 to 1'
     )
-    parser.add_argument('--force', action='store_true', help='write over what was published before')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='as data_root=data/mine/')
+    parser.add_argument('--force', action='store_true', help='overwrite existing files')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='for example data_root=data/mine/')
     return parser.parse_args(argv)
 
 
@@ -45,22 +46,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     if out.suffix != '.pth':
         raise ValueError(f'--out must end in .pth, got {out}')
     if args.ap and args.test:
-        raise ValueError('--ap says the AP and --test measures it: give one of them')
-    options = Options(not args.fp32, args.license, args.origin, said(args.ap), args.test, args.force)
-    published = publish(load_config(args.config, args.cfg_options), args.checkpoint, out, options)
+        raise ValueError('--ap states the AP and --test measures it: give one of them')
+    published = publish(
+        load_config(args.config, args.cfg_options),
+        args.checkpoint,
+        out,
+        half=not args.fp32,
+        licence=args.license,
+        origin=args.origin,
+        metrics=stated(args.ap),
+        test=args.test,
+        force=args.force,
+    )
     for note in published.notes:
         print(note)
-    print(f'largest difference to the source on {published.picture}: {published.difference}')
+    print(f'compared with the source: {published.difference}')
     for file in published.files:
         print(f'written: {file}, {file.stat().st_size / 1e6:.2f} MB')
     for warning in published.warnings:
         print(f'warning: {warning}', file=sys.stderr)
 
 
-def said(values: list[float] | None) -> Figures | None:
-    """The figures of ``--ap``."""
+def stated(values: list[float] | None) -> Metrics | None:
+    """Return the metrics given by ``--ap``."""
     if not values:
         return None
-    if len(values) > len(SAID) or not all(0 <= value <= 1 for value in values):
-        raise ValueError(f'--ap takes AP50-95 and, if you like, AP50, each from 0 to 1, got {values}')
-    return Figures(dict(zip(SAID, values, strict=False)), 'as stated by the publisher')
+    if len(values) > len(STATED) or not all(0 <= value <= 1 for value in values):
+        raise ValueError(f'--ap takes AP50-95 and, optionally, AP50, each from 0 to 1, got {values}')
+    return Metrics(dict(zip(STATED, values, strict=False)), 'as stated by the publisher')
+
+
+if __name__ == '__main__':
+    main()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 # what every tool would import anew in its process; mmyolo_ext first, for mmdet needs the ops it supplies
-APIS = ('conversion', 'exported_ap', 'publishing.publisher', 'training')
+APIS = ('conversion', 'exporting', 'publishing', 'training')
 LOADED = [f'mmyolo_ext.apis.{name}' for name in APIS] + ['mmdet.datasets', 'mmdet.evaluation', 'mmdet.models']
 for name in [*LOADED, 'matplotlib.pyplot']:
     importlib.import_module(name)
