@@ -1,7 +1,7 @@
-"""Pure geometry of boxes: changes of form and the paired-IoU family.
+"""Box geometry: formats, the paired-IoU family, and a check of the boxes of an annotation file.
 
-A box is four numbers in the last dimension, either ``xyxy`` (x1, y1, x2, y2) or ``cxcywh`` (centre, size). Units are
-the caller's (pixels, grid cells): nothing here depends on them beyond ``eps``.
+A box is four numbers in the last dimension, ``xyxy`` (x1, y1, x2, y2), ``cxcywh`` (centre, size) or ``xywh`` (top left
+corner, size). Units of the IoU family are those of the caller (pixels, grid cells).
 
 IoU is the Jaccard index; GIoU is eq. 1-4 of arXiv 1902.09630; DIoU and CIoU are eq. 6-11 of arXiv 1911.08287; EIoU is
 eq. 6 of arXiv 2101.08158; SIoU is arXiv 2205.12740; powers of them are alpha-IoU, arXiv 2110.13675.
@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,15 +23,15 @@ __all__ = [
     'cxcywh_to_xyxy',
     'hull_size',
     'paired_iou',
+    'suspect_boxes',
     'xyxy_to_cxcywh',
 ]
 
-# theta of SIoU's shape cost: how much a great mismatch outweighs a small one
-SIOU_SHARPNESS = 4
+SIOU_THETA = 4  # exponent of SIoU's shape cost
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
-    """Corners of boxes given by centre and size: (..., 4) -> (..., 4).
+    """Convert boxes from centre and size to corners: (..., 4) -> (..., 4).
 
     >>> cxcywh_to_xyxy(torch.tensor([[5.0, 5.0, 4.0, 2.0]]))
     tensor([[3., 4., 7., 6.]])
@@ -40,7 +41,7 @@ def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
 
 
 def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
-    """Centre and size of boxes given by corners: (..., 4) -> (..., 4).
+    """Convert boxes from corners to centre and size: (..., 4) -> (..., 4).
 
     >>> xyxy_to_cxcywh(torch.tensor([[3.0, 4.0, 7.0, 6.0]]))
     tensor([[5., 5., 4., 2.]])
@@ -52,25 +53,25 @@ def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
 def paired_iou(
     boxes_xyxy: Tensor, targets_xyxy: Tensor, mode: str = 'iou', eps: float = 1e-7, power: float = 1.0
 ) -> Tensor:
-    """Overlap of each box with the target at the same place, less what the mode adds for boxes that lie or are wrong.
+    """Return the IoU of each box with its target, minus the penalties of the mode.
 
-    Half-precision boxes are raised to float32 first: areas of boxes overflow float16, and their ratios lose the digits
-    that tell two good boxes apart. Sides of negative length count as zero. Every value and gradient is finite.
+    Half-precision boxes are converted to float32: areas overflow float16, and ratios lose precision. Sides of negative
+    length count as zero. Every value and gradient is finite.
 
     Args:
         boxes_xyxy: (..., 4), broadcastable with ``targets_xyxy``.
         targets_xyxy: (..., 4), in the same units.
-        mode: one of ``IOU_MODES``.
-        eps: added to every denominator, in squared units of the boxes.
-        power: alpha of alpha-IoU (eq. 4 of arXiv 2110.13675): the IoU and each penalty are raised to it. Above 1 good
-            boxes count more.
+        mode: One of ``IOU_MODES``.
+        eps: Added to every denominator, in squared units of the boxes.
+        power: alpha of alpha-IoU (eq. 4 of arXiv 2110.13675): the IoU and each penalty are raised to it. Above 1, good
+            boxes get more weight.
 
     Returns:
         (...): IoU in [0, 1], GIoU in [-1, 1], DIoU in [-1, 1], CIoU and SIoU in (-2, 1], EIoU in [-3, 1]; float32, or
         float64 for double boxes.
 
     Raises:
-        ValueError: ``mode`` is unknown, or ``power`` not above 0.
+        ValueError: If ``mode`` is unknown or ``power`` is not above 0.
 
     >>> paired_iou(torch.tensor([0.0, 0.0, 2.0, 2.0]), torch.tensor([1.0, 0.0, 3.0, 2.0]))
     tensor(0.3333)
@@ -81,7 +82,9 @@ def paired_iou(
     union = _area(pair.size) + _area(pair.target_size) - overlap
     iou = overlap / (union + eps)
     penalties = IOU_MODES[mode](pair, iou, union, eps)
-    return _raised(iou, power, eps) - sum(_raised(penalty, power, eps) for penalty in penalties)
+    if power != 1:  # clamped, since the slope of a power below 1 is infinite at 0
+        iou, *penalties = (values.clamp(min=eps).pow(power) for values in (iou, *penalties))
+    return iou - sum(penalties)
 
 
 def check_iou_mode(mode: str, power: float = 1.0) -> None:
@@ -93,22 +96,22 @@ def check_iou_mode(mode: str, power: float = 1.0) -> None:
 
 
 def center_offset(boxes_xyxy: Tensor, targets_xyxy: Tensor) -> Tensor:
-    """From the centre of each target to that of its box: (..., 2)."""
+    """Return the vector from the centre of each target to that of its box, (..., 2)."""
     return _center_offset(_pair(boxes_xyxy, targets_xyxy))
 
 
 def hull_size(boxes_xyxy: Tensor, targets_xyxy: Tensor) -> Tensor:
-    """Width and height of the smallest box that encloses both: (..., 2)."""
+    """Return width and height of the smallest box that encloses both, (..., 2)."""
     return _hull_size(_pair(boxes_xyxy, targets_xyxy))
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Double as it is, everything else as float32."""
+    """Return float64 tensors unchanged, others as float32."""
     return values if values.dtype == torch.float64 else values.float()
 
 
 class _Pair(NamedTuple):
-    """Boxes and targets, taken apart once: each (..., 2)."""
+    """Corners and sizes of boxes and targets, each (..., 2)."""
 
     start: Tensor
     end: Tensor
@@ -119,7 +122,7 @@ class _Pair(NamedTuple):
 
 
 def _pair(boxes_xyxy: Tensor, targets_xyxy: Tensor) -> _Pair:
-    # split, whose gradient is one tensor, where each slice would make one of its own
+    # the gradient of split is one tensor, that of each slice would be another
     corners = *boxes_xyxy.split(2, dim=-1), *targets_xyxy.split(2, dim=-1)
     return _Pair(*corners, _size(*corners[:2]), _size(*corners[2:]))
 
@@ -129,39 +132,41 @@ def _iou(pair: _Pair, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, .
 
 
 def _giou(pair: _Pair, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
-    """The share of the smallest enclosing box that neither box covers."""
+    """Penalty: fraction of the smallest enclosing box that neither box covers."""
     hull = _area(_hull_size(pair))
     return ((hull - union) / (hull + eps),)
 
 
 def _diou(pair: _Pair, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
-    """Squared distance of the centres over the squared diagonal of the smallest enclosing box."""
+    """Penalty: squared distance of the centres over the squared diagonal of the smallest enclosing box."""
     diagonal2 = _hull_size(pair).square().sum(-1)
     return (_center_offset(pair).square().sum(-1) / (diagonal2 + eps),)
 
 
 def _ciou(pair: _Pair, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
-    """DIoU's, and alpha * v: v the disagreement of the aspect ratios, alpha a constant for the gradient."""
-    v = 4 / math.pi**2 * (_aspect_angle(pair.size) - _aspect_angle(pair.target_size)).square()
+    """Penalties: that of DIoU, and alpha * v with v the difference of aspect ratios and alpha without gradient."""
+    # arctan(w / h) by atan2, whose value and gradient are finite for empty boxes
+    angle, target_angle = (torch.atan2(*size.unbind(-1)) for size in (pair.size, pair.target_size))
+    v = 4 / math.pi**2 * (angle - target_angle).square()
     alpha = (v / (1 - iou + v + eps)).detach()
     return *_diou(pair, iou, union, eps), alpha * v
 
 
 def _eiou(pair: _Pair, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
-    """DIoU's, and the squared differences of width and of height over the squared sides of the enclosing box."""
+    """Penalties: that of DIoU, and squared differences of width and height over squared sides of the enclosing box."""
     sides = (pair.size - pair.target_size).square() / (_hull_size(pair).square() + eps)
     return *_diou(pair, iou, union, eps), *sides.unbind(-1)
 
 
 def _siou(pair: _Pair, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
-    """Half the cost of the distance, which an offset along the diagonal lessens, and half that of the shape."""
+    """Penalties: half the distance cost, smaller for diagonal offsets, and half the shape cost."""
     offset = _center_offset(pair)
     # sin(2 a), a the angle of the line between the centres: 1 - 2 sin^2(arcsin x - pi/4) of the paper's eq. 1
     angle = 2 * _area(offset.abs()) / (offset.square().sum(-1) + eps)
     relative2 = offset.square() / (_hull_size(pair).square() + eps)
     distance = (1 - torch.exp(-(2 - angle)[..., None] * relative2)).sum(-1)
     mismatch = (pair.size - pair.target_size).abs() / (torch.maximum(pair.size, pair.target_size) + eps)
-    shape = (1 - torch.exp(-mismatch)).pow(SIOU_SHARPNESS).sum(-1)
+    shape = (1 - torch.exp(-mismatch)).pow(SIOU_THETA).sum(-1)
     return distance / 2, shape / 2
 
 
@@ -173,19 +178,8 @@ def _hull_size(pair: _Pair) -> Tensor:
     return _size(torch.minimum(pair.start, pair.target_start), torch.maximum(pair.end, pair.target_end))
 
 
-def _aspect_angle(size: Tensor) -> Tensor:
-    """arctan(w / h), by atan2, whose value and gradient are finite for a box without area too."""
-    width, height = size.unbind(-1)
-    return torch.atan2(width, height)
-
-
-def _raised(values: Tensor, power: float, eps: float) -> Tensor:
-    # a power has no finite slope at 0 below 1, and none at all for what rounding left a little below 0
-    return values if power == 1 else values.clamp(min=eps).pow(power)
-
-
 def _area(size: Tensor) -> Tensor:
-    """Width times height: (..., 2) -> (...)."""
+    """Return width times height: (..., 2) -> (...)."""
     width, height = size.unbind(-1)
     return width * height
 
@@ -194,7 +188,7 @@ def _size(top_left: Tensor, bottom_right: Tensor) -> Tensor:
     return (bottom_right - top_left).clamp(min=0)
 
 
-# the terms that each mode takes off the IoU
+# penalties that each mode subtracts from the IoU
 IOU_MODES: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     'iou': _iou,
     'giou': _giou,
@@ -203,3 +197,83 @@ IOU_MODES: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     'eiou': _eiou,
     'siou': _siou,
 }
+
+# limits of suspect_boxes
+TOLERANCE = 0.01  # of the side of the image, at least 1 px, by which a box may exceed it
+SUSPICIOUS_SHARE = 0.02  # fraction of boxes outside their image at which other formats are tried
+MIN_OUTSIDE = 5  # boxes outside their image, to suspect a format
+CLIPPED_SHARE = 0.1  # fraction of boxes outside their image that is worth a warning
+FITTING_SHARE = 0.1  # largest fraction of these boxes that may be outside in the format they seem to have
+REPEATED_SHARE = 0.1  # fraction of repeated boxes that is an error
+FEW_REPEATED = 0.001  # fraction of repeated boxes that is not reported
+
+
+def suspect_boxes(boxes_xywh: np.ndarray, sizes_wh: np.ndarray, keys: np.ndarray) -> list[tuple[bool, str]]:
+    """Check whether all boxes of an annotation file together look like COCO's (x, y, width, height) in px, unrepeated.
+
+    Args:
+        boxes_xywh: (G, 4) as in the file, NaN where they are not numbers.
+        sizes_wh: (G, 2) px, size of the image of each box.
+        keys: (G, 2) ids of image and category.
+
+    Returns:
+        Pairs of whether it is an error, and a message with numbers and cure.
+    """
+    finite = np.isfinite(boxes_xywh).all(1) & (np.abs(boxes_xywh) < 1e9).all(1)
+    boxes_xywh, sizes_wh, keys = boxes_xywh[finite], sizes_wh[finite], keys[finite]
+    if not len(boxes_xywh):
+        return []
+    return [*_suspect_format(boxes_xywh, sizes_wh), *_suspect_repeats(boxes_xywh, keys)]
+
+
+def _suspect_format(boxes: np.ndarray, sizes_wh: np.ndarray) -> list[tuple[bool, str]]:
+    total = len(boxes)
+    if total >= MIN_OUTSIDE and boxes.max() <= 1 and boxes.min() >= 0 and sizes_wh.min() > 1:
+        return [
+            (
+                True,
+                f'All numbers of the {total} boxes are from 0 to 1: they seem to be relative to the image. COCO boxes '
+                'are (x, y, width, height) in px: multiply them by the width and height of the image',
+            )
+        ]
+    margin = np.maximum(TOLERANCE * sizes_wh, 1.0)
+
+    def count_outside(low: np.ndarray, high: np.ndarray, wrong: np.ndarray | bool = False) -> int:
+        return int((((low < -margin) | (high > sizes_wh + margin)).any(1) | wrong).sum())
+
+    first, second = boxes[:, :2], boxes[:, 2:]
+    outside = count_outside(first, first + second)
+    if outside < max(SUSPICIOUS_SHARE * total, MIN_OUTSIDE):
+        return []
+    corners = count_outside(first, second, (second <= first).any(1))
+    centres = count_outside(first - second / 2, first + second / 2)
+    facts = f'{outside} of {total} boxes ({outside / total:.0%}) reach beyond their image'
+    for faulty, name in ((corners, 'corners (x1, y1, x2, y2)'), (centres, '(centre x, centre y, width, height)')):
+        if faulty <= FITTING_SHARE * outside and faulty == min(corners, centres):
+            return [
+                (
+                    True,
+                    f'{facts}; read as {name}, {total - faulty} of {total} lie inside: the file seems to use this '
+                    'format. COCO boxes are (x, y, width, height) with x, y the top left corner: convert them',
+                )
+            ]
+    if outside >= CLIPPED_SHARE * total:
+        return [(False, f'{facts} and are clipped: do the boxes and the sizes of the images have the same scale?')]
+    return []
+
+
+def _suspect_repeats(boxes: np.ndarray, keys: np.ndarray) -> list[tuple[bool, str]]:
+    rows = np.concatenate([boxes.view(np.uint64), keys.astype(np.uint64)], 1)
+    with np.errstate(over='ignore'):
+        hashes = np.zeros(len(rows), np.uint64)
+        for column in rows.T:  # FNV-1a on words, with a shift so that high bits count
+            hashes = (hashes ^ column) * np.uint64(0x100000001B3)
+            hashes ^= hashes >> np.uint64(29)
+    repeated = len(hashes) - len(np.unique(hashes))
+    if repeated <= FEW_REPEATED * len(rows):
+        return []
+    text = (
+        f'{repeated} of {len(rows)} boxes ({repeated / len(rows):.1%}) repeat another box of the same image and '
+        'category: remove them, since validation can match only one of each'
+    )
+    return [(repeated >= REPEATED_SHARE * len(rows), text)]

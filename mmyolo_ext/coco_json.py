@@ -1,6 +1,4 @@
-"""What a COCO annotation file may hold, checked before it is believed.
-
-Pure functions on the parsed JSON; every error names the file and the entry.
+"""Checks of COCO annotation files: pure functions on the parsed JSON, whose errors name the file and the entry.
 
 Letters: G boxes.
 """
@@ -18,10 +16,10 @@ import numpy as np
 from mmyolo_ext.image_io import read_bytes
 
 SHOWN = 5  # examples named in an error
-SUM_TOLERANCE = 2e-3  # of soft labels, as the heads have it: what three decimals in a file leave
-LARGEST_ID = 2**63 - 1  # that evaluators hold
-LARGEST_SIDE = 1_000_000  # px; beyond, a number is no side of an image and no coordinate in one
-NUMBERS = frozenset((int, float))  # what JSON knows; True is no number
+SUM_TOLERANCE = 2e-3  # of soft labels, as in the heads: the error of three decimals
+LARGEST_ID = 2**63 - 1  # of the evaluators
+LARGEST_SIDE = 1_000_000  # px, of sizes and coordinates
+NUMBERS = frozenset((int, float))  # in JSON; bool is excluded
 FAULTS = (
     'not four finite numbers',
     f'with a number above {LARGEST_SIDE:,}',
@@ -40,8 +38,8 @@ def read_coco(path: str, backend_args: dict | None = None) -> dict:
     """Parse an annotation file.
 
     Raises:
-        ValueError: If it is missing, no JSON (with line and column), or lacks the lists ``images`` or ``categories``;
-            a missing ``annotations`` reads as none.
+        ValueError: If it is missing, not JSON (with line and column), or has no list ``images`` or ``categories``;
+            a missing ``annotations`` reads as empty.
     """
     try:
         content = json.loads(read_bytes(path, backend_args, 'check data_root and ann_file').decode('utf-8'))
@@ -50,12 +48,12 @@ def read_coco(path: str, backend_args: dict | None = None) -> dict:
             f'annotation file {path} is broken JSON at line {error.lineno}, column {error.colno}: {error.msg}'
         ) from error
     except UnicodeDecodeError as error:
-        raise ValueError(f'annotation file {path} is no UTF-8 text: {error}') from error
+        raise ValueError(f'annotation file {path} is not UTF-8 text: {error}') from error
     except RecursionError as error:
         raise ValueError(
-            f'annotation file {path} is no COCO file: its lists or objects are nested too deeply'
+            f'annotation file {path} is not a COCO file: its lists or objects are nested too deeply'
         ) from error
-    except ValueError as error:  # of reading, and of numbers with thousands of digits
+    except ValueError as error:  # from reading, or numbers with thousands of digits
         raise ValueError(f'cannot read annotation file {path}: {error}') from error
     if not isinstance(content, dict):
         raise ValueError(f'annotation file {path} must hold a JSON object, got a {type(content).__name__}')
@@ -67,12 +65,11 @@ def read_coco(path: str, backend_args: dict | None = None) -> dict:
 
 
 def check_entries(content: dict, path: str) -> None:
-    """Check that images, categories and annotations have the fields that are needed, of the right types, and unique
-    ids. The sides of images become whole numbers in place.
+    """Check required fields, their types, and that ids are unique; convert image sizes to int, in place.
 
     Raises:
-        ValueError: On a missing field, an id that is no whole number, a name that is no text, sides that are not
-            positive whole numbers, a repeated id or name, or no image at all.
+        ValueError: On a missing field, an id that is not an integer, a name that is not text, a size that is not a
+            positive integer, a repeated id or name, or a file without images.
     """
     for kind, fields in NEEDED.items():
         for entry in content[kind]:
@@ -94,7 +91,7 @@ def check_entries(content: dict, path: str) -> None:
             value = image[side]
             if not _is_number(value) or not 0 < value <= LARGEST_SIDE or value != int(value):
                 raise ValueError(
-                    f'{path}: width and height of an image must be whole numbers above 0, got {side}={_brief(value)} '
+                    f'{path}: width and height of an image must be integers above 0, got {side}={_brief(value)} '
                     f'({type(value).__name__}): {_brief(image)}'
                 )
             image[side] = int(value)
@@ -103,44 +100,44 @@ def check_entries(content: dict, path: str) -> None:
             if flag in annotation and annotation[flag] not in (0, 1, None):
                 raise ValueError(f'{path}: {flag} must be 0 or 1, got {_brief(annotation)}')
     if not content['images']:
-        raise ValueError(f'{path} lists no image')
+        raise ValueError(f'{path} has no images')
 
 
 def check_file_name(name: str, folder: str, root: str | None, allow_outside: bool, path: str) -> str:
-    """The path of an image that an annotation file names.
+    """Return the path of an image in an annotation file.
 
     Args:
-        name: ``file_name`` of the entry, with ``/`` or, as written on Windows, ``\\`` between folders.
+        name: ``file_name`` of the entry, with ``/`` or, from Windows, ``\\`` between folders.
         folder: The folder of the images.
         root: ``data_root``; the image must be inside it, or inside ``folder`` if there is none.
-        allow_outside: Permit absolute names and names that lead out of the root.
+        allow_outside: Permit absolute paths and paths outside the root.
         path: The annotation file.
 
     Raises:
-        ValueError: If the name is an address, or leads out of the root without ``allow_outside``.
+        ValueError: If the name is a URL, or outside the root without ``allow_outside``.
     """
     portable = name.replace('\\', '/')
     if '://' in portable:
-        raise ValueError(f'{path}: file_name {name!r} is an address: download the images, and name files')
+        raise ValueError(f'{path}: file_name {name!r} is a URL: download the images and use file names')
     absolute = portable.startswith('/') or re.match('[A-Za-z]:/', portable)
     if allow_outside:
         return portable if absolute else posixpath.join(folder, portable)
-    advice = 'name files in data_root, or permit it by allow_outside=True of the data set'
+    advice = 'use paths inside data_root, or set allow_outside=True of the dataset'
     if absolute:
         raise ValueError(f'{path}: file_name {name!r} is an absolute path: {advice}')
     full = posixpath.join(folder, portable)
     if '..' in portable.split('/') and posixpath.relpath(full, root or folder).split('/')[0] == '..':
-        raise ValueError(f'{path}: file_name {name!r} leads out of {root or folder}: {advice}')
+        raise ValueError(f'{path}: file_name {name!r} is outside {root or folder}: {advice}')
     return full
 
 
 def label_categories(categories: list[dict], classes: Sequence[str], path: str) -> dict[int, int]:
-    """Which category id is which label, the position in ``classes``; categories beyond ``classes`` have none.
+    """Return the label, an index into ``classes``, of each category id; other categories are left out.
 
-    mmdet's COCO metric counts labels in the order of the file, so ``classes`` must keep it.
+    mmdet's COCO metric orders labels as in the file, so ``classes`` must have that order.
 
     Raises:
-        ValueError: If a class is no category of the file, or the order differs; both lists are named.
+        ValueError: If a class is not a category of the file, or the order differs.
     """
     names = [category['name'] for category in categories]
     both = f'{path} has the categories {tuple(names)}, metainfo classes are {tuple(classes)}'
@@ -164,13 +161,12 @@ def check_boxes(
     """Read COCO boxes and clip them to their images.
 
     Args:
-        bboxes_xywh: (G) as they stand in the file; anything but a list of four numbers is a fault.
-        sizes_wh: (G, 2) px of their images.
+        bboxes_xywh: (G) as in the file; anything but a list of four numbers is a fault.
+        sizes_wh: (G, 2) px, size of the image of each box.
 
     Returns:
-        Boxes (G, 4) xyxy px, clipped; the number in :data:`FAULTS` of what is wrong with each, -1 if nothing (G,);
-        whether each reached beyond its image (G,); and the boxes as they came, (G, 4) xywh, NaN where they are no
-        numbers.
+        Boxes (G, 4) xyxy px, clipped; the index into :data:`FAULTS` of each, -1 if valid, (G,); whether each was
+        clipped (G,); and the boxes of the file, (G, 4) xywh, NaN where they are not numbers.
     """
     xywh = np.full((len(bboxes_xywh), 4), np.nan)
     usable = [
@@ -180,7 +176,7 @@ def check_boxes(
     ]
     try:
         xywh[usable] = np.array([bboxes_xywh[number] for number in usable], np.float64).reshape(-1, 4)
-    except OverflowError:  # whole numbers of hundreds of digits
+    except OverflowError:  # integers of hundreds of digits
         for number in usable:
             box = [min(max(value, -1e300), 1e300) for value in bboxes_xywh[number]]
             xywh[number] = box
@@ -200,32 +196,38 @@ def check_boxes(
 
 
 def check_soft_label(annotation: dict, num_classes: int, exclusive: bool, path: str) -> list[float]:
-    """The ``soft_label`` of an annotation: a share for each class.
+    """Return the ``soft_label`` of an annotation, a probability for each class.
 
     Raises:
-        ValueError: Unless they are as many numbers in [0, 1] as there are classes, and for exclusive classes sum to 1.
+        ValueError: Unless it has one number in [0, 1] for each class, with sum 1 if the classes are exclusive.
     """
-    shares = annotation['soft_label']
-    if not isinstance(shares, list) or len(shares) != num_classes or not all(map(_is_number, shares)):
+    probabilities = annotation['soft_label']
+    if (
+        not isinstance(probabilities, list)
+        or len(probabilities) != num_classes
+        or not all(map(_is_number, probabilities))
+    ):
         rule = f'a list of {num_classes} numbers, one for each of metainfo classes'
-    elif not all(0 <= share <= 1 for share in shares):
-        rule = 'shares in [0, 1]'
-    elif exclusive and abs(sum(shares) - 1) > SUM_TOLERANCE:
-        rule = 'shares that sum to 1; if a box may be of several classes, set exclusive_soft_labels=False'
+    elif not all(0 <= value <= 1 for value in probabilities):
+        rule = 'numbers in [0, 1]'
+    elif exclusive and abs(sum(probabilities) - 1) > SUM_TOLERANCE:
+        rule = 'numbers with sum 1; if a box may have several classes, set exclusive_soft_labels=False'
     else:
-        return shares
-    raise ValueError(f'{path}: soft_label of annotation {annotation["id"]} must be {rule}; got {_brief(shares)}')
+        return probabilities
+    raise ValueError(
+        f'{path}: soft_label of annotation {annotation["id"]} must be {rule}; got {_brief(probabilities)}'
+    )
 
 
 def _is_number(value: object) -> bool:
     try:
         return type(value) in NUMBERS and math.isfinite(value)
-    except OverflowError:  # a whole number beyond any float
+    except OverflowError:  # an integer beyond any float
         return False
 
 
 def _is_text(value: object) -> bool:
-    """Not of blanks alone, and with no half of a character, which JSON can hold and no file name or log can."""
+    """Return whether it is a string, not blank and without lone surrogates, which file names cannot contain."""
     try:
         return isinstance(value, str) and bool(value.strip()) and bool(value.encode())
     except UnicodeEncodeError:
@@ -236,7 +238,7 @@ def _check_ids(entries: list[dict], kind: str, field: str, path: str) -> None:
     for entry in entries:
         if type(entry[field]) is not int or not -LARGEST_ID <= entry[field] <= LARGEST_ID:
             raise ValueError(
-                f'{path}: {field} of an entry of "{kind}" must be a whole number, as COCO\'s evaluation needs it, got '
+                f'{path}: {field} of an entry of "{kind}" must be an integer, as COCO\'s evaluation requires, got '
                 f'{_brief(entry[field])} ({type(entry[field]).__name__}): {_brief(entry)}'
             )
 

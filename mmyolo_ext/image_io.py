@@ -1,11 +1,10 @@
-"""Read images: the one place where files become pixels, for training, checks and drawing.
+"""Read image files, for training, checks and drawing.
 
-Every image comes as (H, W, 3) BGR uint8, turned as its EXIF orientation says, whatever its format:
+All images are read as (H, W, 3) BGR uint8, rotated by their EXIF orientation:
 
-* JPEG, PNG and WebP are turned here, by the orientation found in the file, and TIFF by OpenCV, so that the result does
-  not depend on which formats a version of OpenCV knows EXIF of.
+* JPEG, PNG and WebP are rotated here and TIFF by OpenCV, since support of EXIF depends on the version of OpenCV.
 * 16-bit images are scaled by 255 / 65535 and rounded.
-* Grey, palette and CMYK images become BGR; an alpha channel is left out; of an animation the first frame is read.
+* Grey, palette and CMYK images become BGR; an alpha channel is ignored; the first frame of an animation is read.
 """
 
 import contextlib
@@ -26,7 +25,7 @@ PNG_START, PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'
 EXIF_START = b'Exif\0\0'
 ORIENTATION_TAG, UNSIGNED_SHORT = 0x0112, 3
 JPEG_COMPLAINTS = ('Corrupt JPEG data', 'Premature end of JPEG', 'Invalid JPEG', 'Unsupported marker', 'Warning: unkn')
-HARMLESS = 'extraneous bytes before marker 0xd9'  # all of the image was there, and more
+HARMLESS = 'extraneous bytes before marker 0xd9'  # the image is complete
 DARK_OF_16_BITS = 4096
 READ_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 
@@ -37,28 +36,29 @@ def read_image(path: str, backend_args: dict | None = None) -> tuple[np.ndarray,
     """Read an image file.
 
     Args:
-        path: A path, or an address that a file backend of MMEngine knows.
+        path: A path, or a URL that a file backend of MMEngine supports.
         backend_args: Of the file backend.
 
     Returns:
-        The image (H, W, 3) BGR uint8, and what is odd about a file that can be used nevertheless, or ''.
+        The image (H, W, 3) BGR uint8, and a warning about a file that is usable but damaged, or ''.
 
     Raises:
-        ValueError: If the file is missing, no regular file, empty, cut short, damaged, or no image. The message does
-            not name the file.
+        ValueError: If the file is missing, no regular file, empty, truncated, damaged, or not an image. The message
+            does not name the file.
     """
     return decode_image(read_bytes(path, backend_args))
 
 
 def read_bytes(path: str, backend_args: dict | None = None, hint: str = 'check data_root and data_prefix') -> bytes:
-    """The content of a regular file that is not empty; ValueError otherwise, see :func:`read_image`.
+    """Return the content of a regular, non-empty file.
 
-    A file that cannot be opened is an error that ends with ``hint``.
+    Raises:
+        ValueError: As :func:`read_image`; the message about a file that cannot be opened ends with ``hint``.
     """
     try:
         if '://' not in path:
             mode = os.stat(path).st_mode
-            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would be waited for, a device never ends
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # reading a pipe or device may never end
                 raise ValueError('it is no regular file')
         content = fileio.get(path, backend_args=backend_args)
     except OSError as error:
@@ -74,20 +74,20 @@ def decode_image(content: bytes) -> tuple[np.ndarray, str]:
     if image.dtype == np.uint16:
         image = cv2.convertScaleAbs(image, alpha=255 / 65535)
     elif image.dtype != np.uint8:
-        raise ValueError(f'its pixels are of type {image.dtype}: convert it to 8 or 16 bits a channel')
+        raise ValueError(f'its pixels have type {image.dtype}: convert it to 8 or 16 bits per channel')
     return turned(image, exif_orientation(content)), complaint
 
 
 def decode_with(decode, content: bytes) -> tuple[np.ndarray, str]:
-    """Call ``decode()``, a decoder of OpenCV's or mmcv's for ``content``, and judge what it says of the file.
+    """Call ``decode()``, a decoder of OpenCV or mmcv for ``content``, and check the file for damage.
 
-    OpenCV fills the missing part of a JPEG with grey and only prints what libjpeg says about it.
+    OpenCV fills the missing part of a JPEG with grey and only prints the messages of libjpeg.
 
     Returns:
-        The image, and the complaint of libjpeg about a file that can be used nevertheless, or ''.
+        The image, and the message of libjpeg about a file that is damaged but usable, or ''.
 
     Raises:
-        ValueError: If the file is cut short or damaged, or cannot be decoded.
+        ValueError: If the file is truncated or damaged, or cannot be decoded.
     """
     if is_truncated(content):
         raise ValueError('the file is cut short, copy it again')
@@ -106,18 +106,18 @@ def decode_with(decode, content: bytes) -> tuple[np.ndarray, str]:
 
 
 def is_truncated(content: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end; False for any other format, which its decoder judges."""
+    """Return whether a JPEG or PNG has no end; False for other formats, which their decoders check."""
     if content.startswith(PNG_START):
         return PNG_END not in content
     if content.startswith(JPEG_START):
         scan = _first_scan(content)
-        # Inside scans a byte FF is followed by 00, so this pair is the end marker and none other.
+        # Inside scans a byte FF is followed by 00, so this pair can only be the end marker.
         return scan is None or content.find(JPEG_END, scan) < 0
     return False
 
 
 def exif_orientation(content: bytes) -> int:
-    """The EXIF orientation, 1 to 8, of a JPEG, PNG or WebP; 1, upright, where there is none or a faulty one."""
+    """Return the EXIF orientation, 1 to 8, of a JPEG, PNG or WebP; 1, upright, if it is missing or invalid."""
     try:
         if content.startswith(JPEG_START):
             segments = (content[start:end] for marker, start, end in _segments(content) if marker == JPEG_APP1)
@@ -134,7 +134,7 @@ def exif_orientation(content: bytes) -> int:
 
 
 def turned(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn an image (H, W, C) upright from an EXIF orientation, 1 to 8."""
+    """Rotate and flip an image (H, W, C) upright from an EXIF orientation, 1 to 8."""
     if orientation in (5, 6, 7, 8):
         image = cv2.transpose(image)
     flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
@@ -151,15 +151,17 @@ def check_sides(image: np.ndarray, info: dict) -> None:
         return
     noted, found = (info['height'], info['width']), image.shape[:2]
     if noted != found:
-        turned = ': is its EXIF orientation ignored by the annotation?' if noted == found[::-1] else ''
-        raise ValueError(f'it is {found} (height, width), its annotation says {noted}{turned}')
+        turned = ': does the annotation ignore the EXIF orientation?' if noted == found[::-1] else ''
+        raise ValueError(f'it is {found} (height, width), its annotation has {noted}{turned}')
 
 
 def peculiarities(content: bytes) -> list[str]:
-    """What is unusual about the content of a whole image file, each as a clause that says how it is treated."""
+    """Return what is unusual about an image file, as clauses that tell how it is treated."""
     found = []
     if exif_orientation(content) != 1:
-        found.append('have an EXIF orientation: they are turned as it says, so annotate what an image viewer shows')
+        found.append(
+            'have an EXIF orientation: they are rotated by it, so annotate them as an image viewer shows them'
+        )
     if content.startswith(JPEG_START):
         return found
     raw = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -168,13 +170,13 @@ def peculiarities(content: bytes) -> list[str]:
     if raw.dtype == np.uint16:
         dark = raw.max() < DARK_OF_16_BITS
         found.append(
-            f'have 16 bits a channel and no value above {DARK_OF_16_BITS} of 65535: they become nearly black when '
+            f'have 16 bits per channel and no value above {DARK_OF_16_BITS} of 65535: they become nearly black when '
             'scaled to 8 bits, so stretch them first'
             if dark
-            else 'have 16 bits a channel: they are scaled to 8 bits'
+            else 'have 16 bits per channel: they are scaled to 8 bits'
         )
     if raw.ndim == 3 and raw.shape[2] == 4 and raw[..., 3].min() < np.iinfo(raw.dtype).max:
-        found.append('have transparent parts: the colours beneath are read')
+        found.append('have transparent parts: their hidden colours are read')
     if content[:4] == b'GIF8' or content.startswith(PNG_START) and b'acTL' in content[:200]:
         found.append('are GIF or APNG: the first frame is read')
     return found
@@ -182,7 +184,7 @@ def peculiarities(content: bytes) -> list[str]:
 
 @contextlib.contextmanager
 def jpeg_complaints(complaints: list[str]) -> Iterator[None]:
-    """Collect the lines that libjpeg prints to the process's standard error; all other output goes on to it."""
+    """Collect the lines that libjpeg prints to standard error; pass on all other output."""
     with _stderr_lock, _memory_file() as caught:
         stderr = os.dup(2)
         os.dup2(caught.fileno(), 2)
@@ -208,7 +210,7 @@ def _memory_file():
 
 
 def _first_scan(content: bytes) -> int | None:
-    """Where the first scan of a JPEG starts; None if its header is cut short."""
+    """Return the start of the first scan of a JPEG; None if its header is truncated."""
     for marker, start, _ in _segments(content):
         if marker in (JPEG_SCAN, None):
             return start
@@ -216,15 +218,15 @@ def _first_scan(content: bytes) -> int | None:
 
 
 def _segments(content: bytes) -> Iterator[tuple[int | None, int, int]]:
-    """(marker, start, end) of the data of each segment of a JPEG, up to its first scan.
+    """Yield (marker, start, end) of the data of each segment of a JPEG, up to its first scan.
 
-    Segments are walked, for a thumbnail inside one of them has markers of its own. Where something else than a segment
-    comes, the marker is None.
+    A search for markers would find those of thumbnails inside segments. The marker is None for data that are not a
+    segment.
     """
     position = len(JPEG_START)
     while position + 4 <= len(content):
         if content[position] != 0xFF:
-            yield None, position, len(content)  # leave the verdict to the end marker and the decoder
+            yield None, position, len(content)  # is_truncated and the decoder check the rest
             return
         if content[position + 1] == 0xFF:  # a fill byte
             position += 1
@@ -255,7 +257,7 @@ def _webp_chunks(content: bytes, kind: bytes) -> Iterator[bytes]:
 
 
 def _orientation_of(tiff: bytes) -> int:
-    """The orientation in the first directory of a TIFF structure, as EXIF holds it."""
+    """Return the orientation in the first directory of a TIFF structure, the format of EXIF."""
     order = {b'II*\0': '<', b'MM\0*': '>'}.get(tiff[:4])
     if order is None:
         return 1

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmyolo_ext.box_format import suspect_boxes
+from mmyolo_ext.boxes import suspect_boxes
 
 SIDES_WH = np.array([640.0, 480.0])
 

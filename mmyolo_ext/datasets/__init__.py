@@ -1,12 +1,12 @@
-"""Data sets and the pipeline of their pictures."""
+"""Datasets, their transforms, and the collate function."""
 
 from . import transforms
 from .cached_dataset import CachedDataset
 from .checked_coco import CheckedCocoDataset
-from .collate import stack_inputs
 from .mix_dataset import MixDataset
 from .rect_batch_dataset import RectBatchDataset
 from .seeded_dataset import SeededDataset
+from .shared_memory import stack_inputs
 
 __all__ = [
     'CachedDataset',

@@ -1,4 +1,4 @@
-"""COCO annotations that say what was kept, what was dropped and why."""
+"""A COCO dataset that checks its annotations and reports what it dropped and why."""
 
 import logging
 from collections import Counter, defaultdict
@@ -7,7 +7,7 @@ import numpy as np
 from mmdet.datasets import CocoDataset
 from mmengine.logging import print_log
 
-from mmyolo_ext.box_format import suspect_boxes
+from mmyolo_ext.boxes import suspect_boxes
 from mmyolo_ext.coco_json import (
     FAULTS,
     check_boxes,
@@ -19,38 +19,38 @@ from mmyolo_ext.coco_json import (
 )
 from mmyolo_ext.registry import DATASETS
 
-from .annotation_arrays import soft_rows
+from .transforms.annotations import stack_soft_labels
 
 UNKNOWN_IMAGE, UNKNOWN_CATEGORY = 'of an unknown image', 'of an unknown category'
 OTHER_CLASS, MARKED_IGNORE = 'of another class', 'marked ignore'
-ON_PURPOSE = (OTHER_CLASS, MARKED_IGNORE)  # reasons for which a box is dropped that are no faults
-NAMED = 3  # annotations of each fault, in the log
+NO_FAULTS = (OTHER_CLASS, MARKED_IGNORE)
+SHOWN = 3  # annotations of each fault, in the log
 
 
 @DATASETS.register_module()
 class CheckedCocoDataset(CocoDataset):
-    """mmdet's ``CocoDataset``, its input checked.
+    """mmdet's ``CocoDataset`` with checks of the annotation file.
 
-    Differs from it on purpose: boxes are clipped to their image; ``area`` and ``iscrowd`` may be missing (read as
-    the box and as 0); labels are the positions in ``metainfo['classes']``, whose order must be that of the file;
-    images without a box are kept unless ``filter_cfg=dict(filter_empty_gt=True)``; ``file_name`` must lead to a place
-    inside ``data_root`` (symbolic links there are followed); ``data_list`` entries lose their ``instances`` at the end
-    of the pipeline, which ``MultiImageMixDataset`` would copy at each of its steps.
+    Differences: boxes are clipped to their image; ``area`` and ``iscrowd`` may be missing (the area of the box, and
+    0); labels are indices into ``metainfo['classes']``, whose order must be that of the file; images without a box are
+    kept unless ``filter_cfg=dict(filter_empty_gt=True)``; ``file_name`` must be inside ``data_root`` (symbolic links
+    are followed); ``instances`` are removed from the results of the pipeline, since ``MultiImageMixDataset`` would
+    copy them at each of its steps.
 
-    An annotation may have a ``soft_label``, a list of a share for each of ``metainfo['classes']``: it goes through the
-    pipeline as ``gt_soft_labels`` (boxes, classes); beside it, boxes without one count with their category.
+    An annotation may have a ``soft_label``, a list of a probability for each of ``metainfo['classes']``, which passes
+    the pipeline as ``gt_soft_labels`` (boxes, classes); boxes without one get the one-hot row of their category.
 
-    After loading, ``report`` holds ``images``, ``background`` (images without a box), ``boxes``, ``crowds`` (those of
-    the boxes that are to be ignored), ``clipped``, and ``dropped``: how many boxes by reason. ``findings`` holds what
-    is suspicious about all boxes together, as (is an error, text): the check before the first step reports it.
+    After loading, ``report`` has ``images``, ``background`` (images without a box), ``boxes``, ``crowds`` (boxes to
+    be ignored), ``clipped``, and ``dropped``: number of boxes by reason. ``findings`` lists suspicions about all boxes
+    together, as (is an error, text), for the checks before the first step.
 
     Args:
-        exclusive_soft_labels: Whether the shares of a box must sum to 1; False for classes that contain each other.
-        allow_outside: Permit file names that are absolute paths or lead out of ``data_root``.
+        exclusive_soft_labels: Whether soft labels must sum to 1; False for classes that contain each other.
+        allow_outside: Permit file names that are absolute paths or outside ``data_root``.
 
     Raises:
-        ValueError: On a missing or broken annotation file, missing fields, repeated ids, classes that the file does
-            not have, a soft label that is none, or, in training, when no box is left.
+        ValueError: On a missing or broken annotation file, missing fields, repeated ids, classes that are not in the
+            file, an invalid soft label, or no boxes left in training.
     """
 
     def __init__(self, *args, exclusive_soft_labels: bool = True, allow_outside: bool = False, **kwargs) -> None:
@@ -61,6 +61,7 @@ class CheckedCocoDataset(CocoDataset):
         super().__init__(*args, **kwargs)
 
     def load_data_list(self) -> list[dict]:
+        """Read and check the annotation file."""
         self._check_config()
         content = read_coco(self.ann_file, self.backend_args)
         check_entries(content, self.ann_file)
@@ -77,15 +78,17 @@ class CheckedCocoDataset(CocoDataset):
         return [self._data_info(image, boxes[image['id']]) for image in content['images']]
 
     def filter_data(self) -> list[dict]:
+        """Filter images by ``filter_cfg``; raise ValueError if none is left."""
         kept = super().filter_data()
         if not kept:
             raise ValueError(f'filter_cfg={self.filter_cfg} leaves no image of {self.ann_file}')
         return kept
 
     def prepare_data(self, idx: int) -> dict | None:
+        """Run the pipeline on a sample."""
         info = self.get_data_info(idx)
         instances = info.get('instances') or []
-        soft_labels = soft_rows(
+        soft_labels = stack_soft_labels(
             [instance.get('soft_label') for instance in instances], [one['bbox_label'] for one in instances]
         )
         if soft_labels is not None:
@@ -109,7 +112,7 @@ class CheckedCocoDataset(CocoDataset):
             raise ValueError(f"data_prefix must be dict(img='folder of the images'), got {self.data_prefix}")
 
     def _check_boxes(self, content: dict) -> dict[int, list[dict]]:
-        """The instances of each image id; fills ``report``, ``findings`` and ``cat_img_map``."""
+        """Return the instances of each image id; set ``report``, ``findings`` and ``cat_img_map``."""
         sizes_wh = {image['id']: (image['width'], image['height']) for image in content['images']}
         category_ids = {category['id'] for category in content['categories']}
         dropped, used = defaultdict(list), []  # annotation ids by reason; annotations
@@ -125,7 +128,7 @@ class CheckedCocoDataset(CocoDataset):
             else:
                 used.append(annotation)
         used_wh = np.array([sizes_wh[annotation['image_id']] for annotation in used], np.float64).reshape(-1, 2)
-        boxes_xyxy, faults, clipped, came_xywh = check_boxes([annotation['bbox'] for annotation in used], used_wh)
+        boxes_xyxy, faults, clipped, file_xywh = check_boxes([annotation['bbox'] for annotation in used], used_wh)
         for number in np.flatnonzero(faults >= 0).tolist():
             dropped[FAULTS[faults[number]]].append(used[number]['id'])
         kept = np.flatnonzero(faults < 0)
@@ -156,9 +159,9 @@ class CheckedCocoDataset(CocoDataset):
             'clipped': int(clipped[kept].sum()),
             'dropped': {reason: len(ids) for reason, ids in dropped.items()},
         }
-        self._dropped_ids = {reason: ids[:NAMED] for reason, ids in dropped.items()}
+        self._dropped_ids = {reason: ids[:SHOWN] for reason, ids in dropped.items()}
         keys = np.array([(annotation['image_id'], annotation['category_id']) for annotation in used], np.int64)
-        self.findings = suspect_boxes(came_xywh, used_wh, keys.reshape(-1, 2))
+        self.findings = suspect_boxes(file_xywh, used_wh, keys.reshape(-1, 2))
         return instances
 
     def _data_info(self, image: dict, instances: list[dict]) -> dict:
@@ -187,11 +190,11 @@ class CheckedCocoDataset(CocoDataset):
 
     def _log_report(self) -> None:
         print_log(f'{self.ann_file}: {self._summary()}', logger='current')
-        faulty = {reason: count for reason, count in self.report['dropped'].items() if reason not in ON_PURPOSE}
+        faulty = {reason: count for reason, count in self.report['dropped'].items() if reason not in NO_FAULTS}
         if faulty:
             reasons = [
                 f'{count} {reason} (annotation {", ".join(map(str, self._dropped_ids[reason]))}'
-                f'{", ..." if count > NAMED else ""})'
+                f'{", ..." if count > SHOWN else ""})'
                 for reason, count in faulty.items()
             ]
             print_log(
@@ -203,7 +206,7 @@ class CheckedCocoDataset(CocoDataset):
         alike = [name for name in self.metainfo['classes'] if folded[name.casefold().strip()] > 1]
         if alike:
             print_log(
-                f'{self.ann_file}: the classes {alike} differ by case or blanks alone: are they one class?',
+                f'{self.ann_file}: the classes {alike} differ only in case or spaces: are they the same class?',
                 logger='current',
                 level=logging.WARNING,
             )

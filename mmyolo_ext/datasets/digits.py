@@ -1,9 +1,9 @@
-"""Scenes of real handwritten digits: a detection data set that needs no download.
+"""A detection dataset of real handwritten digits that needs no download.
 
 scikit-learn ships 1,797 handwritten digits (UCI "Optical Recognition of Handwritten Digits", 8 x 8 pixels, 17 grey
-levels). Each scene pastes a few of them, enlarged smoothly, on a drawn background; the box of a digit is the tight
-box of its own ink. The few scans that cannot be told (24) are left out; the others are parted between the splits
-first, so that no scan is seen in two. ``val`` chooses the best checkpoint of a training, ``test`` judges it.
+levels). Each scene has a few of them, enlarged smoothly, on a drawn background; the box of a digit is tight around
+its ink. 24 illegible scans are left out; the others are divided between the splits, so that no scan is in two of
+them. ``val`` is for choosing the best checkpoint, ``test`` for its final score.
 
 ``python -m mmyolo_ext.datasets.digits OUT`` writes::
 
@@ -24,13 +24,13 @@ import numpy as np
 
 from .digit_scenes import CLASSES, MAX_SIDE, draw_scene, render_scene
 
-FORMAT = 2  # raised whenever the same arguments would give other pictures
+FORMAT = 2  # increased when the same arguments give other images
 SPLITS = ('train', 'val', 'test')
-HELD_OUT_SHARE = 0.1  # of the scans of each class, for val and as many again for test
+HELD_OUT_SHARE = 0.1  # of the scans of each class, for each of val and test
 
 
 def load_scans() -> tuple[np.ndarray, np.ndarray]:
-    """The scans (1797, 8, 8), ink 0..1, and their labels (1797,).
+    """Return the scans (1797, 8, 8), ink 0..1, and their labels (1797,).
 
     Raises:
         ValueError: If scikit-learn is not installed.
@@ -38,13 +38,15 @@ def load_scans() -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ValueError('the digits come with scikit-learn, which is missing: `pip install scikit-learn`') from error
+        raise ValueError(
+            'the digits are part of scikit-learn, which is not installed: `pip install scikit-learn`'
+        ) from error
     bunch = load_digits()
     return (bunch.images / 16).astype(np.float32), bunch.target.astype(int)
 
 
 def legible(scans: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Whether each scan can be told: most of the five scans nearest to it show the same digit. (S,) bool."""
+    """Return whether each scan is legible, (S,) bool: most of its five nearest scans have the same label."""
     flat = scans.reshape(len(scans), -1).astype(np.float64)
     squares = (flat**2).sum(1)
     distance = squares[:, None] + squares - 2 * flat @ flat.T
@@ -54,7 +56,7 @@ def legible(scans: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def split_scans(scans: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, list[np.ndarray]]:
-    """Part the legible scans: for each split, the scan indices of each class. The parts are disjoint."""
+    """Divide the legible scans: return for each split the disjoint scan indices of each class."""
     usable = legible(scans, labels)
     rng = np.random.default_rng([seed, len(SPLITS)])
     parts = {split: [] for split in SPLITS}
@@ -68,12 +70,12 @@ def split_scans(scans: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, l
 
 
 def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
-    """The generator of one scene: (seed, split, index) and nothing else."""
+    """Return the random generator of one scene."""
     return np.random.default_rng([seed, SPLITS.index(split), index])
 
 
 def write_split(folder: Path, split: str, count: int, size: int, seed: int) -> dict:
-    """Write the pictures and the COCO file of one split; gives the COCO dictionary."""
+    """Write the images and the COCO file of one split; return the COCO dictionary."""
     scans, labels = load_scans()
     pool = split_scans(scans, labels, seed)[split]
     coco = {'images': [], 'annotations': [], 'categories': [{'id': i, 'name': name} for i, name in enumerate(CLASSES)]}
@@ -89,7 +91,7 @@ def write_split(folder: Path, split: str, count: int, size: int, seed: int) -> d
         for digit, (x1, y1, x2, y2) in zip(scene.digits, boxes.tolist(), strict=True):
             coco['annotations'].append(
                 {
-                    'id': len(coco['annotations']) + 1,  # COCO's evaluation takes a match with the id 0 for no match
+                    'id': len(coco['annotations']) + 1,  # COCO's evaluation reads a match with id 0 as no match
                     'image_id': index,
                     'category_id': digit.label,
                     'scan': digit.scan,
@@ -103,7 +105,7 @@ def write_split(folder: Path, split: str, count: int, size: int, seed: int) -> d
 
 
 def _replace(folder: Path, out: Path) -> None:
-    """Put a finished folder in the place of ``out``, which is never seen half made."""
+    """Replace ``out`` by a finished folder."""
     old = out.with_name(f'.{out.name}.old-{os.getpid()}')
     if out.exists():
         out.rename(old)
@@ -114,10 +116,18 @@ def _replace(folder: Path, out: Path) -> None:
 def make_digits(
     out: str | Path, train: int = 1000, val: int = 100, test: int = 200, size: int = 128, seed: int = 0
 ) -> bool:
-    """Write the data set to ``out`` unless it is there already; True if it was written.
+    """Write the dataset to ``out``, unless it exists; return whether it was written.
+
+    Args:
+        out: Folder, replaced if it has a digits dataset of other arguments.
+        train: Number of training scenes.
+        val: Number of validation scenes.
+        test: Number of test scenes.
+        size: Side of a scene in px.
+        seed: Integer from 0 on.
 
     Raises:
-        ValueError: If an argument makes no sense, or ``out`` holds something that is not ours to replace.
+        ValueError: If an argument is out of range, or ``out`` has other content.
     """
     scenes = {'train': train, 'val': val, 'test': test}
     if min(scenes.values()) < 1 or size < 2 * MAX_SIDE or seed < 0:
@@ -132,7 +142,7 @@ def make_digits(
         if json.loads(manifest.read_text()).get('arguments') == wanted:
             return False
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f'{out} holds something else than a digits data set: choose another folder')
+        raise ValueError(f'{out} exists and is not a digits dataset: choose another folder')
     folder = out.with_name(f'.{out.name}.new-{os.getpid()}')
     try:
         counts = {}
@@ -147,9 +157,9 @@ def make_digits(
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog='python -m mmyolo_ext.datasets.digits', description=__doc__.split('\n')[0])
-    parser.add_argument('out', help='folder to write; replaced if it holds digits made with other arguments')
+    parser.add_argument('out', help='folder to write; replaced if it has digits of other arguments')
     parser.add_argument('--train', type=int, default=1000, help='number of training scenes')
     parser.add_argument('--val', type=int, default=100, help='number of validation scenes')
     parser.add_argument('--test', type=int, default=200, help='number of test scenes')
@@ -162,11 +172,11 @@ def main() -> None:
     except (ValueError, OSError) as error:
         raise SystemExit(f'digits: {error}') from None
     counts = json.loads((Path(args.out) / 'manifest.json').read_text())['counts']
-    told = ', '.join(
+    scenes = ', '.join(
         f'{split} {count["images"]} scenes with {count["boxes"]} digits' for split, count in counts.items()
     )
-    done = f'written in {time.perf_counter() - start:.1f} s' if written else 'there already'
-    print(f'{args.out}: {told} ({done})')
+    done = f'written in {time.perf_counter() - start:.1f} s' if written else 'exists already'
+    print(f'{args.out}: {scenes} ({done})')
 
 
 if __name__ == '__main__':

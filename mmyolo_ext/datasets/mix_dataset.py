@@ -42,7 +42,7 @@ class MixDataset(MultiImageMixDataset):
 
     def _partners(self, transform: Callable, num_steps: int, ours: bool) -> list[dict]:
         # Transforms of ours read only the image and the boxes of a partner, which some datasets return faster.
-        get = getattr(self.dataset, 'picture_and_boxes', None) if ours else None
+        get = getattr(self.dataset, 'image_and_boxes', None) if ours else None
         get = get or self.dataset.__getitem__
         if num_steps:
             get = functools.partial(self._sample, num_steps=num_steps)

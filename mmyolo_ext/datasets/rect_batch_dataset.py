@@ -1,4 +1,4 @@
-"""Validation in rectangles: pictures of like shape share a batch and its padding."""
+"""Validation in rectangles: batches of images of similar aspect ratio, with little padding."""
 
 from collections.abc import Sequence
 
@@ -8,32 +8,31 @@ from torch.utils.data import Dataset
 
 from mmyolo_ext.registry import DATASETS
 
-from .transforms.arguments import check_range, check_size_hw
-from .transforms.functional import rectangle
+from .transforms.functional import check_range, check_size_hw, rectangle
 
 
 @DATASETS.register_module()
 class RectBatchDataset(Dataset):
-    """Sorts a data set by aspect ratio and tells each sample the shape of its batch, for :class:`Letterbox`.
+    """Sort a dataset by aspect ratio and set the shape of each batch, for :class:`Letterbox`.
 
-    Pictures are sorted by height / width, stably, and cut into runs of ``batch_size``. The shape of a run is the
-    least rectangle that holds all its pictures once each is fitted into ``size``, its sides s raised to
-    ceil(s / stride + extra) strides. It goes into ``results['batch_shape_hw']`` ahead of the inner data set's own
-    pipeline. The shape of sample i depends on i alone, so any sampler gives the same pixels; batches are free of
-    further padding when the loader reads in order with the same ``batch_size`` (over W ranks, MMEngine deals samples
-    out in turn: then give ``batch_size`` times W).
+    Images are sorted by height / width and split into groups of ``batch_size``. The shape of a group is the smallest
+    rectangle that holds all its images, fitted into ``size``, with each side s rounded up to ceil(s / stride + extra)
+    strides. It is passed as ``results['batch_shape_hw']`` to the pipeline of the dataset inside. The shape of a sample
+    depends on its index alone, so that any sampler gives the same pixels; batches need no further padding if the
+    loader reads in order with the same ``batch_size`` (MMEngine distributes samples over W ranks in turn: then use
+    ``batch_size`` times W).
 
     Args:
-        dataset: Config of a data set in test mode, or the data set, an mmengine ``BaseDataset`` whose
-            ``get_data_info`` gives ``height`` and ``width``.
+        dataset: Config of a dataset in test mode, or the dataset: an mmengine ``BaseDataset`` whose
+            ``get_data_info`` returns ``height`` and ``width``.
         batch_size: That of the loader.
-        size: (height, width) the pictures are fitted into, or one side of a square; that of ``Letterbox``.
+        size: (height, width) that images are fitted into, or the side of a square; that of ``Letterbox``.
         stride: Sides of a batch are multiples of it: the network's largest stride.
-        extra: In strides; the usual half gives every batch a little margin.
+        extra: Margin in strides.
         allow_upscale: As in ``Letterbox``.
 
     Raises:
-        ValueError: On an argument out of its range, a data set of another kind, or a sample without its sides.
+        ValueError: On an argument out of its range, a dataset of another type, or a sample without its size.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class RectBatchDataset(Dataset):
     ) -> None:
         for name, value in (('batch_size', batch_size), ('stride', stride)):
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f'{name} must be a whole number from 1 on, got {value!r}')
+                raise ValueError(f'{name} must be an integer above 0, got {value!r}')
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         if not isinstance(self.dataset, BaseDataset):
             raise ValueError(f'RectBatchDataset wraps an mmengine BaseDataset, got {type(self.dataset).__name__}')
@@ -61,10 +60,11 @@ class RectBatchDataset(Dataset):
 
     @property
     def metainfo(self) -> dict:
+        """Metainfo of the dataset inside."""
         return self.dataset.metainfo
 
     def full_init(self) -> None:
-        """Read every picture's sides and settle order and shapes, once."""
+        """Read the size of each image and compute order and shapes, once."""
         if self._fully_initialized:
             return
         self.dataset.full_init()
@@ -86,16 +86,18 @@ class RectBatchDataset(Dataset):
     def _sides_hw(self, index: int) -> tuple[float, float]:
         info = self.dataset.get_data_info(index)
         if not info.get('height') or not info.get('width'):
-            raise ValueError(f'RectBatchDataset needs height and width of {info.get("img_path", index)}')
+            raise ValueError(
+                f'RectBatchDataset needs height and width in the annotation of {info.get("img_path", index)}'
+            )
         return info['height'], info['width']
 
     def __len__(self) -> int:
         return len(self.order)
 
     def get_data_info(self, index: int) -> dict:
-        """The annotation of the sample in sorted order, ``batch_shape_hw`` (height, width) included."""
+        """Return the annotation of a sample in sorted order, with ``batch_shape_hw`` (height, width)."""
         if not -len(self) <= index < len(self):
-            raise IndexError(f'index {index} is out of a data set of {len(self)} samples')
+            raise IndexError(f'index {index} is out of range for a dataset of {len(self)} samples')
         index %= len(self)
         info = self.dataset.get_data_info(int(self.order[index]))
         return {**info, 'sample_idx': index, 'batch_shape_hw': self.batch_shapes_hw[index // self.batch_size]}
@@ -104,5 +106,7 @@ class RectBatchDataset(Dataset):
         info = self.get_data_info(index)
         results = self.dataset.pipeline(info)
         if results is None:
-            raise ValueError(f'the test pipeline gave nothing for {info["img_path"]}: no picture may be left out here')
+            raise ValueError(
+                f'the test pipeline returned None for {info["img_path"]}, but no image may be skipped here'
+            )
         return results

@@ -1,4 +1,4 @@
-"""Figures of merit."""
+"""Metrics."""
 
 from .coco_metric import CocoMetric
 

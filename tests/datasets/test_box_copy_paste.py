@@ -7,7 +7,7 @@ import pytest
 
 from mmyolo_ext.datasets.transforms import BoxCopyPaste
 from mmyolo_ext.datasets.transforms.annotations import Annotations
-from mmyolo_ext.datasets.transforms.box_copy_paste import Paste, most_covered, paste_boxes, whole_pixels
+from mmyolo_ext.datasets.transforms.box_copy_paste import Paste, largest_overlap, paste_boxes, whole_pixels
 from mmyolo_ext.registry import DATASETS, TRANSFORMS
 
 BOX = (10, 20, 22, 30)
@@ -119,17 +119,17 @@ def test_what_covers_what():
     box = np.array([0.0, 0, 10, 10])
     others = np.array([[5.0, 0, 15, 10], [8, 8, 12, 10], [20, 20, 30, 30]])
     # 50 of 100; 2 x 2 = 4 of the smaller's 8
-    assert most_covered(box, others[:1]) == 0.5 and most_covered(box, others[1:2]) == 0.5
-    assert most_covered(box, others[2:]) == 0 == most_covered(box, others[:0])
-    assert most_covered(np.array([8.0, 0, 18, 10]), np.array([[0.0, 0, 10, 10], [0, 0, 9, 10]])) == 0.2
+    assert largest_overlap(box, others[:1]) == 0.5 and largest_overlap(box, others[1:2]) == 0.5
+    assert largest_overlap(box, others[2:]) == 0 == largest_overlap(box, others[:0])
+    assert largest_overlap(np.array([8.0, 0, 18, 10]), np.array([[0.0, 0, 10, 10], [0, 0, 9, 10]])) == 0.2
 
 
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'prob': 2}, r'prob must lie in \[0, 1\]'),
-        ({'max_copies': 0}, 'max_copies must be a whole number from 1 on, got 0'),
-        ({'source': 'other'}, r"source must be one of \('picture', 'partner'\), got 'other'"),
+        ({'prob': 2}, r'prob must be in \[0, 1\]'),
+        ({'max_copies': 0}, 'max_copies must be an integer above 0, got 0'),
+        ({'source': 'other'}, r"source must be one of \('image', 'partner'\), got 'other'"),
         ({'labels': []}, 'labels must be None or a list'),
         ({'labels': 'RBC'}, "got 'RBC'"),
         ({'max_side': 0}, 'max_side'),
@@ -146,7 +146,7 @@ def test_outside_a_mixing_data_set_a_partner_is_missing(painter):
         BoxCopyPaste(1.0, source='partner')(painter.sample(20, 30))
 
 
-@pytest.mark.parametrize('source', ['picture', 'partner'])
+@pytest.mark.parametrize('source', ['image', 'partner'])
 def test_in_a_data_set_ahead_of_the_mosaic(coco_config, source):
     pictures = {'type': 'mmyolo_ext.CachedDataset', 'size': 32,
                 'dataset': coco_config(pipeline=[{'type': 'mmyolo_ext.LoadImage'}])}  # fmt: skip

@@ -36,7 +36,7 @@ def test_a_cached_sample_is_the_same(build, size, tmp_path):
         for _ in range(2):
             for i in range(12):
                 assert content(dataset[i]) == content(plain[i])
-        assert dataset._cache._known.all()
+        assert dataset._cache._valid.all()
     assert not plain._cache.kept
 
 
@@ -93,7 +93,7 @@ def test_the_bound_is_kept_and_told(build, caplog, tmp_path):
     plain = build(32, max_gb=0)
     for _ in range(2):
         assert [content(dataset[i]) for i in range(12)] == [content(plain[i]) for i in range(12)]
-    assert dataset._cache._known.tolist() == [True] * 4
+    assert dataset._cache._valid.tolist() == [True] * 4
 
 
 def test_the_log_tells_how_much_is_kept(build, monkeypatch):
@@ -102,8 +102,8 @@ def test_the_log_tells_how_much_is_kept(build, monkeypatch):
     build(32, max_gb=10000e-9)
     build(32)
     build(32, max_gb=0)
-    assert 'holds 4 of 12 decoded pictures, 0.00 of 0.00 GB' in said[0] and 'Raise max_gb' in said[0]
-    assert 'all 12 decoded pictures fit into the cache' in said[1] and len(said) == 2
+    assert 'holds 4 of 12 decoded images, 0.00 of 0.00 GB' in said[0] and 'Raise max_gb' in said[0]
+    assert 'all 12 decoded images fit into the cache' in said[1] and len(said) == 2
 
 
 def fill(dataset, indices):
@@ -118,7 +118,7 @@ def test_forked_processes_share_what_each_decodes(build):
         child.start()
     for child in children:
         child.join()
-    assert not dataset._cache._known.any()
+    assert not dataset._cache._valid.any()
     dataset.dataset = None  # nothing can be decoded from here on
     plain = build(max_gb=0)
     assert [content(dataset[i]) for i in range(12)] == [content(plain[i]) for i in range(12)]
@@ -127,12 +127,12 @@ def test_forked_processes_share_what_each_decodes(build):
 def test_a_later_run_reads_the_file(build, tmp_path):
     fill(build(folder=str(tmp_path)), range(12))
     later = build(folder=str(tmp_path))
-    assert len(list(tmp_path.glob('*.pictures'))) == 1
+    assert len(list(tmp_path.glob('*.images'))) == 1
     later.dataset = None
     plain = build(max_gb=0)
     assert [content(later[i]) for i in range(12)] == [content(plain[i]) for i in range(12)]
     build(16, folder=str(tmp_path))
-    assert len(list(tmp_path.glob('*.pictures'))) == 2  # another size is another file
+    assert len(list(tmp_path.glob('*.images'))) == 2  # another size is another file
 
 
 def test_a_changed_picture_is_decoded_anew(build, coco_folder, tmp_path):
@@ -156,11 +156,11 @@ def test_half_written_pixels_are_not_believed(build, tmp_path, where):
     dataset = build(**options)
     fill(dataset, range(12))
     cache = dataset._cache
-    cache._known[:] = False  # as another process has it
+    cache._valid[:] = False  # as another process has it
     cache._pixels(7)[:3] = 0
     assert cache.get(7) is None and cache.get(8) is not None
     assert content(dataset[7]) == content(build(max_gb=0)[7])
-    cache._known[:] = False
+    cache._valid[:] = False
     assert cache.get(7) is not None  # written again
 
 
@@ -204,7 +204,7 @@ def test_a_skipped_picture_is_replaced_alike(build, coco_folder):
 
 def test_what_cannot_be_cached_is_refused(build, coco_config):
     flip = [*LOAD, {'type': 'mmdet.RandomFlip', 'prob': 0.5}]
-    with pytest.raises(ValueError, match=r"got \['LoadImage', 'RandomFlip'\].*MixDataset"):
+    with pytest.raises(ValueError, match=r"got \['LoadImage', 'RandomFlip'\].*SeededDataset"):
         build(inner={'pipeline': flip})
     with pytest.raises(ValueError, match='max_gb'):
         build(max_gb=-1)
@@ -216,7 +216,7 @@ def test_what_cannot_be_cached_is_refused(build, coco_config):
 
 
 def test_sides_that_are_missing_or_wrong_are_named(build, write_coco, coco_folder):
-    with pytest.raises(ValueError, match=r'1\.png is \(64, 48\) .* its annotation says \(30, 40\)'):
+    with pytest.raises(ValueError, match=r'1\.png is \(64, 48\) .* its annotation has \(30, 40\)'):
         inner = {'ann_file': str(write_coco()), 'metainfo': {'classes': ('cat', 'dog')}}
         inner['pipeline'] = [{'type': 'LoadImageFromFile', '_scope_': 'mmcv'}]
         build(inner=inner)[0]

@@ -114,7 +114,7 @@ def test_file_names_outside_the_root(name, root):
 
 def test_a_root_is_no_prefix_of_letters():
     """'rootless' starts with 'root' and is not inside it."""
-    with pytest.raises(ValueError, match='leads out of root'):
+    with pytest.raises(ValueError, match='is outside root'):
         check_file_name('../../rootless/a.png', 'root/img', 'root', False, 'x.json')
 
 
@@ -176,7 +176,7 @@ def test_broken_json_is_located(write_coco):
     with pytest.raises(ValueError, match=f'{path} is broken JSON at line 2, column 2'):
         load(path)
     path.write_bytes(b'\xff\xfe\x00')
-    with pytest.raises(ValueError, match=f'{path} is no UTF-8'):
+    with pytest.raises(ValueError, match=f'{path} is not UTF-8'):
         load(path)
 
 
@@ -187,16 +187,16 @@ def test_broken_json_is_located(write_coco):
         ({'text': '{}'}, r'must hold a list "images", it has the keys \[\'annotations\'\]'),
         ({'categories': None}, 'must hold a list "categories"'),
         ({'annotations': {}}, 'must hold a list "annotations"'),
-        ({'images': []}, 'lists no image'),
+        ({'images': []}, 'has no images'),
         ({'images': [5]}, '"images" must be a JSON object, got 5'),
         ({'images': [{'id': 1, 'file_name': 'a.png'}]}, '"images" lacks width, height: .*a.png'),
         (
             {'images': [{**IMAGE, 'width': 0}]},
-            'must be whole numbers above 0, got width=0 .*1.png',
+            'must be integers above 0, got width=0 .*1.png',
         ),
         (
             {'images': [{**IMAGE, 'height': '30'}]},
-            'must be whole numbers above 0, got height=.30. .str',
+            'must be integers above 0, got height=.30. .str',
         ),
         ({'images': [IMAGE, IMAGE]}, r'1 ids in "images" are not unique, among them \[1\]'),
         ({'categories': [{'id': 7}]}, '"categories" lacks name'),

@@ -9,7 +9,7 @@ from mmengine.structures import InstanceData
 from torch.utils.data import DataLoader
 
 from mmyolo_ext.datasets import stack_inputs
-from mmyolo_ext.datasets.batch_memory import one_batch, take_place
+from mmyolo_ext.datasets.shared_memory import empty_image, one_batch
 from mmyolo_ext.registry import FUNCTIONS, MODELS
 
 
@@ -59,7 +59,7 @@ def packed(shapes):
     made = samples(shapes)
     with one_batch(len(shapes)):
         for sample in made:
-            place = take_place(sample['inputs'].shape)
+            place = empty_image(sample['inputs'].shape)
             sample['inputs'] = place.copy_(sample['inputs'])
     return made
 

@@ -11,7 +11,7 @@ import pytest
 
 from mmyolo_ext.datasets import digit_scenes as scenes
 from mmyolo_ext.datasets import digits
-from mmyolo_ext.datasets.digit_backgrounds import KINDS, LUMA_BGR, draw_background, luma, render_background
+from mmyolo_ext.datasets.digit_scenes import KINDS, LUMA_BGR, draw_background, luma, render_background
 
 SIZE = 160
 

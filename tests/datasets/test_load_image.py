@@ -82,9 +82,9 @@ def test_missing_pictures_are_named(tmp_path):
 def test_sides_other_than_annotated(tmp_path):
     path = tmp_path / 'a.png'
     path.write_bytes(WHOLE['plain.png'])
-    with pytest.raises(ValueError, match=r'it is \(40, 60\).*annotation says \(60, 40\): is its EXIF'):
+    with pytest.raises(ValueError, match=r'it is \(40, 60\).*annotation has \(60, 40\): does the annotation ignore'):
         LoadImage()({'img_path': str(path), 'height': 60, 'width': 40})
-    with pytest.raises(ValueError, match=r'annotation says \(41, 60\)$'):
+    with pytest.raises(ValueError, match=r'annotation has \(41, 60\)$'):
         LoadImage()({'img_path': str(path), 'height': 41, 'width': 60})
 
 

@@ -6,12 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from mmyolo_ext.datasets.transforms import MosaicAffine
+from mmyolo_ext.datasets.transforms import Mosaic, MosaicAffine, RandomAffine
 from mmyolo_ext.datasets.transforms import tiles as T
 from mmyolo_ext.datasets.transforms.annotations import Annotations
 from mmyolo_ext.datasets.transforms.functional import affine_about_centre
-from mmyolo_ext.datasets.transforms.mosaic import Mosaic
-from mmyolo_ext.datasets.transforms.random_affine import RandomAffine
 from mmyolo_ext.registry import DATASETS, TRANSFORMS
 
 SIZE_HW = (96, 128)

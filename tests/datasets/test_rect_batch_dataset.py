@@ -5,7 +5,7 @@ import pytest
 from mmengine.dataset import BaseDataset
 
 from mmyolo_ext.datasets import RectBatchDataset
-from mmyolo_ext.datasets.rect_batch_dataset import rectangle
+from mmyolo_ext.datasets.transforms.functional import rectangle
 
 # Height x width: aspects 0.75, 1.33, 0.5, 1, 0.75.
 SIDES_HW = [(480, 640), (640, 480), (300, 600), (500, 500), (240, 320)]
@@ -109,7 +109,7 @@ def test_bad_arguments(arguments, message):
 def test_bad_data_sets():
     with pytest.raises(ValueError, match='wraps an mmengine BaseDataset, got list'):
         RectBatchDataset([1, 2], batch_size=2, size=320)
-    with pytest.raises(ValueError, match=r'height and width of 0\.png'):
+    with pytest.raises(ValueError, match=r'height and width in the annotation of 0\.png'):
         RectBatchDataset(Sides([(0, 5)]), batch_size=2, size=320)
-    with pytest.raises(ValueError, match=r'gave nothing for 0\.png'):
+    with pytest.raises(ValueError, match=r'returned None for 0\.png'):
         RectBatchDataset(Sides([(5, 5)], [lambda results: None]), batch_size=2, size=320)[0]

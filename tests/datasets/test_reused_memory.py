@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mmyolo_ext.datasets import reused_memory
-from mmyolo_ext.datasets.batch_memory import empty_batch
+from mmyolo_ext.datasets import shared_memory
+from mmyolo_ext.datasets.shared_memory import empty_batch
 
 
 @pytest.mark.parametrize('keep', [lambda t: t, lambda t: t[1, :, 2:], lambda t: t[0].numpy(), lambda t: iter(t)])
@@ -29,4 +29,4 @@ def test_memory_that_is_given_up_is_used_again():
 def test_little_is_kept():
     batches = [empty_batch((side, 3, 8, 6)) for side in range(1, 9)]
     del batches
-    assert len(reused_memory._free) == reused_memory.KEPT
+    assert len(shared_memory._free) == shared_memory.MAX_FREE

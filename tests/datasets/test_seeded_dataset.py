@@ -247,13 +247,13 @@ def test_a_batch_is_its_samples(full):
 def test_closing_through_other_wrappers(coco_config):
     repeated = {'type': 'RepeatDataset', 'times': 2, 'dataset': coco_config()}
     joined = {'type': 'mmdet.ConcatDataset', 'datasets': [coco_config(), repeated]}
-    with pytest.raises(ValueError, match='nothing to close'):
+    with pytest.raises(ValueError, match='no transform that mixes images'):
         build(joined).close_mosaic()
 
 
 def test_closing_nothing_is_an_error(coco_config):
     dataset = build(mix(coco_config(), AFFINE, *REST))
-    with pytest.raises(ValueError, match='nothing to close.*custom_hooks'):
+    with pytest.raises(ValueError, match='no transform that mixes images.*custom_hooks'):
         dataset.close_mosaic()
     assert not dataset.mosaic_closed
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmyolo_ext.datasets.seeding import seeded_generators
+from mmyolo_ext.datasets.seeded_dataset import kept_generators, seed_generators
 
 
 def draws():
@@ -24,7 +24,8 @@ def test_the_callers_draws_go_on():
     expected = [draws(), draws()]
     start()
     found = [draws()]
-    with seeded_generators(0, 1, 2):
+    with kept_generators():
+        seed_generators(0, 1, 2)
         draws()
     assert [*found, draws()] == expected
 
@@ -34,7 +35,8 @@ def test_they_go_on_after_an_error():
     expected = [draws(), draws()]
     start()
     found = [draws()]
-    with pytest.raises(ZeroDivisionError), seeded_generators(0, 1, 2):
+    with pytest.raises(ZeroDivisionError), kept_generators():
+        seed_generators(0, 1, 2)
         draws()
         raise ZeroDivisionError
     assert [*found, draws()] == expected
@@ -42,7 +44,8 @@ def test_they_go_on_after_an_error():
 
 def test_keys_are_hashed_not_added():
     def first_draws(*key):
-        with seeded_generators(*key):
+        with kept_generators():
+            seed_generators(*key)
             return draws()
 
     keys = [(s, e, i) for s in range(3) for e in range(3) for i in range(3)] + [(2**40, 0, 0), (0, 2**31, 0)]

@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_refused(painter, soft_quartet):
     with pytest.raises(ValueError, match=r'soft labels of \[4, 10\] classes'):
         join([read_annotations(soft_quartet[0]), read_annotations(other)])
     plain = painter.sample(96, 128, [(5, 5, 40, 40)], labels=[12])
-    with pytest.raises(ValueError, match='10 classes beside a box of label 12'):
+    with pytest.raises(ValueError, match='10 classes, but a box has label 12'):
         join([read_annotations(soft_quartet[0]), read_annotations(plain)])
     with pytest.raises(ValueError, match='1 rows of gt_soft_labels for 2 boxes'):
         read_annotations({**soft_quartet[0], 'gt_soft_labels': soft_quartet[0]['gt_soft_labels'][:1]})
@@ -116,8 +116,8 @@ def test_read_from_a_file(write_coco):
         ([0.5, 0.5, 0], 'annotation 2 must be a list of 2 numbers'),
         (0.5, 'annotation 2 must be a list of 2 numbers'),
         (['a', 0], 'annotation 2 must be a list of 2 numbers'),
-        ([1.5, -0.5], r'annotation 2 must be shares in \[0, 1\]'),
-        ([0.9, 0.9], 'annotation 2 must be shares that sum to 1.*exclusive_soft_labels=False'),
+        ([1.5, -0.5], r'annotation 2 must be numbers in \[0, 1\]'),
+        ([0.9, 0.9], 'annotation 2 must be numbers with sum 1.*exclusive_soft_labels=False'),
     ],
 )
 def test_a_bad_row_is_named(write_coco, share, message):

@@ -64,7 +64,7 @@ def test_letterbox_after_a_resize_keeps_the_way_back(painter):
 
 
 def test_letterbox_twice_is_refused(painter):
-    with pytest.raises(ValueError, match='twice'):
+    with pytest.raises(ValueError, match='two Letterbox'):
         Letterbox(64)(Letterbox(32)(painter.sample(20, 30)))
 
 

@@ -17,7 +17,7 @@ from untrained import stir
 
 from mmyolo_ext.apis import Detector, load_config
 from mmyolo_ext.apis.exporting import evaluate_exported, export_detector
-from mmyolo_ext.datasets.transforms.letterbox import Letterbox
+from mmyolo_ext.datasets.transforms import Letterbox
 from mmyolo_ext.export import runtime
 from mmyolo_ext.export.formats import Options
 

@@ -442,12 +442,12 @@ def json_with_a_huge_number(folder: Path) -> Callable:
     return trained(folder, lambda text: text.replace('"width": 64', '"width": ' + '9' * 100_000, 1))
 
 
-@case('must be whole numbers above 0')
+@case('must be integers above 0')
 def json_with_an_image_of_billions_of_pixels(folder: Path) -> Callable:
     return trained(folder, lambda text: text.replace('"width": 64', '"width": 1e300', 1))
 
 
-@case('leads out of')
+@case('is outside')
 def json_with_a_file_name_that_leads_out(folder: Path) -> Callable:
     return trained(folder, lambda text: text.replace('000.png', '../../../../../../etc/passwd', 1))
 
@@ -457,7 +457,7 @@ def json_with_an_absolute_file_name(folder: Path) -> Callable:
     return trained(folder, lambda text: text.replace('000.png', '/etc/passwd', 1))
 
 
-@case('is an address')
+@case('is a URL')
 def json_with_an_address(folder: Path) -> Callable:
     return trained(folder, lambda text: text.replace('000.png', 'http://localhost:1/canary.png', 1))
 

@@ -1,16 +1,10 @@
-"""The pipeline of the pictures: each transform draws its parameters, then applies functions of
-:mod:`.functional`, :mod:`.tiles` and :mod:`.colour`."""
+"""Transforms: each draws its parameters, then applies pure functions of :mod:`.functional` and :mod:`.tiles`."""
 
 from .box_copy_paste import BoxCopyPaste
-from .flip import HorizontalFlip
-from .hsv import HSVJitter
-from .letterbox import Letterbox
-from .load_image import LoadImage
-from .mixup import MixUp
-from .mosaic import Mosaic
-from .mosaic_affine import MosaicAffine
-from .pack import PackInputs
-from .random_affine import RandomAffine
+from .colour import HSVJitter
+from .geometry import HorizontalFlip, Letterbox, RandomAffine
+from .load_and_pack import LoadImage, PackInputs
+from .mosaic import MixUp, Mosaic, MosaicAffine
 
 __all__ = [
     'BoxCopyPaste',

@@ -1,42 +1,68 @@
-"""Colour of the pictures, (H, W, 3) uint8, as pure functions: nothing here draws a random number."""
+"""HSV jitter, and pure functions on the colours of images (H, W, 3) uint8."""
 
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from mmcv.transforms import BaseTransform
+
+from mmyolo_ext.registry import TRANSFORMS
+
+from .annotations import check_image
+from .functional import check_range
 
 GAIN_STEPS = 1024
-HUES = 180  # of OpenCV, 2 degrees each
+HUES = 180  # in OpenCV, 2 degrees each
 
 
 def round_gains(gains: np.ndarray) -> np.ndarray:
-    """Towards 1, to multiples of 1/1024: with bytes they multiply exactly in float32, so that it rounds as float64."""
+    """Round towards 1 to multiples of 1/1024, whose float32 products with bytes are exact."""
     return 1 + np.trunc((gains - 1) * GAIN_STEPS) / GAIN_STEPS
 
 
-def recolour(image: np.ndarray, gain_hsv: Sequence[float]) -> np.ndarray:
-    """Multiply hue (mod 180), saturation and value (clipped at 255) of a BGR picture.
-
-    Halves are rounded to even, products being those of :func:`round_gains`.
-    """
+def scale_hsv(image: np.ndarray, gain_hsv: Sequence[float]) -> np.ndarray:
+    """Multiply hue (mod 180), saturation and value (clipped at 255) of a BGR image; halves are rounded to even."""
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
-    # Plane by plane, which OpenCV multiplies faster than interleaved channels or a look into a table.
+    # OpenCV multiplies planes faster than interleaved channels.
     planes = list(np.empty((3, *image.shape[:2]), np.uint8))
     cv2.split(hsv, planes)
     for plane, gain, levels in zip(planes, map(float, gain_hsv), (HUES, 256, 256), strict=True):
-        _multiply(plane, gain, levels)
+        if levels == 256 or round((levels - 1) * gain) < 256:  # OpenCV takes hues above 180 modulo 180
+            cv2.convertScaleAbs(plane, dst=plane, alpha=gain)
+        else:
+            cv2.LUT(plane, (np.rint(np.arange(256) * gain) % levels).astype(np.uint8), dst=plane)
     cv2.merge(planes, dst=hsv)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
 
 
-def _multiply(plane: np.ndarray, gain: float, levels: int) -> None:
-    """Multiply a plane, in place; hues of a turn and more mean the same to OpenCV as those below."""
-    if levels == 256 or round((levels - 1) * gain) < 256:
-        cv2.convertScaleAbs(plane, dst=plane, alpha=gain)
-    else:  # beyond what a byte holds
-        cv2.LUT(plane, (np.rint(np.arange(256) * gain) % levels).astype(np.uint8), dst=plane)
+@TRANSFORMS.register_module()
+class HSVJitter(BaseTransform):
+    """Multiply hue, saturation and value each by a factor drawn from [1 - a, 1 + a].
 
+    Hue is cyclic, saturation and value are clipped. Boxes do not change.
 
-def blend(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
-    """``share * first + (1 - share) * second``, rounded to uint8; share in [0, 1]."""
-    return cv2.addWeighted(first, share, second, 1 - share, 0)
+    Args:
+        hue: a for the hue, in [0, 1].
+        saturation: a for the saturation, in [0, 1].
+        value: a for the value, in [0, 1].
+
+    Raises:
+        ValueError: On an argument out of its range.
+    """
+
+    def __init__(self, hue: float = 0.015, saturation: float = 0.7, value: float = 0.4) -> None:
+        self.hue = check_range('hue', hue, 0, 1)
+        self.saturation = check_range('saturation', saturation, 0, 1)
+        self.value = check_range('value', value, 0, 1)
+        self._ranges = np.array([hue, saturation, value])
+
+    def draw(self, rng: np.random.RandomState) -> np.ndarray:
+        """Draw the factors (3,) of hue, saturation and value, multiples of 1/1024."""
+        return round_gains(1 + rng.uniform(-1, 1, size=3) * self._ranges)
+
+    def transform(self, results: dict) -> dict:
+        """Recolour the image."""
+        return {**results, 'img': scale_hsv(check_image(results, 'HSVJitter'), self.draw(np.random))}
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(hue={self.hue}, saturation={self.saturation}, value={self.value})'

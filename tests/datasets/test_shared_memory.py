@@ -8,9 +8,16 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmyolo_ext.datasets import shared_blocks, stack_inputs
-from mmyolo_ext.datasets.batch_memory import one_batch, take_place
-from mmyolo_ext.datasets.shared_blocks import HEAD, KEPT, as_message, received, take_block
+from mmyolo_ext.datasets import shared_memory, stack_inputs
+from mmyolo_ext.datasets.shared_memory import (
+    HEADER,
+    MAX_BLOCKS,
+    as_message,
+    empty_image,
+    one_batch,
+    received,
+    take_block,
+)
 
 SHAPE = (3, 8, 6)
 
@@ -23,7 +30,7 @@ class Numbers(Dataset):
 
     def __getitems__(self, indices):
         with one_batch(len(indices)):
-            return [{'inputs': take_place(SHAPE).fill_(k), 'number': torch.tensor([k])} for k in indices]
+            return [{'inputs': empty_image(SHAPE).fill_(k), 'number': torch.tensor([k])} for k in indices]
 
 
 def loader(**options):
@@ -38,14 +45,14 @@ def expected(place):
 @pytest.fixture
 def blocks(monkeypatch):
     """No blocks of this process yet."""
-    monkeypatch.setattr(shared_blocks, '_own', [])
-    monkeypatch.setattr(shared_blocks, '_received', {})
-    return shared_blocks
+    monkeypatch.setattr(shared_memory, '_own', [])
+    monkeypatch.setattr(shared_memory, '_received', {})
+    return shared_memory
 
 
 def test_batches_that_are_kept_stay_as_they_are():
     batches = list(loader())  # 32, more than two workers have blocks
-    assert len(batches) == 32 > 2 * KEPT
+    assert len(batches) == 32 > 2 * MAX_BLOCKS
     for place, batch in enumerate(batches):
         assert type(batch) is dict and list(batch) == ['inputs', 'number']
         assert torch.equal(batch['inputs'], expected(place))
@@ -60,8 +67,8 @@ def test_batches_that_are_not_kept_use_few_blocks(blocks):
             assert torch.equal(batch['inputs'], expected(place))
             files.append(len(os.listdir('/proc/self/fd')))
             addresses.append(batch['inputs'].data_ptr())
-    assert len(blocks._received) <= 2 * KEPT
-    assert set(addresses) <= {memory.ctypes.data + HEAD for memory in blocks._received.values()}, (
+    assert len(blocks._received) <= 2 * MAX_BLOCKS
+    assert set(addresses) <= {memory.ctypes.data + HEADER for memory in blocks._received.values()}, (
         'each lies in a block'
     )
     assert max(files[64:]) <= max(files[:32]), 'no file is left open'
@@ -87,7 +94,7 @@ def test_a_block_is_free_when_the_batch_is_gone_on_both_sides(blocks):
     assert not block.is_free, 'it is on its way'
     arrived = received(message)
     assert (arrived == 5).all() and arrived.shape == (2, *SHAPE)
-    assert arrived.data_ptr() == block.tensor.data_ptr() + HEAD
+    assert arrived.data_ptr() == block.tensor.data_ptr() + HEADER
     part = arrived[1:]
     del arrived
     assert not block.is_free
@@ -129,19 +136,19 @@ def test_a_larger_batch_has_another_block(blocks):
 
 
 def test_where_all_blocks_are_taken_there_is_other_memory(blocks):
-    held = [take_block(SHAPE).fill_(k) for k in range(KEPT + 2)]
-    assert len(blocks._own) == KEPT and not any(block.is_free for block in blocks._own)
-    assert [int(one[0, 0, 0]) for one in held] == list(range(KEPT + 2)) and held[-1].is_shared()
+    held = [take_block(SHAPE).fill_(k) for k in range(MAX_BLOCKS + 2)]
+    assert len(blocks._own) == MAX_BLOCKS and not any(block.is_free for block in blocks._own)
+    assert [int(one[0, 0, 0]) for one in held] == list(range(MAX_BLOCKS + 2)) and held[-1].is_shared()
 
 
 def test_a_larger_batch_takes_the_number_of_a_smaller_one(blocks):
-    held = [take_block(SHAPE).fill_(k) for k in range(KEPT)]
+    held = [take_block(SHAPE).fill_(k) for k in range(MAX_BLOCKS)]
     arrived = received(as_message(held[2]))
     held[2] = None
     view = arrived[0].numpy()
     del arrived
     larger = take_block((4, *SHAPE))
-    assert larger.is_shared() and len(blocks._own) == KEPT, 'all are taken, one of them in the main process'
+    assert larger.is_shared() and len(blocks._own) == MAX_BLOCKS, 'all are taken, one of them in the main process'
     del view
     larger = take_block((4, *SHAPE)).fill_(9)
     message = as_message(larger)
@@ -149,13 +156,13 @@ def test_a_larger_batch_takes_the_number_of_a_smaller_one(blocks):
     assert (received(message) == 9).all() and [int(one[0, 0, 0]) for one in held if one is not None] == [
         0,
         1,
-        *range(3, KEPT),
+        *range(3, MAX_BLOCKS),
     ]
 
 
 FORKED = """
 import os
-from mmyolo_ext.datasets import shared_blocks as blocks
+from mmyolo_ext.datasets import shared_memory as blocks
 made = blocks.take_block((2, 3, 8, 6))
 arrived = blocks.received(blocks.as_message(made))
 del made

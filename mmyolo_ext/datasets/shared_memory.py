@@ -1,0 +1,252 @@
+"""Collate samples without copies, and send batches from workers in shared memory that is reused.
+
+:class:`PackInputs` writes each image straight into the tensor of its batch (:func:`empty_image`); :func:`stack_inputs`
+returns that tensor. The memory of a batch is reused once no tensor, view or array refers to it.
+
+PyTorch creates a file of shared memory for each tensor of each batch. Here, a worker keeps a few blocks of shared
+memory. The main process receives each block once, and only its number afterwards. The first byte of a block tells
+whether the main process uses it: the worker sets it on sending, the main process clears it when nothing refers to
+the batch. References inside the worker are tracked there.
+
+Letters: N samples, C channels, H height, W width.
+"""
+
+import io
+import math
+import multiprocessing
+import os
+import pickle
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmengine.dataset import pseudo_collate
+from torch import Tensor
+from torch.utils.data import default_collate, get_worker_info
+
+from mmyolo_ext.registry import FUNCTIONS
+
+MAX_BLOCKS = 8  # of a worker: one being filled, two waiting for the main process, one or two in use there, and spares
+MAX_FREE = 2  # arrays kept for reuse in a process without workers
+HEADER = 64  # bytes before the pixels, one cache line
+FREE, IN_USE = 0, 1
+SMALL = 1 << 16  # bytes; smaller tensors are copied into the message of the batch
+
+
+class _BatchMemory:
+    """Memory for the images of one batch, allocated for the shape of the first."""
+
+    def __init__(self, num_samples: int) -> None:
+        self._num_samples, self._num_taken, self._batch = num_samples, 0, None
+
+    def take(self, shape: Sequence[int]) -> Tensor:
+        if self._batch is None:
+            self._batch = empty_batch((self._num_samples, *shape))
+        if self._num_taken == self._num_samples or self._batch.shape[1:] != shape:
+            return torch.empty(shape, dtype=torch.uint8)
+        self._num_taken += 1
+        return self._batch[self._num_taken - 1]
+
+
+_batch_memory: ContextVar[_BatchMemory | None] = ContextVar('batch_memory', default=None)
+
+
+@contextmanager
+def one_batch(num_samples: int) -> Iterator[None]:
+    """Let :func:`empty_image` return parts of one batch tensor within the context."""
+    token = _batch_memory.set(_BatchMemory(num_samples))
+    try:
+        yield
+    finally:
+        _batch_memory.reset(token)
+
+
+def empty_image(shape: Sequence[int]) -> Tensor:
+    """Return an uninitialised uint8 tensor (C, H, W): the next image of the batch inside :func:`one_batch`."""
+    memory = _batch_memory.get()
+    return torch.empty(shape, dtype=torch.uint8) if memory is None else memory.take(shape)
+
+
+@FUNCTIONS.register_module()
+def stack_inputs(samples: Sequence[dict]) -> dict:
+    """Collate samples: ``inputs`` as one tensor if all have the same size, everything else as ``pseudo_collate``.
+
+    Images that :class:`PackInputs` wrote into their batch are not copied. From a worker, ``inputs`` is sent in shared
+    memory and everything else in one message.
+
+    Args:
+        samples: (N) results of a pipeline, with ``inputs`` (C, H, W).
+
+    Returns:
+        The batch, with ``inputs`` (N, C, H, W), or a list of tensors if the sizes differ.
+    """
+    batch = pseudo_collate(samples)
+    inputs = batch['inputs']
+    if len({(image.shape, image.dtype) for image in inputs}) > 1:
+        return batch
+    whole = _whole_batch(inputs)
+    batch['inputs'] = default_collate(inputs) if whole is None else whole
+    return batch if get_worker_info() is None else _WorkerBatch(batch)
+
+
+def _whole_batch(images: Sequence[Tensor]) -> Tensor | None:
+    """Return the batch tensor (N, C, H, W) if the images are all its parts in order, else None."""
+    whole = images[0]._base
+    if whole is None or whole.shape != (len(images), *images[0].shape):
+        return None
+    in_order = all(
+        image._base is whole
+        and image.storage_offset() == index * whole.stride(0)
+        and image.shape == whole.shape[1:]
+        and image.is_contiguous()
+        for index, image in enumerate(images)
+    )
+    return whole if in_order else None
+
+
+def empty_batch(shape: Sequence[int]) -> Tensor:
+    """Return an uninitialised uint8 tensor in reused memory; in a worker, the memory is shared."""
+    if get_worker_info() is not None:
+        return take_block(shape)
+    size = math.prod(shape)
+    index = next((index for index, memory in enumerate(_free) if len(memory) == size), None)
+    memory = np.empty(size, np.uint8) if index is None else _free.pop(index)
+
+    def give_back() -> None:
+        _free.append(memory)
+        del _free[:-MAX_FREE]
+
+    return _lend(memory, shape, give_back)
+
+
+_free: list[np.ndarray] = []
+
+
+def _lend(memory: np.ndarray, shape: Sequence[int], give_back: Callable[[], object]) -> Tensor:
+    """Return a uint8 tensor on the first bytes of ``memory``; call ``give_back`` when nothing refers to it."""
+    pixels = memory[: math.prod(shape)].reshape(shape)
+    weakref.finalize(pixels, give_back).atexit = False  # all views of the tensor hold this array
+    return torch.from_numpy(pixels)
+
+
+class Message(NamedTuple):
+    """What is sent for a tensor in a block; ``block``, (bytes) uint8, only the first time."""
+
+    process: int
+    number: int
+    shape: tuple[int, ...]
+    block: Tensor | None
+
+
+class _Block:
+    """A block of shared memory of this process."""
+
+    def __init__(self, size: int) -> None:
+        storage = torch.UntypedStorage._new_shared(HEADER + size)
+        self.tensor = torch.empty(0, dtype=torch.uint8).set_(storage)
+        self.bytes = self.tensor.numpy()
+        self.is_known = False  # to the main process
+        self._is_held = False  # by this process
+
+    @property
+    def is_sent(self) -> bool:
+        return self.bytes[0] == IN_USE
+
+    @property
+    def is_free(self) -> bool:
+        return not (self._is_held or self.is_sent)
+
+    def take(self, shape: Sequence[int]) -> Tensor:
+        self._is_held = True
+        return _lend(self.bytes[HEADER:], shape, self._release)
+
+    def _release(self) -> None:
+        self._is_held = False
+
+    def send(self) -> Tensor | None:
+        """Mark the block as used by the main process; return it if the main process does not have it yet."""
+        known, self.is_known = self.is_known, True
+        self.bytes[0] = IN_USE
+        return None if known else self.tensor
+
+
+_own: list[_Block] = []
+_received: dict[tuple[int, int], np.ndarray] = {}  # (process, number) -> block
+
+
+def take_block(shape: Sequence[int]) -> Tensor:
+    """Return an uninitialised uint8 tensor in a free block of this worker, or in new shared memory if none is free."""
+    size = math.prod(shape)
+    free = [block for block in _own if block.is_free]
+    for block in free:
+        if len(block.bytes) >= HEADER + size:
+            return block.take(shape)
+    block = _Block(size)
+    if len(_own) < MAX_BLOCKS:
+        _own.append(block)
+    elif free:  # replace a block that is too small, under its number
+        _own[_own.index(free[0])] = block
+    else:
+        return block.tensor[HEADER:].view(shape)
+    return block.take(shape)
+
+
+def as_message(tensor: Tensor) -> Tensor | Message:
+    """Return what to send for a tensor: a message if it starts a block that is not sent yet, else the tensor."""
+    for number, block in enumerate(_own):
+        if tensor.data_ptr() == block.bytes.ctypes.data + HEADER and tensor.is_contiguous() and not block.is_sent:
+            return Message(os.getpid(), number, tuple(tensor.shape), block.send())
+    return tensor
+
+
+def received(message: Message) -> Tensor:
+    """Return the tensor of a message; its block is free again when nothing refers to the tensor."""
+    key, process = message[:2], os.getpid()
+    if message.block is not None:
+        alive = {child.pid for child in multiprocessing.active_children()}
+        for other in [other for other in _received if other[0] not in alive]:
+            del _received[other]
+        _received[key] = message.block.numpy()
+    memory = _received[key]
+
+    def give_back() -> None:
+        if os.getpid() == process:  # not in a worker that was forked while the batch was in use
+            memory[0] = FREE
+
+    return _lend(memory[HEADER:], message.shape, give_back)
+
+
+class _WorkerBatch(dict):
+    """A batch that is pickled into one message, with small tensors inside, and unpickled as a plain dict."""
+
+    def __reduce__(self) -> tuple:
+        batch = dict(self)
+        if isinstance(batch.get('inputs'), Tensor):
+            batch['inputs'] = as_message(batch['inputs'])
+        file = io.BytesIO()
+        _Pickler(file).dump(batch)
+        return _unpickle, (file.getvalue(),)
+
+
+def _unpickle(content: bytes) -> dict:
+    batch = pickle.loads(content)
+    if isinstance(batch.get('inputs'), Message):
+        batch['inputs'] = received(batch['inputs'])
+    return batch
+
+
+class _Pickler(ForkingPickler):
+    """PyTorch's pickler, which shares the memory of tensors, except for small ones, which are copied."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is not Tensor or obj.layout is not torch.strided or obj.nbytes > SMALL or obj.is_shared():
+            return NotImplemented
+        try:
+            return torch.from_numpy, (obj.numpy(),)
+        except (TypeError, RuntimeError):  # bfloat16, tensors with gradients or on other devices
+            return NotImplemented

@@ -1,0 +1,139 @@
+"""The two ends of a pipeline: load an image, pack a sample for the model."""
+
+import warnings
+from collections.abc import Sequence
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets.transforms import PackDetInputs
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.structures import InstanceData
+
+from mmyolo_ext.datasets.shared_memory import empty_image
+from mmyolo_ext.image_io import check_sides, decode_image, decode_with, read_bytes
+from mmyolo_ext.registry import TRANSFORMS
+
+from .annotations import Annotations, as_boxes, read_annotations
+
+META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pad_param', 'flip', 'flip_direction')
+PACKED_BY_MMDET = ('gt_masks', 'gt_seg_map', 'proposals')
+
+
+@TRANSFORMS.register_module()
+class LoadImage(LoadImageFromFile):
+    """mmcv's ``LoadImageFromFile``, with errors that name an unusable image.
+
+    An image is unusable if it is missing, no regular file, cannot be decoded, is truncated or damaged (OpenCV fills
+    the missing part of a JPEG with grey), or its size differs from the annotation's ``height`` and ``width``. A JPEG
+    with data after the image is used with a warning.
+
+    Colour images are read by :mod:`mmyolo_ext.image_io`: the EXIF orientation of JPEG, PNG, WebP and TIFF is applied,
+    and 16-bit channels are scaled to 8. With another ``color_type`` or ``imdecode_backend``, mmcv decodes.
+
+    Args:
+        skip_broken: Warn, once a file, and return None; an mmengine dataset in training then takes another sample.
+            Otherwise an unusable image is an error.
+        kwargs: Those of mmcv's ``LoadImageFromFile``.
+
+    Raises:
+        ValueError: On an unusable image, with its path and the reason.
+    """
+
+    def __init__(self, skip_broken: bool = False, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.skip_broken = skip_broken
+        self._warned: set[str] = set()
+
+    def transform(self, results: dict) -> dict | None:
+        """Load the image at ``img_path``."""
+        path = results['img_path']
+        try:
+            content = read_bytes(path, self.backend_args)
+            if (self.color_type, self.imdecode_backend) == ('color', 'cv2'):
+                image, complaint = decode_image(content)
+            else:
+                image, complaint = decode_with(
+                    lambda: mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend), content
+                )
+            check_sides(image, results)
+        except ValueError as error:
+            if not self.skip_broken:
+                raise ValueError(f'cannot use image {path}: {error}') from error
+            self._warn_once(path, f'skipped image {path}: {error}')
+            return None
+        if complaint:
+            self._warn_once(path, f'image {path} may be damaged: {complaint}')
+        if self.to_float32:
+            image = image.astype(np.float32)
+        return {**results, 'img': image, 'img_shape': image.shape[:2], 'ori_shape': image.shape[:2]}
+
+    def _warn_once(self, path: str, message: str) -> None:
+        if path not in self._warned:
+            self._warned.add(path)
+            warnings.warn(message, stacklevel=3)
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(skip_broken={self.skip_broken}, color_type={self.color_type!r})'
+
+
+@TRANSFORMS.register_module()
+class PackInputs(PackDetInputs):
+    """mmdet's ``PackDetInputs``, in a third of its time for a uint8 image with upright boxes.
+
+    The result is the same: ``inputs`` (3, H, W) uint8, and a ``DetDataSample`` with ``gt_instances`` and, for boxes
+    with an ignore flag, ``ignored_instances``; both have ``soft_labels`` (boxes, classes) if the sample has them. In
+    batches of :class:`SeededDataset`, pixels are written straight into the batch of :func:`stack_inputs`. mmdet packs
+    anything else.
+
+    Args:
+        meta_keys: Keys to copy to the metainfo of the sample; by default those of mmdet, and ``pad_param``, which the
+            head needs to map boxes to the original image.
+    """
+
+    def __init__(self, meta_keys: Sequence[str] = META_KEYS) -> None:
+        super().__init__(meta_keys)
+
+    def transform(self, results: dict) -> dict:
+        """Pack a sample."""
+        image = results.get('img')
+        if (
+            not isinstance(image, np.ndarray)
+            or image.dtype != np.uint8
+            or image.ndim != 3
+            or image.shape[2] != 3
+            or not {'gt_bboxes', 'gt_bboxes_labels', 'gt_ignore_flags'} <= results.keys()
+            or not isinstance(results['gt_bboxes'], HorizontalBoxes)
+            or any(key in results for key in PACKED_BY_MMDET)
+        ):
+            return self._pack_by_mmdet(results)
+        annotations = read_annotations(results)
+        sample = DetDataSample()
+        # set_metainfo would make a deep copy, the slowest step of all
+        metainfo = {key: results[key] for key in self.meta_keys if key in results}
+        sample.__dict__.update(metainfo)
+        sample._metainfo_fields.update(metainfo)
+        sample.gt_instances = _instances(annotations, ~annotations.ignore)
+        sample.ignored_instances = _instances(annotations, annotations.ignore)
+        inputs = empty_image((3, *image.shape[:2]))
+        cv2.split(image, list(inputs.numpy()))  # faster than torch's permute
+        return {'inputs': inputs, 'data_samples': sample}
+
+    def _pack_by_mmdet(self, results: dict) -> dict:
+        packed = super().transform(results)
+        soft_labels = read_annotations(results).soft_labels if 'gt_soft_labels' in results else None
+        if soft_labels is not None:
+            keep = ~results.get('gt_ignore_flags', np.zeros(len(soft_labels), bool))
+            packed['data_samples'].gt_instances.soft_labels = torch.from_numpy(soft_labels[keep])
+        return packed
+
+
+def _instances(annotations: Annotations, keep: np.ndarray) -> InstanceData:
+    instances = InstanceData(bboxes=as_boxes(annotations.boxes_xyxy[keep]))
+    instances.labels = torch.from_numpy(annotations.labels[keep])
+    if annotations.soft_labels is not None:
+        instances.soft_labels = torch.from_numpy(annotations.soft_labels[keep])
+    return instances
