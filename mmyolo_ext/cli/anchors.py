@@ -1,6 +1,6 @@
-"""Fit the priors of a config to its training boxes: ``python tools/anchors.py configs/yolov5/yolov5_n_320_bccd.py``.
+"""Fit the anchors of a config to its training boxes: ``python tools/anchors.py configs/yolov5/yolov5_n_320_bccd.py``.
 
-Prints what the present and the new priors are worth, and writes a config on top of the given one, and a picture.
+Prints the scores of the present and the new anchors, and writes a config based on the given one, and a plot.
 """
 
 import argparse
@@ -10,20 +10,23 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from mmyolo_ext.apis import load_config
-from mmyolo_ext.apis.anchors.tuning import Tuned, tune
+from mmyolo_ext.apis.anchors import Fit, fit_config
 from mmyolo_ext.cli.common import tool
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description='Fit priors (anchors) to the training boxes of a config')
+    parser = argparse.ArgumentParser(description='Fit anchors to the training boxes of a config')
     parser.add_argument('config', type=Path, help='config file')
     parser.add_argument('--out', type=Path, help='config to write (default: anchors/CONFIG.py)')
-    parser.add_argument('--generations', type=int, default=1000, help='steps of the evolution (default: 1000)')
-    parser.add_argument('--seed', type=int, default=0, help='the same gives the same priors (default: 0)')
-    parser.add_argument('--force', action='store_true', help='write over files that are there')
+    parser.add_argument('--generations', type=int, default=1000, help='steps of the search (default: 1000)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the search (default: 0)')
+    parser.add_argument('--force', action='store_true', help='overwrite existing files')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='as input_size=640; they are not in the written config'
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='for example input_size=640; not in the written config',
     )
     args = parser.parse_args(argv)
     if args.generations < 0 or args.seed < 0:
@@ -39,30 +42,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     if out.suffix != '.py':
         raise ValueError(f'--out must end in .py, got {out}')
     cfg = load_config(args.config, args.cfg_options)
-    report(tune(cfg, args.config, out, args.generations, args.seed, args.force))
+    report(fit_config(cfg, args.config, out, args.generations, args.seed, args.force))
 
 
-def report(tuned: Tuned) -> None:
-    """Print the figures."""
-    boxes, before, after = tuned.boxes, tuned.before, tuned.after
-    height, width = boxes.size_hw
-    left_out = f'; {boxes.tiny} more with a side of at most 2 px are left out' if boxes.tiny else ''
-    print(f'{len(boxes.wh):,} boxes on {boxes.pictures:,} pictures fitted into {width} x {height} px{left_out}')
-    print(tuned.head.rule)
+def report(fit: Fit) -> None:
+    """Print the scores and the anchors before and after."""
+    boxes, (height, width) = fit.boxes, fit.boxes.size_hw
+    left_out = f'; {boxes.num_tiny} more with a side of at most 2 px are left out' if boxes.num_tiny else ''
+    print(f'{len(boxes.wh):,} boxes in {boxes.num_images:,} images scaled to {width} x {height} px{left_out}')
+    print(fit.rule)
     print(f'{"":24}{"before":>8}{"after":>8}')
-    for name, one, other in zip(('best possible recall', 'mean fitness', 'priors a box'), before, after, strict=True):
-        print(f'{name:24}{one:8.4f}{other:8.4f}')
-    for stride, old, new in zip(tuned.head.strides, tuned.head.anchors_wh, tuned.anchors_wh, strict=True):
-        print(f'stride {stride}: {sizes(old)} -> {sizes(new)}')
-    if not tuned.files:
-        print('the present priors fit as well as any that were found: nothing is written')
-    for file in tuned.files:
+    names = ('best possible recall', 'mean fitness', 'anchors per box')
+    for name, before, after in zip(names, fit.before, fit.after, strict=True):
+        print(f'{name:24}{before:8.4f}{after:8.4f}')
+    for stride, *levels in zip(fit.strides, fit.before_wh, fit.after_wh, strict=True):
+        before, after = (' '.join(f'{width:g}x{height:g}' for width, height in level) for level in levels)
+        print(f'stride {stride}: {before} -> {after}')
+    if not fit.files:
+        print('the search found no better anchors: nothing is written')
+    for file in fit.files:
         print(f'written: {file}')
-
-
-def sizes(anchors_wh: list) -> str:
-    """``10x13 16x30 33x23``."""
-    return ' '.join(f'{width:g}x{height:g}' for width, height in anchors_wh)
 
 
 if __name__ == '__main__':
