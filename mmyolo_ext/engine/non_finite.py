@@ -1,4 +1,4 @@
-"""Find where a number stopped being finite, and keep what is needed to see it again."""
+"""Find the layer where numbers stop being finite, and dump the iteration for ``tools/replay.py``."""
 
 import os
 from collections.abc import Iterator
@@ -20,16 +20,16 @@ FORMAT = 'mmyolo_ext.non_finite.1'
 
 
 class Iteration:
-    """One iteration of a training, kept until its optimizer step turned out to be finite.
+    """One iteration of a training, kept until its optimizer step is known to be finite.
 
     Args:
-        number: Of the iteration, from 0.
+        number: Number of the iteration, from 0.
         batch: As it came from the loader.
 
     Attributes:
-        losses: What the model returned for the log; tensors, maybe on a GPU.
+        losses: Outputs of the model for the log.
         gradients: Names of parameters whose gradients are not finite.
-        random_states: Of PyTorch's generators before the iteration: CPU and, with a GPU, CUDA.
+        random_states: States of PyTorch's generators before the iteration: CPU and, with a GPU, CUDA.
     """
 
     def __init__(self, number: int, batch: Any) -> None:
@@ -43,23 +43,23 @@ class Iteration:
 
     @property
     def images(self) -> list[str]:
-        """Paths of the images, or their ids where the samples have no paths."""
+        """Paths of the images, or their ids."""
         return self._images if self.batch is None else image_names(self.batch)
 
     def forget_batch(self) -> None:
-        """Free the memory of the images; their names stay."""
+        """Free the memory of the images; keep their names."""
         self._images, self.batch = image_names(self.batch), None
 
 
 def diagnose(model: nn.Module, iteration: Iteration, wrapper: OptimWrapper | None = None) -> dict[str, Any]:
-    """Run the forward and the backward pass of an iteration again and look at every number.
+    """Run the forward and the backward pass of an iteration again and check every number.
 
-    Parameters, their gradients and the generators stay as they are; buffers do not.
+    Parameters, their gradients and the generators are not changed; buffers are.
 
     Args:
         model: Not wrapped.
-        iteration: Its batch and random states are used.
-        wrapper: Of the training, for its precision and its loss scale.
+        iteration: With its batch and random states.
+        wrapper: Optimizer wrapper of the training, for its precision and its loss scale.
 
     Returns:
         ``losses`` (name to value), ``layer`` (name of the first module whose output is not finite, else of the module
@@ -101,12 +101,12 @@ def diagnose(model: nn.Module, iteration: Iteration, wrapper: OptimWrapper | Non
 
 
 def as_number(value: Any) -> float:
-    """Return a logged value as a number; not one number per image, as some heads log, but their mean."""
+    """Return a logged value as a number; if it has one number per image, as of some heads, their mean."""
     return float(value.detach().float().mean()) if isinstance(value, Tensor) else float(value)
 
 
 def image_names(batch: Any) -> list[str]:
-    """Return the paths of a batch's images, or their ids where the samples have no paths."""
+    """Return the paths of the images of a batch, or their ids."""
     samples = batch.get('data_samples', ()) if isinstance(batch, dict) else ()
     infos = [sample.metainfo for sample in samples if isinstance(sample, BaseDataElement)]
     return [str(info.get('img_path', info.get('img_id', '?'))) for info in infos]
@@ -115,13 +115,13 @@ def image_names(batch: Any) -> list[str]:
 def write_dump(
     path: Path, iteration: Iteration, found: dict[str, Any], model: nn.Module, facts: dict[str, Any]
 ) -> None:
-    """Write an iteration as plain data, which ``torch.load(path, weights_only=True)`` reads.
+    """Write an iteration as plain data, which ``torch.load(path, weights_only=True)`` can read.
 
     Args:
-        path: To write; the file is complete or absent.
-        iteration: To write.
-        found: Of :func:`diagnose`.
-        model: Its parameters and buffers, before the step.
+        path: File to write; afterwards it is complete or absent.
+        iteration: Iteration to write.
+        found: Result of :func:`diagnose`.
+        model: With parameters and buffers of before the step.
         facts: Plain values: seed, epoch, rank, loss scale, config.
     """
     content = {
@@ -143,19 +143,19 @@ def write_dump(
 
 
 def read_dump(path: str | Path) -> tuple[Iteration, dict[str, Any]]:
-    """Read what :func:`write_dump` wrote.
+    """Read a dump of :func:`write_dump`.
 
     Returns:
-        The iteration, and all that is in the file.
+        The iteration, and the whole content of the file.
 
     Raises:
-        ValueError: If the file is none of ours.
+        ValueError: If the file is not such a dump.
     """
     try:
         content = torch.load(path, map_location='cpu', weights_only=True)
     except OSError as error:
         raise ValueError(f'cannot read the dump {path}: {error.strerror or error}') from error
-    except Exception as error:  # whatever a damaged archive or a pickle of something else raises
+    except Exception as error:  # a damaged archive or another pickle raises many kinds
         raise ValueError(f'{path} is not a dump of a stopped training: {type(error).__name__}') from error
     if not isinstance(content, dict) or content.get('format') != FORMAT:
         raise ValueError(f'{path} is not a dump of a stopped training, which is called non_finite_iter_K.pth')
@@ -165,10 +165,10 @@ def read_dump(path: str | Path) -> tuple[Iteration, dict[str, Any]]:
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Take over parameters and buffers of a dump, those included that checkpoints leave out.
+    """Load parameters and buffers of a dump, including buffers that are not in checkpoints.
 
     Raises:
-        ValueError: If the model has others, or of other shapes.
+        ValueError: If names or shapes differ.
     """
     own = _state(model)
     differing = sorted(own.keys() ^ state.keys()) or [n for n in own if own[n].shape != state[n].shape]
@@ -180,7 +180,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def to_plain(value: Any) -> Any:
-    """Turn a batch into tensors, numbers, strings, lists, tuples and dicts; what is none of these becomes its text."""
+    """Convert a batch to tensors, numbers, strings, lists, tuples and dicts; other objects become strings."""
     if isinstance(value, BaseBoxes):
         return value.tensor.detach().cpu()
     if isinstance(value, Tensor):
@@ -203,7 +203,7 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(value: Any) -> Any:
-    """Undo :func:`to_plain`; boxes stay tensors."""
+    """Convert the result of :func:`to_plain` back; boxes stay tensors."""
     if isinstance(value, dict) and value.get(KIND) == 'BitmapMasks':
         masks = value['masks'].numpy()
         return BitmapMasks(masks, *masks.shape[1:])

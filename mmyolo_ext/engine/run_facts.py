@@ -1,4 +1,4 @@
-"""What a resumed run must have in common with the one that wrote its checkpoint."""
+"""Facts about a run that are compared when it is resumed."""
 
 import math
 from collections.abc import Mapping, Sized
@@ -11,7 +11,7 @@ from mmyolo_ext.engine.optim.constructor import IMPLEMENTATIONS
 
 
 def facts_of(runner) -> dict[str, Any]:
-    """Return sizes, lengths and class names of a training, as plain data; what is not known is left out."""
+    """Return sizes, lengths and class names of a training as plain data, as far as they are known."""
     loader, by_epoch = runner.train_dataloader, isinstance(runner.train_loop, EpochBasedTrainLoop)
     accumulate = next((hook for hook in runner.hooks if isinstance(hook, AccumulateHook)), None)
     accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
@@ -30,7 +30,7 @@ def facts_of(runner) -> dict[str, Any]:
 
 
 def facts_before(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts in a checkpoint; of those of earlier versions, the length of an epoch and the classes."""
+    """Return the facts in a checkpoint; in those of earlier versions, the length of an epoch and the classes."""
     facts = dict(meta.get('run') or {})
     if not facts and meta['epoch'] and meta['iter'] % meta['epoch'] == 0:
         facts['epoch_length'] = meta['iter'] // meta['epoch']
@@ -40,15 +40,15 @@ def facts_before(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shifted(scheduler: Any, state: dict, shift: int) -> dict:
-    """Return the state of a schedule for epochs of another length.
+    """Return the state of a scheduler for epochs of another length.
 
     Args:
-        scheduler: A formula of the iteration (``closed_form``), or one that has ended.
-        state: In the checkpoint.
-        shift: Iterations that the end of the last epoch has moved by.
+        scheduler: A function of the iteration (``closed_form``), or one that has ended.
+        state: State in the checkpoint.
+        shift: Number of iterations by which the end of the last epoch has moved.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: If it is neither.
     """
     if not getattr(scheduler, 'closed_form', False):
         if state.get('_global_step', 0) >= state.get('end', math.inf):
@@ -60,14 +60,14 @@ def shifted(scheduler: Any, state: dict, shift: int) -> dict:
 
 
 def classes_of(dataset: Any) -> list[str] | None:
-    """Return the class names of a data set in their order, if it tells them."""
+    """Return the class names of a dataset in their order, or None."""
     metainfo = getattr(dataset, 'metainfo', None) or {}
     classes = next((value for key, value in metainfo.items() if str(key).lower() == 'classes'), None)
     return [str(name) for name in classes] if isinstance(classes, (list, tuple)) else None
 
 
 def optimizer_cfg(wrapper: Any) -> dict | None:
-    """Return the optimizer in the config of a wrapper, without the form in which it is computed."""
+    """Return the optimizer in the config of a wrapper, without the choice of implementation (fused or not)."""
     optimizer = wrapper.get('optimizer') if isinstance(wrapper, Mapping) else None
     if not isinstance(optimizer, Mapping):
         return None
@@ -75,7 +75,7 @@ def optimizer_cfg(wrapper: Any) -> dict | None:
 
 
 def spelled(value: Any) -> Any:
-    """Return a part of a config as plain data: classes by their names, objects by those of their classes."""
+    """Return a part of a config as plain data; classes and objects become class names."""
     if isinstance(value, Mapping):
         return {str(key): spelled(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Keep non-finite numbers out of the model: check every optimizer step, skip it, stop after too many."""
+"""Check every optimizer step for non-finite numbers, skip it, and stop the training after too many."""
 
 import math
 from collections import defaultdict, deque
@@ -21,21 +21,20 @@ SCALER_PATIENCE = 24  # steps in a row in which a GradScaler may look for a scal
 
 
 class StepGuard(Hook):
-    """Checks gradients and buffers before each optimizer step and skips the step where one is not finite.
+    """Check gradients and buffers before each optimizer step and skip the step if a number is not finite.
 
-    A skipped step leaves the model as it was after the last good one: parameters and optimizer are not touched, and
-    the buffers (statistics of norm layers, running means of losses) are put back, for a NaN in the forward pass has
-    reached them already. All ranks skip alike. More than ``max_skips`` skipped steps in a row end the training; the
-    message names the loss, the layer and the images, and a dump for ``tools/replay.py`` is written.
+    A skipped step leaves the model as it was after the last good one: parameters and optimizer do not change, and
+    buffers (norm statistics, running means of losses), which a NaN in the forward pass has already reached, are
+    restored. All ranks skip together. More than ``max_skips`` consecutive skipped steps end the training with an error
+    that names the loss, the layer and the images, and a dump for ``tools/replay.py``.
 
-    Under float16 a ``GradScaler`` skips steps until it has found its scale; the first 24 of these in a row are not
-    counted.
+    With float16, a ``GradScaler`` skips steps until it has found its scale; the first 24 in a row do not count.
 
-    On a GPU with a fused optimizer, and with a ``GradScaler``, nothing waits for the device: the decision is made
-    there, and this process reads it one step later. Elsewhere it is read at once.
+    On a GPU with a fused optimizer or a ``GradScaler`` the decision is made on the device and read one step later, so
+    that nothing waits for it. Elsewhere it is read at once.
 
     Args:
-        max_skips: Skipped steps in a row that are allowed; 0 stops at the first.
+        max_skips: Allowed number of consecutive skipped steps; 0 stops at the first.
 
     Attributes:
         skipped: Whether the last step was skipped, as far as this process knows.
@@ -58,11 +57,11 @@ class StepGuard(Hook):
         self._unread: deque[tuple[Tensor, Any, list[Iteration]]] = deque()
 
     def attach(self, runner) -> None:
-        """Guard the steps of a runner's optimizer wrapper; call it once, after the wrapper is built."""
+        """Guard the steps of the optimizer wrapper of a runner; call it once, after the wrapper is built."""
         self._wrapper = runner.optim_wrapper
         self._inner_step = self._wrapper.step
 
-        @wraps(self._inner_step)  # schedulers look for a mark on it
+        @wraps(self._inner_step)  # schedulers look for an attribute of it
         def step(**kwargs) -> None:
             self._step(**kwargs)
 
@@ -70,16 +69,16 @@ class StepGuard(Hook):
         runner.register_hook(self)
 
     def rewind(self, runner) -> bool:
-        """Bring the model to its state after the last optimizer step, from amid accumulation or a validation.
+        """Restore the state of the model after the last optimizer step, from within accumulation or a validation.
 
         Returns:
-            False where this cannot be done, in the middle of a step or of the hooks after it.
+            False if this is impossible, during a step or the hooks after it.
         """
         if self._changed:
             return False
         for hook in runner.hooks:
             if isinstance(hook, EMAHook) and not hasattr(hook, 'swapped') and not self._model.training:
-                return False  # MMEngine's hook does not say whether it has swapped the weights back after validation
+                return False  # MMEngine's hook does not show whether the weights are swapped
             if getattr(hook, 'swapped', False):
                 hook._swap_ema_parameters()
         for snapshot in self._snapshots:
@@ -88,7 +87,7 @@ class StepGuard(Hook):
 
     def before_train(self, runner) -> None:
         self._model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        # a mask of infinities is no fault
+        # infinities may be intended, as in a mask
         self._unwatched = {name for name, buffer in self._model.named_buffers() if not buffer.isfinite().all()}
         self._take_snapshots()
 
@@ -104,7 +103,7 @@ class StepGuard(Hook):
         loss = self._iteration.losses.get('loss')
         alone_on_cpu = isinstance(loss, Tensor) and loss.device.type == 'cpu' and get_world_size() == 1
         if self._group and alone_on_cpu and loss.isfinite():
-            self._iteration.forget_batch()  # its memory is used again, see datasets/reused_memory.py
+            self._iteration.forget_batch()  # its memory can be reused
         if self._unread:
             self._read(runner, 1 if self._wrapper.should_update() else len(self._unread))
         self._changed = False  # this hook is the last one
@@ -114,7 +113,7 @@ class StepGuard(Hook):
         self._read(runner, 0)
 
     def _take_snapshots(self) -> None:
-        if self._group:  # gradients are summed up over the end of the epoch, so this is no moment to go back to
+        if self._group:  # gradients are accumulated across the end of the epoch: not a state to restore
             return
         by_kind = defaultdict(list)
         for name, buffer in self._model.named_buffers():
@@ -123,7 +122,7 @@ class StepGuard(Hook):
         self._snapshots = [_BufferCopy(buffers) for buffers in by_kind.values()]
 
     def _step(self, **kwargs) -> None:
-        """Take the place of the wrapper's ``step``."""
+        """Replace ``step`` of the wrapper."""
         parameters = [one for group in self._wrapper.optimizer.param_groups for one in group['params']]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         buffers = [snapshot.read() for snapshot in self._snapshots]
@@ -154,7 +153,7 @@ class StepGuard(Hook):
         optimizer = self._wrapper.optimizer
         self._changed = True
         if self._scaler_works():
-            # a buffer or another rank may be the reason: the scaler looks at the gradients of this rank alone
+            # the reason may be a buffer or another rank: the scaler checks only the gradients of this rank
             min(gradients, key=Tensor.numel).masked_fill_(flag > 0, float('inf'))
             self._inner_step(**kwargs)
         else:
@@ -183,7 +182,7 @@ class StepGuard(Hook):
             iteration.gradients = bad
 
     def _read(self, runner, waiting: int) -> None:
-        """Read all decisions but the newest ``waiting``, which may still be on the device."""
+        """Read all decisions except the newest ``waiting``, which may still be on the device."""
         while self._unread and (self._unread[0][1] is None or len(self._unread) > waiting):
             flag, group = self._read_first()
             if not flag:
@@ -192,7 +191,7 @@ class StepGuard(Hook):
             self._in_a_row += 1
             searching = SCALER_PATIENCE if self._scaler_works() else 0
             if self._in_a_row > self.max_skips + searching:
-                while self._unread:  # of the step that was taken meanwhile
+                while self._unread:  # of the step that was taken in the meantime
                     flag = self._read_first()[0]
                 self._changed = not flag
                 raise NonFiniteError(self._describe(runner, group))
@@ -209,11 +208,11 @@ class StepGuard(Hook):
         return bool(flag), group
 
     def _describe(self, runner, group: list[Iteration]) -> str:
-        """Find the culprit, which may be on another rank, dump it, and say what it was; called on all ranks alike."""
+        """Find the faulty iteration, dump and describe it; it may be on another rank, so all ranks call this."""
         findings = [self._examine(runner, iteration) for iteration in group]
         for snapshot in self._snapshots:
             snapshot.restore()
-        # the first iteration of the step with a fault of its own, else the last
+        # the first iteration of the step with a fault, else the last
         place = next((place for place, found in enumerate(findings) if found['fault']), len(group) - 1)
         ranks = all_gather_object(findings[place])
         rank = next((rank for rank, found in enumerate(ranks) if found['fault']), 0)
@@ -229,13 +228,13 @@ class StepGuard(Hook):
         return f'{ranks[rank]["text"].format(where=where)}; {written}'
 
     def _examine(self, runner, iteration: Iteration) -> dict[str, Any]:
-        """Run an iteration again; what was seen, whether it shows a fault, and the sentence about it."""
+        """Run an iteration again; return what was found, whether it shows a fault, and a sentence about it."""
         logged = {name: as_number(value) for name, value in iteration.losses.items()}
         found = {'losses': logged, 'layer': None, 'stage': None}
         try:
             if iteration.batch is not None:
                 found = diagnose(self._model, iteration, self._wrapper)
-        except Exception as error:  # the message about the numbers matters more than that of the attempt to explain
+        except Exception as error:  # must not hide the message about the numbers
             runner.logger.warning(f'The iteration could not be run again: {type(error).__name__}: {error}')
         terms = logged or found['losses']
         bad = [name for name, value in terms.items() if not math.isfinite(value)]
@@ -278,7 +277,7 @@ class NonFiniteError(RuntimeError):
 
 
 class _BufferCopy:
-    """The values of buffers of one device and type, in one tensor.
+    """A copy of the buffers of one device and type, in one tensor.
 
     Args:
         buffers: Not empty.
@@ -289,23 +288,23 @@ class _BufferCopy:
         self.keep(self.read())
 
     def read(self) -> Tensor:
-        """Return a new tensor with the values that the buffers have now."""
+        """Return the present values of the buffers as a new tensor."""
         return torch.cat([buffer.detach().reshape(-1) for buffer in self._buffers])
 
     def keep(self, values: Tensor) -> None:
-        """Remember values of :meth:`read` as those to go back to."""
+        """Keep values of :meth:`read` for :meth:`restore`."""
         self.values = values
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Write the remembered values into the buffers."""
+        """Write the kept values into the buffers."""
         parts = self.values.split([buffer.numel() for buffer in self._buffers])
         sources = [part.view(buffer.shape) for part, buffer in zip(parts, self._buffers, strict=True)]
         torch._foreach_copy_(self._buffers, sources)
 
 
 def _send_to_host(flag: Tensor) -> tuple[Tensor, Any]:
-    """Start a copy from the GPU; the event says when it has arrived."""
+    """Start a copy from the GPU; return it with an event that marks its completion."""
     copied = torch.empty(flag.shape, dtype=flag.dtype, pin_memory=True).copy_(flag, non_blocking=True)
     arrived = torch.cuda.Event()
     arrived.record()
@@ -316,7 +315,7 @@ def _send_to_host(flag: Tensor) -> tuple[Tensor, Any]:
 def _flag_non_finite(flag: Tensor, gradients: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
     """Set a scalar to 1 if a number is not finite.
 
-    GradScaler's own kernel looks at the gradients: one launch for all, and the same verdict as the scaler's.
+    The kernel of GradScaler checks the gradients: one launch for all, with the same result as the scaler.
     """
     by_kind = defaultdict(list)
     for gradient in gradients:

@@ -1,4 +1,4 @@
-"""A clock that moves when it is told to, so that tests of times need not wait; and toys that take their time by it."""
+"""A fake clock, so that tests of times do not wait, and toys whose times it measures."""
 
 import types
 

@@ -1,4 +1,4 @@
-"""The picture of a training, from the scalars of all its runs."""
+"""Losses and mAP of a training plotted from the scalars of all its runs."""
 
 import json
 from copy import deepcopy
@@ -49,7 +49,7 @@ def test_values_of_an_epoch_are_averaged():
     assert series(rows, 'loss_cls') == ([], [])
 
 
-def test_the_picture_is_written_with_and_without_validation(tmp_path):
+def test_the_plot_is_written_with_and_without_validation(tmp_path):
     rows = [{'loss': 5.0 / epoch, 'loss_cls': 0.0, 'epoch': epoch, 'step': epoch} for epoch in range(1, 5)]
     for name, extra in (('without', []), ('with', [{'coco/bbox_mAP': 0.4, 'step': 4}])):
         draw_curves(rows + extra, tmp_path / f'{name}.png', title=name)
@@ -59,7 +59,7 @@ def test_the_picture_is_written_with_and_without_validation(tmp_path):
     assert not (tmp_path / 'none.png').exists()
 
 
-def test_a_training_ends_with_its_picture(tmp_path):
+def test_a_training_ends_with_a_plot(tmp_path):
     settings = {'default_hooks': {'logger': {'type': 'LoggerHook', 'interval': 2}}}
     toy_runner(tmp_path, hooks=[{'type': 'mmyolo_ext.CurvesHook'}], max_epochs=2, **settings).train()
     assert (tmp_path / 'curves.png').exists()

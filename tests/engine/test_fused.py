@@ -1,4 +1,4 @@
-"""PyTorch's fused optimizers: taken where there are any, told to stay away, resumed from and to."""
+"""Fused optimizers of PyTorch: used where available, disabled by the config, compatible when resuming."""
 
 import copy
 

@@ -7,7 +7,7 @@ from mmengine.model import BaseTTAModel
 from torch import nn
 from toy_runner import ToyDataset, ToyModel, toy_runner
 
-from mmyolo_ext.compat.load_report import compare
+from mmyolo_ext.checkpoint.matching import compare
 from mmyolo_ext.engine.fit_checks import class_names, head_classes
 from mmyolo_ext.engine.hooks.preflight import check_labels, check_same_classes
 
@@ -16,7 +16,7 @@ REPORT = PREFLIGHT
 
 
 class Labelled(ToyDataset):
-    """``labels[i]`` are the labels of picture i."""
+    """``labels[i]`` are the labels of image i."""
 
     def __init__(self, labels: list[list[int]], classes=('a', 'b')) -> None:
         super().__init__(len(labels))

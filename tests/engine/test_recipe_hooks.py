@@ -139,9 +139,9 @@ def test_checkpoint_holds_the_averaged_weights(tmp_path):
     assert_same(dict(saved['state_dict']), dict(ema))
 
 
-def test_each_epoch_is_told_to_the_data(tmp_path):
+def test_each_epoch_is_set_in_the_dataset(tmp_path):
     runner, _ = train(tmp_path, max_epochs=3, randomness={'seed': 7})
-    assert runner.train_dataloader.dataset.told == [(0, 7), (1, 7), (2, 7)]
+    assert runner.train_dataloader.dataset.epochs == [(0, 7), (1, 7), (2, 7)]
 
 
 @pytest.mark.parametrize(('last', 'closed_at'), [(2, [2]), (0, []), (9, [0])])

@@ -13,7 +13,7 @@ from torch import distributed
 from torch.multiprocessing import spawn
 from toy_runner import ToyDataset, ToyModel
 
-from mmyolo_ext.checkpoint.finite import non_finite_names
+from mmyolo_ext.checkpoint.safe_load import non_finite_names
 from mmyolo_ext.engine import step_guard
 from mmyolo_ext.engine.non_finite import diagnose, load_state, read_dump
 from mmyolo_ext.engine.step_guard import NonFiniteError, StepGuard

@@ -1,4 +1,4 @@
-"""Two processes take the step that one process takes on all the pictures."""
+"""Two processes take the same step as one process on all images."""
 
 import os
 import socket

@@ -30,13 +30,13 @@ class ToyModel(BaseModel):
 
 
 class ToyDataset(torch.utils.data.Dataset):
-    """Vectors that depend on (seed, epoch, index), as our seeded data set; remembers what it was told."""
+    """Vectors that depend on (seed, epoch, index), as our seeded data set; records its epochs."""
 
     metainfo = {'classes': ('a', 'b')}
 
     def __init__(self, length: int = NUM_SAMPLES) -> None:
         self.length = length
-        self.told: list[tuple[int, int]] = []
+        self.epochs: list[tuple[int, int]] = []
         self.closed_at: list[int] = []
 
     @property
@@ -44,16 +44,16 @@ class ToyDataset(torch.utils.data.Dataset):
         return bool(self.closed_at)
 
     def close_mosaic(self) -> None:
-        self.closed_at.append(self.told[-1][0])
+        self.closed_at.append(self.epochs[-1][0])
 
     def set_epoch(self, epoch: int, seed: int) -> None:
-        self.told.append((epoch, seed))
+        self.epochs.append((epoch, seed))
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        epoch, seed = self.told[-1] if self.told else (0, 0)
+        epoch, seed = self.epochs[-1] if self.epochs else (0, 0)
         scale = 0.5 if self.mosaic_closed else 1.0
         generator = torch.Generator().manual_seed(10_000 * seed + 100 * epoch + index)
         return {'x': scale * torch.randn(4, generator=generator)}

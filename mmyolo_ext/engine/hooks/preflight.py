@@ -7,7 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
-from mmyolo_ext.compat.fit_checkpoint import fit
+from mmyolo_ext.checkpoint.matching import fit
 from mmyolo_ext.engine.data_checks import Finding, Split, check_overlap, check_split, leaf_datasets, spread
 from mmyolo_ext.engine.fit_checks import (
     check_anchors,
@@ -19,7 +19,7 @@ from mmyolo_ext.engine.fit_checks import (
     unwrapped,
 )
 from mmyolo_ext.registry import HOOKS
-from mmyolo_ext.weights.reader import install_reader
+from mmyolo_ext.checkpoint.mmengine_loader import install_reader
 
 MAX_LABELS_READ = 1000  # images
 # What apis.load_config turns into the settings of every part; a runner that still finds them got a raw config.

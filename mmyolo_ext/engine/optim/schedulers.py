@@ -1,6 +1,6 @@
-"""Learning rate and momentum of the recipe, each a formula of the iteration alone.
+"""Learning rate and momentum of the recipe, computed from the iteration alone.
 
-t is the number of iterations done, T their number in the whole training, W the iterations of warm-up.
+t: completed iterations. T: iterations of the whole training. W: iterations of the warm-up.
 """
 
 import math
@@ -12,14 +12,14 @@ from mmyolo_ext.registry import PARAM_SCHEDULERS
 
 
 class _WarmupScheduler(_ParamScheduler):
-    """What both schedules share: the length of the warm-up, and resuming by recomputing.
+    """Base of both schedules: the length of the warm-up, and resuming by recomputation.
 
-    MMEngine's own schedulers multiply the last value by a ratio, so a value depends on all before it. Ours are
-    computed from the number of iterations done, which makes a resumed training take the very same rates, and lets it
-    go on with a longer ``max_epochs``.
+    MMEngine's schedulers multiply the last value by a ratio, so that each value depends on all before it. These are
+    computed from the number of completed iterations: a resumed training has exactly the same rates, and ``max_epochs``
+    may be increased.
     """
 
-    closed_form = True  # a resumed run may move it to another iteration
+    closed_form = True  # may be moved to another iteration on resuming
 
     def __init__(
         self,
@@ -54,8 +54,7 @@ class _WarmupScheduler(_ParamScheduler):
         epoch_length: int | None = None,
         **kwargs,
     ) -> '_WarmupScheduler':
-        """Called by MMEngine for ``convert_to_iter_based=True``; ``begin`` and ``end`` are epochs here."""
-        assert by_epoch and epoch_length, 'MMEngine gives the number of iterations of an epoch'
+        """Build the scheduler for ``convert_to_iter_based=True``; ``begin`` and ``end`` are epochs."""
         return cls(
             *args,
             warmup_iters=max(round(warmup_epochs * epoch_length), min_warmup_iters),
@@ -66,7 +65,7 @@ class _WarmupScheduler(_ParamScheduler):
         )
 
     def step(self) -> None:
-        # Under accumulation the optimizer steps less often; MMEngine would take that for a wrong order and warn.
+        # With accumulation the optimizer steps less often; MMEngine would warn about a wrong order of calls.
         self.optimizer._global_step = max(self.optimizer._global_step, self._global_step)
         super().step()
 
@@ -74,7 +73,7 @@ class _WarmupScheduler(_ParamScheduler):
         return {'last_step': self.last_step, '_global_step': self._global_step, '_last_value': self._last_value}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Take over the progress; the shape of the schedule stays that of the config."""
+        """Load the progress; the shape of the schedule is that of the config."""
         super().load_state_dict({key: state_dict[key] for key in ('last_step', '_global_step', '_last_value')})
         self.base_values = [group[f'initial_{self.param_name}'] for group in self.optimizer.param_groups]
         if self.begin <= self._global_step < self.end:
@@ -82,14 +81,14 @@ class _WarmupScheduler(_ParamScheduler):
                 group[self.param_name] = value
 
     def _warm(self, start: float, goal: float) -> float:
-        """From ``start`` at t = 0 in a straight line to ``goal`` at t = W."""
+        """Interpolate linearly from ``start`` at t = 0 to ``goal`` at t = W."""
         if self.last_step >= self.warmup_iters:
             return goal
         return start + (goal - start) * (self.last_step / self.warmup_iters)
 
 
 class _WarmupLR(_WarmupScheduler):
-    """A decay of the rate, and a straight line into it."""
+    """Base of the learning rates: a decay with a linear warm-up into it."""
 
     def __init__(
         self,
@@ -106,7 +105,7 @@ class _WarmupLR(_WarmupScheduler):
         super().__init__(optimizer, 'lr', *args, **kwargs)
 
     def _decay(self, done: float) -> float:
-        """Part of the base rate when ``done`` (0 to 1) of the training is done; from 1 to ``final_factor``."""
+        """Return the factor of the base rate, from 1 to ``final_factor``, at the fraction ``done`` of the training."""
         raise NotImplementedError
 
     def _get_value(self) -> list[float]:
@@ -126,17 +125,17 @@ class _WarmupLR(_WarmupScheduler):
 class WarmupLinearLR(_WarmupLR):
     """Linear decay with a linear warm-up into it.
 
-    After warm-up, rate(t) = base * (1 - (1 - final_factor) * t / T). During warm-up the rate goes in a straight line
-    from ``start_factor * base`` (groups of role ``bias``: from the absolute rate ``bias_start``, times the group's
-    ``lr_mult``) to where the decay is at t. The decay is taken per iteration, not in steps of an epoch.
+    After warm-up, rate(t) = base * (1 - (1 - final_factor) * t / T). During warm-up the rate is interpolated linearly
+    between ``start_factor * base`` (groups of role ``bias``: the absolute rate ``bias_start``, times the group's
+    ``lr_mult``) and the decayed rate at t. The decay is computed per iteration, not per epoch.
 
     Args:
         optimizer: Optimizer or wrapper; groups without a key ``role`` count as weights.
         warmup_iters: W. In a config give ``warmup_epochs`` and ``min_warmup_iters`` with
             ``convert_to_iter_based=True`` instead; W is the larger of the two.
-        start_factor: First rate of weights, as a part of the base rate.
-        bias_start: First rate of biases.
-        final_factor: Rate at t = T, as a part of the base rate.
+        start_factor: Initial rate of weights, as a factor of the base rate.
+        bias_start: Initial rate of biases.
+        final_factor: Rate at t = T, as a factor of the base rate.
     """
 
     def _decay(self, done: float) -> float:
@@ -145,13 +144,13 @@ class WarmupLinearLR(_WarmupLR):
 
 @PARAM_SCHEDULERS.register_module()
 class WarmupCosineLR(_WarmupLR):
-    """:class:`WarmupLinearLR` with half a cosine for its decay, which stays high for longer and ends more gently.
+    """:class:`WarmupLinearLR` with a half-cosine decay, which stays high for longer and ends more slowly.
 
     After warm-up, rate(t) = base * (final_factor + (1 - final_factor) * (1 + cos(pi t / T)) / 2), as MMEngine's
     ``CosineAnnealingLR`` over the whole training (Loshchilov and Hutter, arXiv 1608.03983, eq. 5, without restarts).
 
     Args:
-        **kwargs: As :class:`WarmupLinearLR`, so that in a config the one stands in the place of the other.
+        **kwargs: As :class:`WarmupLinearLR`.
     """
 
     def _decay(self, done: float) -> float:
@@ -160,7 +159,7 @@ class WarmupCosineLR(_WarmupLR):
 
 @PARAM_SCHEDULERS.register_module()
 class WarmupMomentum(MomentumSchedulerMixin, _WarmupScheduler):
-    """Momentum (beta 1 of Adam) from ``start`` in a straight line to the optimizer's own value at the end of warm-up.
+    """Warm the momentum (beta 1 of Adam) up linearly from ``start`` to the value of the optimizer.
 
     Args:
         optimizer: Optimizer or wrapper.

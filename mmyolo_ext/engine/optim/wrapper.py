@@ -15,14 +15,14 @@ AMP_DTYPES = ('float16', 'bfloat16')
 
 @OPTIM_WRAPPERS.register_module()
 class YOLOOptimWrapper(OptimWrapper):
-    """One optimizer step on the *sum* of the gradients of several iterations.
+    """Take optimizer steps on the *sum* of the gradients of several iterations.
 
-    The losses of our heads are already sums over the images of a batch, so adding up k batches gives the gradient of
-    one batch k times as large; MMEngine's wrapper would take the mean instead. Accumulation starts anew with every
-    epoch and its last iteration always steps, so no checkpoint written between epochs holds half a sum.
+    The losses of our heads are sums over the images of a batch, so the sum over k batches is the gradient of one batch
+    k times as large; MMEngine's wrapper takes the mean. Accumulation restarts with every epoch, whose last iteration
+    always steps, so that no checkpoint between epochs holds a partial sum.
 
-    With several processes the gradient is the mean over ranks, as DistributedDataParallel makes it. Our heads scale
-    the loss of each rank so that this mean belongs to the images of all ranks.
+    With several processes DistributedDataParallel averages the gradient over ranks. Our heads scale the loss of each
+    rank so that this mean belongs to the images of all ranks.
 
     Args:
         **kwargs: As MMEngine's ``OptimWrapper``: ``optimizer``, ``accumulative_counts``, ``clip_grad``.
@@ -35,16 +35,16 @@ class YOLOOptimWrapper(OptimWrapper):
 
     @property
     def accumulative_counts(self) -> int:
-        """Iterations whose gradients are added up for one step."""
+        """Number of iterations per step."""
         return self._accumulative_counts
 
     def begin_epoch(self, accumulative_counts: int, epoch_length: int, done: int = 0) -> None:
         """Step after every ``accumulative_counts`` iterations of this epoch and after its last.
 
         Args:
-            accumulative_counts: Iterations whose gradients are added up for one step.
-            epoch_length: Iterations of the epoch.
-            done: Iterations of this epoch that were done before the run was resumed.
+            accumulative_counts: Number of iterations per step.
+            epoch_length: Number of iterations of the epoch.
+            done: Number of iterations of this epoch before the run was resumed.
         """
         if accumulative_counts < 1 or epoch_length < 1:
             raise ValueError(
@@ -55,34 +55,34 @@ class YOLOOptimWrapper(OptimWrapper):
         self._epoch_length = epoch_length
 
     def should_update(self) -> bool:
-        """Whether the iteration just counted ends with a step; holds until the next backward pass."""
+        """Return whether the last iteration ended with a step; valid until the next backward pass."""
         return self._steps_after(self._inner_count)
 
     def should_sync(self) -> bool:
-        """Whether the iteration about to run must exchange gradients between ranks."""
+        """Return whether the next iteration must exchange gradients between ranks."""
         return self._steps_after(self._inner_count + 1)
 
     def scale_loss(self, loss: Tensor) -> Tensor:
-        """Leave the sum over iterations a sum."""
+        """Return the loss unchanged: gradients are summed over iterations."""
         return loss
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Resume; the rates are those of the checkpoint, and the groups must be the same.
+        """Resume with the rates of the checkpoint.
 
         Raises:
-            ValueError: they are not, because other parts are frozen now or learn at other rates.
+            ValueError: If the parameter groups differ, because other parts are frozen or have other rates.
         """
         before, now = _layout(state_dict['param_groups']), _layout(self.optimizer.param_groups)
         if before != now:
             raise ValueError(
                 f'the optimizer of the checkpoint has the groups {before} (role, multiple of the rate, tensors), the '
-                f'config makes {now}: resuming needs the same frozen_parts, frozen_stages and paramwise_cfg. To go on '
-                'with others, start a new training from its weights: load_from, without --resume'
+                f'config has {now}: resuming needs the same frozen_parts, frozen_stages and paramwise_cfg. To change '
+                'them, start a new training from its weights: load_from, without --resume'
             )
         super().load_state_dict({**state_dict, 'param_groups': self._in_this_form(state_dict['param_groups'])})
 
     def _in_this_form(self, groups: list[dict]) -> list[dict]:
-        """Groups of a checkpoint, for the form of the optimizer that this machine and version of PyTorch has."""
+        """Return the groups of a checkpoint, adapted to the implementation (fused or not) of this optimizer."""
         forms = [{key: group[key] for key in IMPLEMENTATIONS if key in group} for group in self.optimizer.param_groups]
         return [{**group, **form} for group, form in zip(groups, forms, strict=True)]
 
@@ -94,10 +94,10 @@ class YOLOOptimWrapper(OptimWrapper):
 
 @OPTIM_WRAPPERS.register_module()
 class YOLOAmpOptimWrapper(YOLOOptimWrapper):
-    """The same under automatic mixed precision, on the device the parameters are on.
+    """:class:`YOLOOptimWrapper` with automatic mixed precision on the device of the parameters.
 
-    CUDA defaults to float16 with gradient scaling, as MMEngine does. Other devices run bfloat16, whose range is that
-    of float32, so nothing is scaled; this makes ``--amp`` work on a CPU.
+    The default is float16 with gradient scaling on CUDA, as MMEngine's, and bfloat16 elsewhere, which has the range of
+    float32 and needs no scaling.
 
     Args:
         loss_scale: ``'dynamic'``, a fixed scale, or arguments of ``torch.amp.GradScaler``. Only used with float16.
@@ -134,7 +134,7 @@ class YOLOAmpOptimWrapper(YOLOOptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Autocast, and no exchange between ranks before the last accumulated iteration."""
+        """Autocast, and exchange gradients between ranks only in the last accumulated iteration."""
         with super().optim_context(model), torch.autocast(self.device_type, dtype=self.cast_dtype):
             yield
 
@@ -161,5 +161,5 @@ class YOLOAmpOptimWrapper(YOLOOptimWrapper):
 
 
 def _layout(groups: list[dict]) -> list[tuple]:
-    """What two optimizers must have in common to take each other's state, a tuple a group."""
+    """Return what optimizers must have in common to load each other's state, one tuple per group."""
     return [(group.get('role'), group.get('lr_mult', 1.0), len(group['params'])) for group in groups]
