@@ -22,10 +22,9 @@ from torch import Tensor
 import mmyolo_ext  # noqa: F401  (supplies mmcv's ops before mmdet is imported)
 from mmyolo_ext.boxes import cxcywh_to_xyxy
 from mmyolo_ext.models.losses import BCELoss, FocalLoss, IoULoss, NWDLoss, QualityFocalLoss
-from mmyolo_ext.models.losses.iou_loss import LOSS_MODES
+from mmyolo_ext.models.losses.box_losses import LOSS_MODES, WiseIoUV3
+from mmyolo_ext.models.losses.class_losses import MARGIN, slide_weight
 from mmyolo_ext.models.losses.repulsion_loss import smooth_ln
-from mmyolo_ext.models.losses.slide_loss import MARGIN, slide_weight
-from mmyolo_ext.models.losses.wise_iou import WiseIoUV3
 
 OUT = Path(__file__).parents[1] / 'docs' / 'images' / 'loss_curves.png'
 BLACK, ORANGE, SKY, GREEN = '#000000', '#e69f00', '#56b4e9', '#009e73'

@@ -51,7 +51,7 @@ class Bare:
         for inputs in self.inputs:
             with self.wrapper.optim_context(self.network):
                 feats = self.network.extract_feat(inputs)
-                loss = sum(level.pred.float().mean() for level in self.network.bbox_head.whole_maps(feats))
+                loss = sum(level.float().mean() for level in self.network.bbox_head(feats)[0])
             self.wrapper.update_params(loss)
 
 

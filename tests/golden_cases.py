@@ -53,20 +53,14 @@ def golden_inputs(case: dict[str, Any]) -> GoldenInputs:
 
 def run_loss(head: nn.Module, inputs: GoldenInputs) -> dict[str, Tensor]:
     """The losses of one of our heads."""
-    # (N, A, H, W, 5+C) -> (N, A, 5+C, H, W), then each part with its anchors in the channels
-    raw = [level.permute(0, 1, 4, 2, 3) for level in inputs.predictions]
+    # (N, A, H, W, 5+C) -> (N, A*(5+C), H, W)
+    pred_maps = [level.permute(0, 1, 4, 2, 3).flatten(1, 2) for level in inputs.predictions]
     boxes_xyxy = cxcywh_to_xyxy(inputs.boxes_cxcywh)
     instances = [
         InstanceData(bboxes=boxes_xyxy[inputs.image == index], labels=inputs.labels[inputs.image == index])
-        for index in range(len(raw[0]))
+        for index in range(len(pred_maps[0]))
     ]
-    return head.loss_by_feat(
-        [level[:, :, 5:].flatten(1, 2) for level in raw],
-        [level[:, :, :4].flatten(1, 2) for level in raw],
-        [level[:, :, 4] for level in raw],
-        instances,
-        [{'batch_input_shape': inputs.size_hw}] * len(instances),
-    )
+    return head.loss_by_feat(pred_maps, instances, [{'batch_input_shape': inputs.size_hw}] * len(instances))
 
 
 def assert_golden(losses: dict[str, Tensor], inputs: GoldenInputs, expected: dict[str, Any], factor: float) -> None:

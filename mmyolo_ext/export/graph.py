@@ -57,7 +57,7 @@ class RawGraph(nn.Module):
         Returns:
             Image index (L,), boxes (L, 4) and scores (L, C).
         """
-        return self.head.decode_likely(self.head.maps_of(self._feats(images)), score_thr)
+        return self.head.decode_likely(*self.head(self._feats(images)), score_thr)
 
     def _feats(self, images: Tensor) -> Sequence[Tensor]:
         return self.detector.extract_feat(images.to(self.head.convs_pred[0].weight.dtype))

@@ -1,10 +1,10 @@
 """Means over the processes of a training, of numbers that the loss of the whole batch needs.
 
 Every rank scales its losses so that their mean over ranks is the loss of the images of all ranks: a sum over the
-elements on this rank is divided by the mean over ranks of their number. DistributedDataParallel takes the mean of the
-gradients, so several processes learn what one process learns from all their images. mmdet's heads do the same.
+elements on this rank is divided by the mean over ranks of their number. DistributedDataParallel averages gradients, so
+that several processes get the gradients of one process with all images. mmdet's heads do the same.
 
-Every rank must take part in every mean, in the same order, whatever its batch holds.
+Every rank must take part in every mean, in the same order, whatever its batch contains.
 """
 
 from collections.abc import Sequence
@@ -16,68 +16,52 @@ from torch import Tensor, distributed
 from mmyolo_ext.models.task_modules import Positives
 
 
-class PendingMean:
-    """The mean of a tensor over all ranks, whose reduction starts here.
-
-    Args:
-        values: Of this rank; on a GPU for NCCL.
-    """
-
-    def __init__(self, values: Tensor) -> None:
-        self._sum = values.detach().clone()
-        self._work = distributed.all_reduce(self._sum, async_op=True)
-
-    def sum(self) -> Tensor:
-        """Return the sum over ranks. With NCCL the stream of the device waits for it, the host does not."""
-        self._work.wait()
-        return self._sum
-
-    def mean(self) -> Tensor:
-        """Return the mean over ranks, in float32 for whole numbers."""
-        return self.sum() / get_world_size()
-
-
 def mean_over_ranks(values: Tensor) -> Tensor:
-    """Return the mean of a tensor over all ranks; itself where there is one process."""
-    return PendingMean(values).mean() if get_world_size() > 1 else values
+    """Return the mean of a tensor over all ranks; the tensor itself in a single process."""
+    if get_world_size() == 1:
+        return values
+    total = values.detach().clone()
+    distributed.all_reduce(total)
+    return total / get_world_size()
 
 
 class BatchCounts:
-    """How many images, positives and places the losses of a batch are about, over all ranks.
+    """The number of images, positives and predictions of a batch, over all ranks.
 
     With several processes the reduction starts here, and :meth:`wait` ends it.
 
     Args:
-        num_images: Of this rank's batch.
+        num_images: Of the batch of this rank.
         positives: Of each level.
-        num_places: Of each level: the number of its predictions.
+        num_predictions: Of each level.
         device: Of the predictions.
     """
 
     def __init__(
-        self, num_images: int, positives: Sequence[Positives], num_places: Sequence[int], device: torch.device
+        self, num_images: int, positives: Sequence[Positives], num_predictions: Sequence[int], device: torch.device
     ) -> None:
-        counts = [matches.count for matches in positives]
-        self._local = num_images, counts, num_places
-        self._pending = None
+        self.counts = [matches.count for matches in positives]
+        self.num_images, self.num_predictions = num_images, num_predictions
+        self.work = None
         if get_world_size() > 1:
             # copied without waiting for the device
-            known = torch.tensor([num_images, *num_places]).to(device, non_blocking=True)
-            padded = any(isinstance(count, Tensor) for count in counts)
-            matched = torch.stack(counts) if padded else torch.tensor(counts).to(device, non_blocking=True)
-            self._pending = PendingMean(torch.cat([known, matched]))
+            known = torch.tensor([num_images, *num_predictions]).to(device, non_blocking=True)
+            padded = any(isinstance(count, Tensor) for count in self.counts)
+            counts = torch.stack(self.counts) if padded else torch.tensor(self.counts).to(device, non_blocking=True)
+            self.sums = torch.cat([known, counts])
+            self.work = distributed.all_reduce(self.sums, async_op=True)
 
     def wait(self) -> tuple[int | Tensor, list[int | Tensor], list[int | Tensor]]:
-        """Return the number of images of all ranks, and of each level the divisors of means.
+        """Return the number of images of all ranks, and for each level the divisors of means.
 
         Returns:
-            Images of all ranks; of each level the positives, counted as 1 where there are none; of each level the
-            places. Positives and places are means over ranks.
+            Images of all ranks; of each level the positives, at least 1; of each level the predictions. Positives and
+            predictions are means over ranks.
         """
-        num_images, counts, num_places = self._local
-        if self._pending is None:
-            return num_images, [max(n, 1) if isinstance(n, int) else n.clamp(min=1) for n in counts], list(num_places)
-        sums = self._pending.sum()
-        means = sums.clamp(min=1) / get_world_size()
-        levels = len(counts)
-        return sums[0].float(), [*means[1 + levels :]], [*means[1 : 1 + levels]]
+        if self.work is None:
+            counts = [max(n, 1) if isinstance(n, int) else n.clamp(min=1) for n in self.counts]
+            return self.num_images, counts, list(self.num_predictions)
+        self.work.wait()  # with NCCL the stream of the device waits, not the host
+        means = self.sums.clamp(min=1) / get_world_size()
+        levels = len(self.counts)
+        return self.sums[0].float(), [*means[1 + levels :]], [*means[1 : 1 + levels]]

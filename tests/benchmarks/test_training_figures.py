@@ -210,8 +210,8 @@ class Head(nn.Module):
         super().__init__()
         self.convolution = nn.Conv2d(4, 2, 1)
 
-    def whole_maps(self, feats: torch.Tensor) -> list[SimpleNamespace]:
-        return [SimpleNamespace(pred=self.convolution(feats))]
+    def forward(self, feats: torch.Tensor) -> tuple[list[torch.Tensor]]:
+        return ([self.convolution(feats)],)
 
 
 class Network(nn.Module):

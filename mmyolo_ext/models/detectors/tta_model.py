@@ -13,7 +13,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmyolo_ext.boxes import at_least_float32
-from mmyolo_ext.models.heads.suppression import suppress_duplicates
+from mmyolo_ext.models.heads.postprocess import suppress_duplicates
 from mmyolo_ext.registry import MODELS
 
 MERGES = ('vote', 'best')

@@ -1,103 +1,129 @@
-"""From all that the network says to detections in original pixels.
+"""From scored boxes to detections in pixels of the original images.
 
-Letters: N images, M places of the network that predict a box, C classes, K some of the places, or detections.
+Letters: N images, C classes, K scored boxes or detections of the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from mmcv.ops import batched_nms
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmyolo_ext.models.heads.found import Found, join
-from mmyolo_ext.models.heads.suppression import suppress
+# number of detections per NMS call on a GPU; the cost grows with its square, and each call waits for the device
+TOGETHER = 5000
 
 
-class Predictions(NamedTuple):
-    """What the network says of every place, before any threshold. The M places run level, anchor, row, column."""
+class Detections(NamedTuple):
+    """Detections of a batch, image after image."""
 
-    boxes_xyxy: Tensor  # (N, M, 4) px of the network input
-    objectness: Tensor  # (N, M) in [0, 1]
-    class_scores: Tensor  # (N, M, C) in [0, 1], not multiplied by objectness
+    image: Tensor  # (K,) long, ascending
+    boxes_xyxy: Tensor  # (K, 4)
+    scores: Tensor  # (K,)
+    labels: Tensor  # (K,) long
+
+    def take(self, index: Tensor | slice) -> 'Detections':
+        """Return those of an index or a mask."""
+        return Detections(*(field[index] for field in self))
+
+    def counts(self, images: int) -> Tensor:
+        """Return the number of detections of each of N images: (N,) long."""
+        return (self.image[:, None] == torch.arange(images, device=self.image.device)).sum(0)
+
+    def by_image(self, images: int) -> list['Detections']:
+        """Split into N images."""
+        if images == 1:
+            return [self]
+        counts = self.counts(images).tolist()
+        return [Detections(*parts) for parts in zip(*(field.split(counts) for field in self), strict=True)]
 
 
-class LikelyPlaces(NamedTuple):
-    """The places of a batch that may hold an object; those of one image in the order of :class:`Predictions`."""
-
-    image: Tensor  # (K,) long
-    boxes_xyxy: Tensor  # (K, 4) px of the network input
-    scores: Tensor  # (K, C) in [0, 1], objectness times class
+def join(parts: Iterable[Detections]) -> Detections:
+    """Concatenate the detections of images in their order."""
+    return Detections(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
 
 
 def detect(
-    likely: LikelyPlaces, batch_img_metas: Sequence[dict], cfg: dict, multi_label: bool, rescale: bool, with_nms: bool
+    scored: tuple[Tensor, Tensor, Tensor],
+    batch_img_metas: Sequence[dict],
+    cfg: dict,
+    multi_label: bool,
+    rescale: bool,
+    with_nms: bool,
 ) -> list[InstanceData]:
-    """Detections of each picture: ``bboxes`` (K, 4) xyxy px, ``scores`` (K,), ``labels`` (K,) long.
+    """Return the detections of each image: ``bboxes`` (K, 4) xyxy px, ``scores`` (K,), ``labels`` (K,) long.
 
     Args:
-        likely: of a batch.
-        batch_img_metas: of each picture, see :func:`to_original_pixels`.
+        scored: Image (K,), boxes (K, 4) px of the network input and scores (K, C) of a batch.
+        batch_img_metas: Of each image, see :func:`to_original_pixels`.
         cfg: ``score_thr``, ``nms_pre``, ``nms``, ``max_per_img``.
-        multi_label: whether a box may have several classes.
-        rescale: give pixels of the original picture, else of the network input.
-        with_nms: suppress duplicates.
+        multi_label: Whether a box may have several classes.
+        rescale: Return pixels of the original image, else of the network input.
+        with_nms: Suppress duplicates.
     """
     images = len(batch_img_metas)
-    found = pick_candidates(likely, images, cfg['score_thr'], multi_label, cfg['nms_pre'])
+    found = pick_candidates(*scored, images, cfg['score_thr'], multi_label, cfg['nms_pre'])
     if with_nms:
         found = suppress(found, images, cfg['nms'], cfg['max_per_img'])
+    boxes_xyxy, size = found.boxes_xyxy, 'img_shape'
     if rescale:
-        boxes_xyxy = to_original_pixels(found.boxes_xyxy, found.image, batch_img_metas)
-        sizes_hw = [img_meta['ori_shape'][:2] for img_meta in batch_img_metas]
-    else:
-        boxes_xyxy, sizes_hw = found.boxes_xyxy, [img_meta['img_shape'][:2] for img_meta in batch_img_metas]
-    found = found._replace(boxes_xyxy=clip_boxes(boxes_xyxy, found.image, sizes_hw))
+        boxes_xyxy, size = to_original_pixels(boxes_xyxy, found.image, batch_img_metas), 'ori_shape'
+    borders = boxes_xyxy.new_tensor([(width, height) * 2 for height, width in (m[size][:2] for m in batch_img_metas)])
+    found = found._replace(boxes_xyxy=torch.minimum(boxes_xyxy.clamp(min=0), borders[found.image]))
     return [
         InstanceData(bboxes=one.boxes_xyxy, scores=one.scores, labels=one.labels) for one in found.by_image(images)
     ]
 
 
-def pick_candidates(likely: LikelyPlaces, images: int, score_thr: float, multi_label: bool, nms_pre: int) -> Found:
-    """The scores above the threshold, as detections.
+def pick_candidates(
+    image: Tensor,
+    boxes_xyxy: Tensor,
+    scores: Tensor,
+    images: int,
+    score_thr: float,
+    multi_label: bool,
+    nms_pre: int,
+) -> Detections:
+    """Return the scores above the threshold as detections.
 
     Args:
-        likely: places of a batch.
+        image: (K,) long.
+        boxes_xyxy: (K, 4).
+        scores: (K, C).
         images: N.
-        score_thr: a score must be greater.
-        multi_label: a box gives a detection for every class above the threshold, else for its best class alone.
-        nms_pre: keep only so many of the best of an image, best first; all if not positive.
+        score_thr: A score must be greater.
+        multi_label: Make a detection for every class above the threshold, else for the best class alone.
+        nms_pre: Keep only this number of the best of an image, best first; all if not positive.
     """
     if multi_label:
-        place, label = torch.nonzero(likely.scores > score_thr, as_tuple=True)
-        score = likely.scores[place, label]
+        index, label = torch.nonzero(scores > score_thr, as_tuple=True)
+        score = scores[index, label]
     else:
-        best_score, best_label = likely.scores.max(dim=1)
-        place = torch.nonzero(best_score > score_thr).squeeze(1)
-        score, label = best_score[place], best_label[place]
-    found = Found(likely.image[place], likely.boxes_xyxy[place], score, label)
-    if images > 1:  # places run level by level
+        best_score, best_label = scores.max(dim=1)
+        index = torch.nonzero(best_score > score_thr).squeeze(1)
+        score, label = best_score[index], best_label[index]
+    found = Detections(image[index], boxes_xyxy[index], score, label)
+    if images > 1:  # predictions are in the order of levels
         found = found.take(found.image.argsort(stable=True))
     if 0 < nms_pre < len(score):
-        found = join(best_first(one, nms_pre) for one in found.by_image(images))
+        per_image = found.by_image(images)
+        too_many = (len(one.scores) > nms_pre for one in per_image)
+        found = join(
+            one.take(one.scores.argsort(descending=True, stable=True)[:nms_pre]) if cut else one
+            for one, cut in zip(per_image, too_many, strict=True)
+        )
     return found
 
 
-def best_first(found: Found, most: int) -> Found:
-    """The best ``most`` of an image if there are more, else all as they are."""
-    if len(found.scores) <= most:
-        return found
-    return found.take(found.scores.argsort(descending=True, stable=True)[:most])
-
-
 def to_original_pixels(boxes_xyxy: Tensor, image: Tensor, batch_img_metas: Sequence[dict]) -> Tensor:
-    """Boxes of the network input on the pictures they came from: padding off, then the scaling undone.
+    """Map boxes of the network input to the original images: subtract the padding, then undo the scaling.
 
     Args:
         boxes_xyxy: (K, 4) px of the network input.
-        image: (K,) which picture of the batch each lies on.
-        batch_img_metas: ``scale_factor`` (w, h), and ``pad_param`` (top, bottom, left, right) px if the padding is not
-            on the right and bottom alone.
+        image: (K,) image of the batch of each box.
+        batch_img_metas: ``scale_factor`` (w, h), and ``pad_param`` (top, bottom, left, right) px if there is padding
+            at the top or left.
     """
     if any('pad_param' in img_meta for img_meta in batch_img_metas):
         pads = [img_meta.get('pad_param', (0, 0, 0, 0)) for img_meta in batch_img_metas]
@@ -106,7 +132,75 @@ def to_original_pixels(boxes_xyxy: Tensor, image: Tensor, batch_img_metas: Seque
     return boxes_xyxy / boxes_xyxy.new_tensor(scales_wh)[image]
 
 
-def clip_boxes(boxes_xyxy: Tensor, image: Tensor, sizes_hw: Sequence[tuple[int, int]]) -> Tensor:
-    """Boxes (K, 4) cut off at the borders of their pictures, given which (K,) and all pictures' sizes."""
-    borders = boxes_xyxy.new_tensor([(width, height) * 2 for height, width in sizes_hw])
-    return torch.minimum(boxes_xyxy.clamp(min=0), borders[image])
+def suppress(
+    found: Detections, images: int, nms_cfg: dict, max_per_img: int, together: bool | None = None
+) -> Detections:
+    """Apply class-wise non-maximum suppression of mmcv in each image, highest score first.
+
+    Args:
+        found: Of a batch.
+        images: N.
+        nms_cfg: As for mmcv's ``batched_nms``.
+        max_per_img: Maximum number of detections; all if not positive.
+        together: Process several images in one call; by default on a GPU, where calls cost more than boxes.
+    """
+    together = found.boxes_xyxy.is_cuda if together is None else together
+    plain = nms_cfg is not None and nms_cfg.get('type', 'nms') == 'nms'
+    if together and plain and images > 1:
+        return join(_suppress_together(part, images, nms_cfg, max_per_img) for part in _calls(found, images))
+    parts = []
+    for one in found.by_image(images):
+        keep, scores = _keep(one.boxes_xyxy, one.scores, one.labels, nms_cfg, max_per_img)
+        parts.append(one.take(keep)._replace(scores=scores))
+    return join(parts)
+
+
+def suppress_duplicates(candidates: InstanceData, nms_cfg: dict, max_per_img: int) -> InstanceData:
+    """Apply :func:`suppress` to ``bboxes`` (K, 4), ``scores`` and ``labels`` (K,) of one image."""
+    keep, scores = _keep(candidates.bboxes, candidates.scores, candidates.labels, nms_cfg, max_per_img)
+    kept = candidates[keep]
+    kept.scores = scores
+    return kept
+
+
+def _keep(
+    boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, nms_cfg: dict, max_per_img: int
+) -> tuple[Tensor, Tensor]:
+    """Return the index of what is kept, best first, and its scores, which soft-NMS changes."""
+    if len(scores) == 0:
+        return labels, scores
+    # mmcv separates classes by an offset that assumes no negative coordinate; a shift changes no overlap
+    kept_boxes, keep = batched_nms(boxes_xyxy - boxes_xyxy.min(), scores, labels, nms_cfg)
+    keep = keep[:max_per_img] if max_per_img > 0 else keep
+    return keep, kept_boxes[: len(keep), -1]
+
+
+def _calls(found: Detections, images: int) -> Iterator[Detections]:
+    """Yield consecutive images with at most ``TOGETHER`` detections, or one image that has more."""
+    counts, start, stop = found.counts(images).tolist(), 0, 0
+    for count in counts:
+        if stop > start and stop + count - start > TOGETHER:
+            yield found.take(slice(start, stop))
+            start = stop
+        stop += count
+    yield found.take(slice(start, stop))
+
+
+def _suppress_together(found: Detections, images: int, nms_cfg: dict, max_per_img: int) -> Detections:
+    """Separate classes along x and images along y: this loses the fewest bits of a coordinate."""
+    if len(found.scores) == 0:
+        return found
+    boxes_xyxy = found.boxes_xyxy - found.boxes_xyxy.min()
+    width, height = (boxes_xyxy[:, axis].max() + 1 for axis in (2, 3))
+    right = torch.zeros_like(found.scores) if nms_cfg.get('class_agnostic') else found.labels * width
+    down = found.image * height
+    shifted = boxes_xyxy + torch.stack([right, down, right, down], dim=1)
+    in_one = {**nms_cfg, 'class_agnostic': True, 'split_thr': len(shifted) + 1}
+    keep = batched_nms(shifted, found.scores, found.labels, in_one)[1]
+    kept = found.take(keep)  # best first over all images
+    kept = kept.take(kept.image.argsort(stable=True))
+    if max_per_img < 1:
+        return kept
+    counts = kept.counts(images)
+    rank = torch.arange(len(kept.image), device=kept.image.device) - (counts.cumsum(0) - counts)[kept.image]
+    return kept.take(rank < max_per_img)

@@ -1,12 +1,11 @@
-"""YOLOv3's head: the interface of YOLOv5's with the code, the match and the gains of 2018's detector."""
+"""The YOLOv3 head: that of YOLOv5 with the box coder, assigner and gains of YOLOv3."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from mmyolo_ext.models.heads.yolov5_defaults import PRIOR_GENERATOR
-from mmyolo_ext.models.heads.yolov5_head import YOLOv5Head
+from mmyolo_ext.models.heads.yolov5_head import NOMINAL_CLASSES, PRIOR_GENERATOR, YOLOv5Head
 from mmyolo_ext.registry import MODELS
 
 BBOX_CODER = {'type': 'mmyolo_ext.YOLOv3BBoxCoder'}
@@ -18,40 +17,39 @@ LOSS_OBJ = {'type': 'mmyolo_ext.BCELoss', 'loss_weight': 64.3}
 
 @MODELS.register_module()
 class YOLOv3Head(YOLOv5Head):
-    """Three predictions a place, as YOLOv3 (arXiv 1804.02767) has them, taught by GIoU (arXiv 1902.09630).
+    """Three predictions per cell as in YOLOv3 (arXiv 1804.02767), with the GIoU loss (arXiv 1902.09630).
 
-    What differs from :class:`YOLOv5Head`: the box code, the match, the gains; every level's objectness counts alike;
-    its target at a positive is 1, or with ``iou_ratio`` g the mixture (1 - g) + g * max(GIoU, 0); and the losses are
-    those of a mean picture, not multiplied by the batch size.
+    Differences from :class:`YOLOv5Head`: box coder, assigner, gains; all levels have the same objectness weight; the
+    objectness target of a positive is 1, or with ``iou_ratio`` g the mixture (1 - g) + g * max(GIoU, 0); losses are
+    means over images, not multiplied by the batch size.
 
     Args:
         num_classes: C.
-        in_channels: as in :class:`YOLOv5Head`.
-        prior_generator: sizes in px and strides of each level, in the order of the levels.
-        bbox_coder: turns predictions into boxes.
-        assigner: finds the positives.
-        loss_cls: see :class:`YOLOv5Head`; likewise the next two.
-        loss_bbox: see there.
-        loss_obj: see there.
-        obj_level_weights: one per level, or ``'auto'``: 1 each.
+        in_channels: As in :class:`YOLOv5Head`.
+        prior_generator: Sizes in px and strides of each level, in the order of the levels.
+        bbox_coder: Converts raw predictions to boxes.
+        assigner: Finds the positives.
+        loss_cls: See :class:`YOLOv5Head`.
+        loss_bbox: See :class:`YOLOv5Head`.
+        loss_obj: See :class:`YOLOv5Head`.
+        obj_level_weights: One per level, or ``'auto'``: 1 each.
         iou_ratio: g.
-        nominal_batch_size: how many pictures a step sees in all, where a recipe adds up the gradients of batches until
-            it has so many (``AccumulateHook``): each batch then counts for its share of them, and a step moves the
-            weights by the mean over its pictures. By default the losses are the mean of the batch, whatever its size.
-        start_objectness: bias of objectness at the start, on every level; by default the rate of objects in cells, see
+        nominal_batch_size: Number of images of an optimiser step in recipes that add up gradients of several batches
+            (``AccumulateHook``): each batch then counts for its share. By default losses are the mean of the batch.
+        start_objectness: Initial bias of objectness on every level; by default that of
             :meth:`YOLOv5Head.init_weights`.
-        **kwargs: what else :class:`YOLOv5Head` takes.
+        **kwargs: Other arguments of :class:`YOLOv5Head`.
 
     Raises:
-        ValueError: as in :class:`YOLOv5Head`, or ``nominal_batch_size`` below 1.
+        ValueError: As in :class:`YOLOv5Head`, or if ``nominal_batch_size`` is below 1.
     """
 
     quality_mode = 'giou'
 
     def __init__(
         self,
-        num_classes: int,
-        in_channels: Sequence[int] | str,
+        num_classes: int = NOMINAL_CLASSES,
+        in_channels: Sequence[int] | str = (128, 256, 512),
         prior_generator: dict = PRIOR_GENERATOR,
         bbox_coder: dict = BBOX_CODER,
         assigner: dict = ASSIGNER,
@@ -85,7 +83,7 @@ class YOLOv3Head(YOLOv5Head):
         self.start_objectness = start_objectness
 
     def init_weights(self) -> None:
-        """As :class:`YOLOv5Head`; then the bias of objectness is ``start_objectness``, if that is given."""
+        """Initialise as :class:`YOLOv5Head`, with ``start_objectness`` as the bias of objectness if given."""
         super().init_weights()
         if self.start_objectness is None or (self.init_cfg and self.init_cfg.get('type') == 'Pretrained'):
             return
@@ -93,5 +91,5 @@ class YOLOv3Head(YOLOv5Head):
             conv.bias.data.view(self.num_anchors, -1)[:, 4] = self.start_objectness
 
     def batch_factor(self, batch_size: int | Tensor) -> float | Tensor:
-        """1: losses of a mean picture; or the share of the batch in ``nominal_batch_size``."""
+        """Return 1, for the loss of a mean image; or the share of the batch in ``nominal_batch_size``."""
         return 1 if self.nominal_batch_size is None else batch_size / self.nominal_batch_size

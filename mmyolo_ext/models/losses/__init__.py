@@ -1,12 +1,8 @@
-"""Losses: any of them fits any head of mmdet that uses the same call."""
+"""Losses with mmdet's call, for the heads of this package and of mmdet."""
 
-from .bce_loss import BCELoss
-from .focal_loss import FocalLoss, QualityFocalLoss
-from .iou_loss import IoULoss
-from .nwd_loss import NWDLoss
+from .box_losses import IoULoss, NWDLoss, SumLoss
+from .class_losses import BCELoss, FocalLoss, QualityFocalLoss, SlideLoss
 from .repulsion_loss import RepulsionLoss
-from .slide_loss import SlideLoss
-from .sum_loss import SumLoss
 
 __all__ = [
     'BCELoss',

@@ -1,4 +1,4 @@
-"""Keep a box off the other objects of its picture, and off their boxes.
+"""Repulsion loss: push a predicted box away from other objects of its image and from their predicted boxes.
 
 RepGT and RepBox of Repulsion Loss (arXiv 1711.07752, eq. 3-6), for one-stage heads as in YOLO-FaceV2 (arXiv
 2208.02019). Letters: P positives, G boxes of the batch.
@@ -11,19 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmyolo_ext.boxes import at_least_float32, paired_iou
-from mmyolo_ext.models.losses.class_target import MeanOverRanks
-from mmyolo_ext.models.losses.host_call import check_reduction
+from mmyolo_ext.models.losses.utils import MeanOverRanks, check_reduction
 from mmyolo_ext.registry import MODELS
 
 
 class Crowd(NamedTuple):
-    """Who stands next to whom.
+    """The objects around each positive.
 
     Attributes:
-        image: (P,) long, the picture of each positive.
-        gt: (P,) long, its box, an index into the next two.
-        gt_image: (G,) long, the picture of each box.
-        gt_xyxy: (G, 4) all boxes of the batch, in the units of the predictions.
+        image: (P,) long, the image of each positive.
+        gt: (P,) long, its ground-truth box, an index into the next two.
+        gt_image: (G,) long, the image of each ground-truth box.
+        gt_xyxy: (G, 4) all ground-truth boxes of the batch, in the units of the predictions.
     """
 
     image: Tensor
@@ -33,7 +32,7 @@ class Crowd(NamedTuple):
 
 
 def smooth_ln(overlap: Tensor, sigma: float) -> Tensor:
-    """-ln(1 - x) up to ``sigma``, from there its tangent: any shape, x in [0, 1], 0 <= ``sigma`` < 1.
+    """Return -ln(1 - x) up to ``sigma``, from there its tangent: any shape, x in [0, 1], 0 <= ``sigma`` < 1.
 
     >>> smooth_ln(torch.tensor([0.0, 0.5, 1.0]), 0.5)
     tensor([0.0000, 0.6931, 1.6931])
@@ -47,23 +46,23 @@ def smooth_ln(overlap: Tensor, sigma: float) -> Tensor:
 class RepulsionLoss(nn.Module):
     """``gt_weight`` * RepGT + ``box_weight`` * RepBox; to be added to a loss that attracts.
 
-    RepGT: each box against the object of its picture, other than its own, that it overlaps most (IoU): smooth_ln of
-    the share of that object which it covers, over the number of positives. RepBox: every two boxes of one picture and
-    different objects that overlap: mean of smooth_ln of their IoU. Both are 0 where nothing overlaps.
+    RepGT: for each box, smooth_ln of the covered share of the object, other than its own, that it overlaps most (IoU)
+    in its image; divided by the number of positives. RepBox: mean of smooth_ln of the IoU of every two overlapping
+    boxes of one image and different objects. Both are 0 without overlap.
 
-    It needs to know which boxes share a picture, which heads of mmyolo_ext tell and those of mmdet do not. Memory
-    grows as P * (P + G): some bytes a pair of positives, some tens a pair of positive and object of the batch.
+    It needs to know which boxes share an image: use it in the heads of mmyolo_ext, mmdet's do not pass this. Memory
+    grows as P * (P + G).
 
     Args:
-        gt_weight: gain of RepGT; 0.5 is the choice of arXiv 1711.07752.
-        box_weight: gain of RepBox.
-        gt_sigma: from 0 to below 1: how early smooth_ln of RepGT turns straight; lower heeds outliers less.
-        box_sigma: the same for RepBox.
+        gt_weight: Gain of RepGT; 0.5 is the choice of arXiv 1711.07752.
+        box_weight: Gain of RepBox.
+        gt_sigma: From 0 to below 1: where smooth_ln of RepGT becomes linear; a lower value weighs outliers less.
+        box_sigma: The same for RepBox.
         reduction: ``'mean'``.
-        loss_weight: gain on the sum.
+        loss_weight: Gain of the sum.
 
     Raises:
-        ValueError: a number out of its range, or another reduction.
+        ValueError: If a number is out of range, or for another reduction.
     """
 
     wants = ('crowd', 'mean_over_ranks')
@@ -99,28 +98,28 @@ class RepulsionLoss(nn.Module):
         crowd: Crowd | None = None,
         mean_over_ranks: MeanOverRanks | None = None,
     ) -> Tensor:
-        """Loss of P boxes.
+        """Return the loss of P boxes.
 
         Args:
             pred: (P, 4) xyxy.
-            target: not used: the boxes' own objects stand in ``crowd``.
-            weight: (P,) or (P, 4); a pair weighs the product of its two, and a box of weight 0 takes no part.
-            avg_factor: divisor of RepGT in place of P.
+            target: Not used, ``crowd`` has the targets.
+            weight: (P,) or (P, 4); a pair weighs the product of its two weights, a box of weight 0 is left out.
+            avg_factor: Divisor of RepGT, instead of P.
             reduction_override: ``'mean'`` or None.
-            crowd: who stands next to whom.
-            mean_over_ranks: for the number of pairs; every rank must take part, with boxes or without.
+            crowd: The objects around each box.
+            mean_over_ranks: For the number of pairs; every rank must call the loss, with boxes or without.
 
         Returns:
-            A scalar; 0 for no boxes.
+            A scalar, 0 without boxes.
 
         Raises:
-            ValueError: no ``crowd``, or another reduction.
+            ValueError: If there is no ``crowd``, or for another reduction.
         """
         _check_mean(reduction_override or 'mean')
         if crowd is None:
             raise ValueError(
-                'RepulsionLoss must know which boxes share a picture; the heads of mmyolo_ext tell it, this one does '
-                'not: use it in YOLOv5Head or YOLOv3Head'
+                'RepulsionLoss needs to know which boxes share an image, and this head does not pass it: use '
+                'YOLOv5Head or YOLOv3Head'
             )
         boxes = at_least_float32(pred)
         if weight is None:
@@ -133,7 +132,7 @@ class RepulsionLoss(nn.Module):
         return self.loss_weight * (self.gt_weight * gt_term + self.box_weight * box_term)
 
     def _from_objects(self, boxes: Tensor, weight: Tensor, crowd: Crowd) -> Tensor:
-        """RepGT, summed."""
+        """Return the sum of RepGT."""
         box, other = nearest_others(boxes.detach(), crowd)
         covered = _covered_share(boxes[box], crowd.gt_xyxy[other])
         return (smooth_ln(covered, self.gt_sigma) * weight[box]).sum()
@@ -141,7 +140,7 @@ class RepulsionLoss(nn.Module):
     def _from_boxes(
         self, boxes: Tensor, weight: Tensor, crowd: Crowd, mean_over_ranks: MeanOverRanks | None
     ) -> Tensor:
-        """RepBox, a mean over the pairs that overlap."""
+        """Return RepBox, a mean over overlapping pairs."""
         first, second = overlapping_pairs(boxes.detach(), crowd)
         repulsion = smooth_ln(paired_iou(boxes[first], boxes[second]), self.box_sigma)
         pairs = max(len(first), 1)
@@ -153,7 +152,7 @@ class RepulsionLoss(nn.Module):
 
 @torch.no_grad()
 def nearest_others(boxes_xyxy: Tensor, crowd: Crowd) -> tuple[Tensor, Tensor]:
-    """The boxes that overlap an object of their picture other than their own, and of those the one with most IoU.
+    """Return the boxes that overlap an object of their image other than their own, and that of the highest IoU.
 
     (P, 4) -> two index tensors of one length, at most P.
     """
@@ -161,7 +160,7 @@ def nearest_others(boxes_xyxy: Tensor, crowd: Crowd) -> tuple[Tensor, Tensor]:
     foreign = crowd.image[:, None] != crowd.gt_image[None]
     own = crowd.gt[:, None] == torch.arange(len(crowd.gt_image), device=boxes_xyxy.device)
     overlap = overlap.masked_fill(foreign | own, 0)
-    # a column of zeros, so that a batch without objects has a greatest too
+    # a column of zeros, so that max works without objects
     most, other = torch.cat([overlap, overlap.new_zeros(len(overlap), 1)], dim=1).max(1)
     box = torch.nonzero(most > 0).flatten()
     return box, other[box]
@@ -169,7 +168,7 @@ def nearest_others(boxes_xyxy: Tensor, crowd: Crowd) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def overlapping_pairs(boxes_xyxy: Tensor, crowd: Crowd) -> tuple[Tensor, Tensor]:
-    """Every two boxes of one picture and different objects that overlap, each pair once: two index tensors."""
+    """Return every pair of overlapping boxes of one image and different objects as two index tensors."""
     x1, y1, x2, y2 = boxes_xyxy.unbind(1)
     pairs = (crowd.image[:, None] == crowd.image) & (crowd.gt[:, None] != crowd.gt)
     for start, end in ((x1, x2), (y1, y2)):
@@ -178,13 +177,13 @@ def overlapping_pairs(boxes_xyxy: Tensor, crowd: Crowd) -> tuple[Tensor, Tensor]
 
 
 def _without_weightless(crowd: Crowd, weight: Tensor) -> Crowd:
-    """Each positive of weight 0 in a picture of its own, where it meets nobody."""
+    """Move each positive of weight 0 to an image of its own, where it meets no other."""
     nowhere = -1 - torch.arange(len(weight), device=weight.device)
     return crowd._replace(image=torch.where(weight > 0, crowd.image, nowhere))
 
 
 def _covered_share(boxes_xyxy: Tensor, targets_xyxy: Tensor) -> Tensor:
-    """The share of each target that the box at the same place covers: (K, 4) x 2 -> (K,) in [0, 1]."""
+    """Return the share of each target that its paired box covers: (K, 4) x 2 -> (K,) in [0, 1]."""
     start = torch.maximum(boxes_xyxy[:, :2], targets_xyxy[:, :2])
     end = torch.minimum(boxes_xyxy[:, 2:], targets_xyxy[:, 2:])
     area = (targets_xyxy[:, 2:] - targets_xyxy[:, :2]).prod(1)
@@ -195,5 +194,5 @@ def _check_mean(reduction: str) -> None:
     check_reduction(reduction)
     if reduction != 'mean':
         raise ValueError(
-            f"RepulsionLoss is a mean over boxes and one over pairs: reduction must be 'mean', got {reduction!r}"
+            f"RepulsionLoss has means over boxes and over pairs: reduction must be 'mean', got {reduction!r}"
         )

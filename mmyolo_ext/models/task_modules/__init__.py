@@ -1,14 +1,12 @@
 """Task utilities: assigners and box coders."""
 
-from .positives import Positives
-from .simota_assigner import YOLOv5SimOTAAssigner
-from .yolov3_assigner import YOLOv3Assigner
-from .yolov3_bbox_coder import YOLOv3BBoxCoder
-from .yolov5_assigner import YOLOv5Assigner
-from .yolov5_bbox_coder import YOLOv5BBoxCoder
+from .bbox_coders import YOLOv3BBoxCoder, YOLOv5BBoxCoder
+from .simota_assigner import Predictions, YOLOv5SimOTAAssigner
+from .yolov5_assigner import Positives, YOLOv3Assigner, YOLOv5Assigner
 
 __all__ = [
     'Positives',
+    'Predictions',
     'YOLOv3Assigner',
     'YOLOv3BBoxCoder',
     'YOLOv5Assigner',

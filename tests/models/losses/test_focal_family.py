@@ -97,7 +97,7 @@ def test_wrappers_compose_in_any_order(inner: dict) -> None:
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        ({'loss': {'type': 'mmdet.CrossEntropyLoss'}}, 'softmax over the classes. Wrap a binary loss'),
+        ({'loss': {'type': 'mmdet.CrossEntropyLoss'}}, 'needs a binary loss .* here is a softmax'),
         ({'loss': BCE, 'gamma': -1}, 'gamma must be 0 or more, got -1'),
         ({'loss': BCE, 'alpha': 1.5}, 'alpha must be from 0 to 1, got 1.5'),
         ({'loss': BCE, 'use_sigmoid': False}, 'use_sigmoid=False, the loss it wraps, BCELoss, use_sigmoid=True'),
@@ -112,5 +112,7 @@ def test_bad_arguments(kwargs: dict, message: str) -> None:
 
 def test_a_loss_that_is_not_element_wise_is_refused() -> None:
     summed = FocalLoss({'type': 'mmdet.QualityFocalLoss'})  # one number a row
-    with pytest.raises(ValueError, match=r'of logits \(6, 4\) QualityFocalLoss gave \(6,\) in place of \(6, 4\)'):
+    with pytest.raises(
+        ValueError, match=r'QualityFocalLoss returned shape \(6,\) for logits of shape \(6, 4\), expected \(6, 4\)'
+    ):
         summed(random_logits(6, 4), torch.rand(6, 4))

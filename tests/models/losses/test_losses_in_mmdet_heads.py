@@ -9,7 +9,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 import mmyolo_ext  # noqa: F401  (registers the scope)
-from mmyolo_ext.models.losses.iou_loss import LOSS_MODES
+from mmyolo_ext.models.losses.box_losses import LOSS_MODES
 
 NUM_CLASSES = 3
 STRIDES = (8, 16)
@@ -200,5 +200,5 @@ def test_slide_weighs_where_the_targets_carry_a_quality(name: str) -> None:
 
 @pytest.mark.parametrize('name', HEADS)
 def test_repulsion_says_what_it_lacks(name: str) -> None:
-    with pytest.raises(ValueError, match='which boxes share a picture'):
+    with pytest.raises(ValueError, match='which boxes share an image'):
         step(name, loss_bbox={'type': 'mmyolo_ext.RepulsionLoss'})

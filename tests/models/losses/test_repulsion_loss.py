@@ -149,7 +149,7 @@ def test_degenerate_boxes_are_finite_under_autocast() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match='which boxes share a picture'):
+    with pytest.raises(ValueError, match='which boxes share an image'):
         RepulsionLoss()(OBJECTS, OBJECTS)
     with pytest.raises(ValueError, match="reduction must be 'mean', got 'sum'"):
         RepulsionLoss(reduction='sum')

@@ -7,8 +7,8 @@ import torch
 
 import mmyolo_ext  # noqa: F401  (registers the scope)
 from mmyolo_ext.models.losses import BCELoss, SlideLoss
-from mmyolo_ext.models.losses.class_target import Quality, mean_quality
-from mmyolo_ext.models.losses.slide_loss import slide_weight
+from mmyolo_ext.models.losses.class_losses import slide_weight
+from mmyolo_ext.models.losses.utils import Quality, mean_quality
 
 BCE = {'type': 'mmyolo_ext.BCELoss'}
 SOFTMAX = {'type': 'mmdet.CrossEntropyLoss', 'use_sigmoid': False}
@@ -192,7 +192,7 @@ def test_empty_input_of_a_softmax() -> None:
     ('kwargs', 'message'),
     [
         ({'loss': BCE, 'follow': 'me'}, "one of .*target.*quality.*got 'me'"),
-        ({'loss': SOFTMAX, 'follow': 'target'}, 'a softmax can follow'),
+        ({'loss': SOFTMAX, 'follow': 'target'}, 'with a softmax use follow'),
         ({'loss': SOFTMAX, 'use_sigmoid': True}, 'use_sigmoid=True, the loss it wraps, CrossEntropyLoss'),
     ],
 )

@@ -8,8 +8,7 @@ import torch
 import mmyolo_ext  # noqa: F401  (registers the scope)
 from mmyolo_ext.boxes import paired_iou
 from mmyolo_ext.models.losses import IoULoss
-from mmyolo_ext.models.losses.iou_loss import LOSS_MODES
-from mmyolo_ext.models.losses.wise_iou import MOMENTUM, WiseIoUV3, distance_attention
+from mmyolo_ext.models.losses.box_losses import LOSS_MODES, MOMENTUM, WiseIoUV3, distance_attention
 
 BOX = torch.tensor([[0.0, 0.0, 4.0, 2.0]])
 TARGET = torch.tensor([[2.0, 1.0, 4.0, 5.0]])
@@ -146,7 +145,7 @@ def test_power_by_hand() -> None:
     [
         ({'mode': 'wiou'}, r"mode must be one of .*'siou', 'wiou_v1', 'wiou_v3'\), got 'wiou'"),
         ({'power': -1.0}, 'power must be above 0, got -1.0'),
-        ({'focus': {'alpha': 2.0}}, "focus belongs to mode='wiou_v3'"),
+        ({'focus': {'alpha': 2.0}}, "focus is an option of mode='wiou_v3'"),
         ({'mode': 'wiou_v3', 'focus': {'alpha': 1.0}}, 'alpha above 1'),
         ({'mode': 'wiou_v3', 'focus': {'momentum': 0.0}}, 'momentum=0.0'),
     ],

@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
+from pred_maps import merge_maps
 from torch import Tensor
 
 from mmyolo_ext.models.heads import YOLOv5Head
@@ -45,7 +46,7 @@ def speak(
 
 
 def predict(head: YOLOv5Head, outputs: tuple, *metas: dict, rescale: bool = True) -> list[InstanceData]:
-    return head.predict_by_feat(*outputs, batch_img_metas=list(metas or [META]), rescale=rescale)
+    return head.predict_by_feat(merge_maps(*outputs), batch_img_metas=list(metas or [META]), rescale=rescale)
 
 
 def test_boxes_by_hand() -> None:
@@ -129,9 +130,9 @@ def test_best_three_hundred_after_class_wise_nms() -> None:
     (result,) = predict(build_head(test_cfg={'max_per_img': 20}), outputs)
     assert len(result) == 20
     assert result.scores.tolist() == sorted(result.scores.tolist(), reverse=True)
-    (raw,) = build_head().predict_by_feat(*outputs, batch_img_metas=[META], with_nms=False)
+    (raw,) = build_head().predict_by_feat(merge_maps(*outputs), batch_img_metas=[META], with_nms=False)
     assert len(raw) > 300
-    (overridden,) = build_head().predict_by_feat(*outputs, batch_img_metas=[META], cfg={'max_per_img': 7})
+    (overridden,) = build_head().predict_by_feat(merge_maps(*outputs), batch_img_metas=[META], cfg={'max_per_img': 7})
     assert len(overridden) == 7
 
 
@@ -155,26 +156,24 @@ def test_likely_places_are_decoded_as_all_are(num_classes: int, exclusive: bool)
     head = build_head(num_classes, **loss_cls)
     generator = torch.Generator().manual_seed(0)
     feats = [torch.randn(2, 8, SIZE_HW[0] // stride, SIZE_HW[1] // stride, generator=generator) for stride in STRIDES]
-    whole = head.whole_maps([feats[0].contiguous(memory_format=torch.channels_last), *feats[1:]])
-    split = [level.split() for level in whole]
-    boxes, objectness, classes = head.decode(*zip(*split, strict=True))
+    (maps,) = head([feats[0].contiguous(memory_format=torch.channels_last), *feats[1:]])
+    boxes, objectness, classes = head.decode(maps)
     threshold = objectness.median().item()
-    for maps in (whole, split):
-        image, likely_boxes, scores = head.decode_likely(maps, threshold)
-        assert 0 < len(image) < objectness.numel()
-        for index in range(2):
-            above, mine = objectness[index] > threshold, image == index
-            torch.testing.assert_close(likely_boxes[mine], boxes[index, above])
-            wanted = objectness[index, above, None] * classes[index, above]
-            torch.testing.assert_close(scores[mine], wanted)
-    assert [field.shape for field in head.decode_likely(whole, 1.0)] == [(0,), (0, 4), (0, num_classes)]
+    image, likely_boxes, scores = head.decode_likely(maps, threshold)
+    assert 0 < len(image) < objectness.numel()
+    for index in range(2):
+        above, mine = objectness[index] > threshold, image == index
+        torch.testing.assert_close(likely_boxes[mine], boxes[index, above])
+        torch.testing.assert_close(scores[mine], objectness[index, above, None] * classes[index, above])
+    assert [field.shape for field in head.decode_likely(maps, 1.0)] == [(0,), (0, 4), (0, num_classes)]
 
 
 def test_a_forward_or_a_prediction_of_its_own_is_used() -> None:
     class Silent(YOLOv5Head):
         def forward(self, feats):
-            cls_scores, bbox_preds, objectnesses = super().forward(feats)
-            return cls_scores, bbox_preds, [level - 30 for level in objectnesses]
+            (maps,) = super().forward(feats)
+            shift = torch.tensor([0, 0, 0, 0, -30, 0, 0, 0]).repeat(3)[:, None, None]  # of the objectness
+            return ([level + shift for level in maps],)
 
     class Counting(YOLOv5Head):
         def predict_by_feat(self, *args, **kwargs):
@@ -194,9 +193,9 @@ def test_a_forward_or_a_prediction_of_its_own_is_used() -> None:
 
 def test_half_precision_outputs_are_decoded_in_float32() -> None:
     generator = torch.Generator().manual_seed(0)
-    halved = tuple([torch.randn(o.shape, generator=generator).bfloat16() for o in part] for part in silent_outputs())
+    maps = [torch.randn(level.shape, generator=generator).bfloat16() for level in merge_maps(*silent_outputs())]
     head = build_head()
-    decoded, expected = head.decode(*halved), head.decode(*[[level.float() for level in part] for part in halved])
+    decoded, expected = head.decode(maps), head.decode([level.float() for level in maps])
     for ours, theirs in zip(decoded, expected, strict=True):
         assert ours.dtype == torch.float32
         assert torch.equal(ours, theirs)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmengine.structures import InstanceData
+from pred_maps import merge_maps
 from torch import Tensor
 
 from mmyolo_ext.models.heads import YOLOv3Head, YOLOv5Head
@@ -24,18 +25,19 @@ def build_head(kind: type[YOLOv5Head], loss_cls: dict, num_classes: int = 4, **t
     return kind(num_classes=num_classes, in_channels=[8, 8, 8], loss_cls=loss_cls, test_cfg=test_cfg).eval()
 
 
-def outputs(num_classes: int = 4) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def outputs(num_classes: int = 4) -> list[Tensor]:
     """Of two pictures; every place is fairly sure of an object."""
     generator = torch.Generator().manual_seed(0)
     grids = [(SIZE_HW[0] // stride, SIZE_HW[1] // stride) for stride in (8, 16, 32)]
     cls_scores, bbox_preds = (
         [torch.randn(2, 3 * size, *grid, generator=generator) * 2 for grid in grids] for size in (num_classes, 4)
     )
-    return cls_scores, bbox_preds, [torch.randn(2, 3, *grid, generator=generator) + 1 for grid in grids]
+    objectnesses = [torch.randn(2, 3, *grid, generator=generator) + 1 for grid in grids]
+    return merge_maps(cls_scores, bbox_preds, objectnesses)
 
 
 def predict(head: YOLOv5Head, num_classes: int = 4, **options) -> InstanceData:
-    return head.predict_by_feat(*outputs(num_classes), batch_img_metas=[META, META], **options)[1]
+    return head.predict_by_feat(outputs(num_classes), batch_img_metas=[META, META], **options)[1]
 
 
 def rows(found: InstanceData) -> list[tuple]:
@@ -44,15 +46,15 @@ def rows(found: InstanceData) -> list[tuple]:
 
 @pytest.mark.parametrize('loss_cls', [SOFTMAX, SLIDE])
 def test_class_scores_sum_to_one_before_objectness(kind, loss_cls):
-    predictions = build_head(kind, loss_cls).decode(*outputs())
+    predictions = build_head(kind, loss_cls).decode(outputs())
     assert predictions.class_scores.shape == (2, PLACES, 4)
     torch.testing.assert_close(predictions.class_scores.sum(-1), torch.ones(2, PLACES))
-    # the first place of the first picture, by the definition: level 0, anchor 0, row 0, column 0, channels 0 to 3
-    exponentials = outputs()[0][0][0, :4, 0, 0].double().exp()
+    # the first place of the first picture, by the definition: level 0, anchor 0, row 0, column 0, channels 5 to 8
+    exponentials = outputs()[0][0, 5:9, 0, 0].double().exp()
     expected = (exponentials / exponentials.sum()).float()
     torch.testing.assert_close(predictions.class_scores[0, 0], expected)
     # classes that may coincide owe each other nothing
-    free = build_head(kind, BCE).decode(*outputs()).class_scores
+    free = build_head(kind, BCE).decode(outputs()).class_scores
     assert free.sum(-1).std() > 0.5
     torch.testing.assert_close(free[0, 0], (exponentials / (1 + exponentials)).float())
 
@@ -62,7 +64,7 @@ def test_class_scores_sum_to_one_before_objectness(kind, loss_cls):
 def test_an_exclusive_box_has_one_label_whatever_multi_label_says(kind, loss_cls, multi_label):
     head = build_head(kind, loss_cls, multi_label=multi_label)
     every_place = predict(head, with_nms=False)
-    decoded = head.decode(*outputs())
+    decoded = head.decode(outputs())
     # below 1/4 no largest share of four can be; the objectness decides alone what is above the threshold of 0.001
     assert len(every_place) == (decoded.objectness[1] > 0.004).sum() == PLACES
     assert torch.equal(every_place.labels, decoded.class_scores[1].argmax(-1))
@@ -73,7 +75,7 @@ def test_an_exclusive_box_has_one_label_whatever_multi_label_says(kind, loss_cls
 
 
 def test_a_box_of_classes_that_may_coincide_has_several(kind):
-    decoded = build_head(kind, BCE).decode(*outputs())
+    decoded = build_head(kind, BCE).decode(outputs())
     above = decoded.class_scores[1] * decoded.objectness[1, :, None] > 0.001
     several = predict(build_head(kind, BCE), with_nms=False)
     assert len(several) == above.sum() > 2 * PLACES

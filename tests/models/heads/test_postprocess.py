@@ -4,19 +4,24 @@ import pytest
 import torch
 from mmengine.structures import InstanceData
 
-from mmyolo_ext.models.heads import suppression
-from mmyolo_ext.models.heads.found import Found, join
-from mmyolo_ext.models.heads.postprocess import LikelyPlaces, clip_boxes, pick_candidates, to_original_pixels
-from mmyolo_ext.models.heads.suppression import suppress, suppress_duplicates
+from mmyolo_ext.models.heads import postprocess
+from mmyolo_ext.models.heads.postprocess import (
+    Detections,
+    detect,
+    join,
+    pick_candidates,
+    suppress,
+    suppress_duplicates,
+    to_original_pixels,
+)
 
 BOXES = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60]])
 SCORES = torch.tensor([[0.9, 0.4], [0.8, 0.05], [0.1, 0.7]])
 NMS = {'type': 'nms', 'iou_threshold': 0.65}
 
 
-def pick(score_thr: float, multi_label: bool, nms_pre: int) -> Found:
-    likely = LikelyPlaces(torch.zeros(3, dtype=torch.long), BOXES, SCORES)
-    return pick_candidates(likely, 1, score_thr, multi_label, nms_pre)
+def pick(score_thr: float, multi_label: bool, nms_pre: int) -> Detections:
+    return pick_candidates(torch.zeros(3, dtype=torch.long), BOXES, SCORES, 1, score_thr, multi_label, nms_pre)
 
 
 def test_several_labels_a_box() -> None:
@@ -41,8 +46,10 @@ def test_best_before_nms() -> None:
 def test_best_of_each_image() -> None:
     # places as two levels give them, image after image in each
     image = torch.tensor([0, 2, 0, 0, 2])
-    likely = LikelyPlaces(image, torch.arange(20.0).view(5, 4), torch.tensor([[0.3], [0.2], [0.9], [0.5], [0.6]]))
-    found = pick_candidates(likely, 3, score_thr=0.1, multi_label=True, nms_pre=2)
+    scores = torch.tensor([[0.3], [0.2], [0.9], [0.5], [0.6]])
+    found = pick_candidates(
+        image, torch.arange(20.0).view(5, 4), scores, 3, score_thr=0.1, multi_label=True, nms_pre=2
+    )
     # image 0 has three, of which the best two go on; image 1 none; image 2 two, which stay as they are
     assert found.image.tolist() == [0, 0, 2, 2]
     assert found.scores.tolist() == pytest.approx([0.9, 0.5, 0.2, 0.6])
@@ -50,7 +57,7 @@ def test_best_of_each_image() -> None:
     assert [len(one.scores) for one in found.by_image(3)] == [2, 0, 2]
 
 
-def crowd(images: int, seed: int) -> Found:
+def crowd(images: int, seed: int) -> Detections:
     """Boxes around a few objects, of three classes; the second image has none."""
     generator = torch.Generator().manual_seed(seed)
     parts = []
@@ -60,7 +67,7 @@ def crowd(images: int, seed: int) -> Found:
         start = start + 12 * torch.rand(count, 2, generator=generator)
         side = 40 + 20 * torch.rand(count, 2, generator=generator)
         scores, labels = (torch.rand(count, generator=generator), torch.randint(0, 3, (count,), generator=generator))
-        parts.append(Found(torch.full((count,), image), torch.cat([start, start + side], 1), scores, labels))
+        parts.append(Detections(torch.full((count,), image), torch.cat([start, start + side], 1), scores, labels))
     return join(parts)
 
 
@@ -71,7 +78,7 @@ def overlap(box: list[float], other: list[float]) -> float:
     return common / ((x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - common)
 
 
-def one_by_one(found: Found, images: int, agnostic: bool, most: int) -> Found:
+def one_by_one(found: Detections, images: int, agnostic: bool, most: int) -> Detections:
     """The definition: the best box, then the best of those that do not overlap it, and so on."""
     kept = []
     for one in found.by_image(images):
@@ -92,7 +99,7 @@ def test_a_batch_is_suppressed_as_its_images(
     agnostic: bool, most: int, together: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # so that the first four images are suppressed in one call, the last in another
-    monkeypatch.setattr(suppression, 'TOGETHER', 220)
+    monkeypatch.setattr(postprocess, 'TOGETHER', 220)
     for seed in range(3):
         found = crowd(5, seed)
         kept = suppress(found, 5, {**NMS, 'class_agnostic': agnostic}, most, together)
@@ -103,16 +110,16 @@ def test_a_batch_is_suppressed_as_its_images(
 
 
 def test_calls_hold_whole_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suppression, 'TOGETHER', 90)
+    monkeypatch.setattr(postprocess, 'TOGETHER', 90)
     # 40, 0, 80, 100 and 120 detections: the third does not fit with the first, the last two with none
-    calls = [sorted(set(part.image.tolist())) for part in suppression._calls(crowd(5, 0), 5)]
+    calls = [sorted(set(part.image.tolist())) for part in postprocess._calls(crowd(5, 0), 5)]
     assert calls == [[0], [2], [3], [4]]
-    monkeypatch.setattr(suppression, 'TOGETHER', 220)
-    assert [sorted(set(part.image.tolist())) for part in suppression._calls(crowd(5, 0), 5)] == [[0, 2, 3], [4]]
+    monkeypatch.setattr(postprocess, 'TOGETHER', 220)
+    assert [sorted(set(part.image.tolist())) for part in postprocess._calls(crowd(5, 0), 5)] == [[0, 2, 3], [4]]
 
 
 def test_nothing_in_a_batch() -> None:
-    nothing = Found(*(field[:0] for field in crowd(1, 0)))
+    nothing = Detections(*(field[:0] for field in crowd(1, 0)))
     for together in (False, True):
         assert [field.shape for field in suppress(nothing, 2, NMS, 300, together)] == [(0,), (0, 4), (0,), (0,)]
 
@@ -176,5 +183,8 @@ def test_padding_and_scale_are_undone() -> None:
 
 def test_clipping() -> None:
     boxes = torch.tensor([[-5.0, -5, 300, 300], [10, 20, 30, 40], [-5, -5, 300, 300]])
-    clipped = clip_boxes(boxes, torch.tensor([0, 0, 1]), [(100, 200), (30, 40)])
-    assert clipped.tolist() == [[0, 0, 200, 100], [10, 20, 30, 40], [0, 0, 40, 30]]
+    cfg = {'score_thr': 0.1, 'nms_pre': -1}
+    metas = [{'img_shape': (100, 200)}, {'img_shape': (30, 40, 3)}]
+    first, second = detect((torch.tensor([0, 0, 1]), boxes, torch.ones(3, 1)), metas, cfg, True, False, False)
+    assert first.bboxes.tolist() == [[0, 0, 200, 100], [10, 20, 30, 40]]
+    assert second.bboxes.tolist() == [[0, 0, 40, 30]]

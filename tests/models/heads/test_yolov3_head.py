@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from mmengine.structures import InstanceData
+from pred_maps import merge_maps
 
 from mmyolo_ext.models.heads import YOLOv3Head
 
@@ -28,12 +29,12 @@ NONE = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
 
 def test_default_gains_at_the_nominal_task() -> None:
     head = build_head(num_classes=80)
-    assert head.gains == (1, 1, 1)
+    assert set(head.gains.values()) == {1}
     assert [loss.loss_weight for loss in (head.loss_obj, head.loss_cls)] == [64.3, 37.4]
     assert head.quality_mode == 'giou'
     assert head.obj_balance.weights.tolist() == [1, 1, 1]
     # 3 of 80 classes, and a quarter of the area of 640 x 640
-    assert build_head(input_size=320).gains == pytest.approx((3 / 80, 1, 0.25))
+    assert build_head(input_size=320).gains == pytest.approx({'loss_cls': 3 / 80, 'loss_bbox': 1, 'loss_obj': 0.25})
 
 
 def test_level_weights_can_be_given() -> None:
@@ -90,7 +91,7 @@ def test_a_box_by_hand() -> None:
     objectnesses[0][0, 1, 3, 5] = 12
     cls_scores[0][0, 3 + 2, 3, 5] = 12
     bbox_preds[0][0, 4 + 2, 3, 5] = math.log(2)
-    (found,) = head.predict_by_feat(cls_scores, bbox_preds, objectnesses, [META], rescale=True)
+    (found,) = head.predict_by_feat(merge_maps(cls_scores, bbox_preds, objectnesses), [META], rescale=True)
     # centre (5.5 * 8, 3.5 * 8) = (44, 28), size 32 x 30
     assert found.bboxes[0].tolist() == pytest.approx([28, 13, 60, 43], abs=1e-4)
     assert found.labels[0] == 2

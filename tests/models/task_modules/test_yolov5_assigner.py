@@ -103,13 +103,13 @@ def test_own_cell_only() -> None:
 def test_no_boxes() -> None:
     for level in assign(torch.zeros(0, 4)):
         assert len(level) == 0
-        assert all(field.dtype == torch.long and field.shape == (0,) for field in (*level.place, level.gt))
+        assert all(field.dtype == torch.long and field.shape == (0,) for field in (*level[:4], level.gt))
 
 
 def test_fields_are_long_and_in_range() -> None:
     boxes = torch.tensor([[-3.0, -3, 30, 30], [95, 60, 30, 30]])  # centres outside the picture
     for level, (rows, columns) in zip(assign(boxes), GRIDS_HW, strict=True):
-        assert all(field.dtype == torch.long for field in (*level.place, level.gt))
+        assert all(field.dtype == torch.long for field in (*level[:4], level.gt))
         assert level.cell_y.min() >= 0
         assert level.cell_y.max() < rows
         assert level.cell_x.min() >= 0

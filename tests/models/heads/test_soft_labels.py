@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 from mmengine.structures import InstanceData
+from pred_maps import split_maps
 from torch import Tensor, nn
 
 from mmyolo_ext.models.heads import YOLOv3Head, YOLOv5Head
-from mmyolo_ext.models.heads.class_targets import binary_targets, exclusive_targets
-from mmyolo_ext.models.heads.soft_labels import collect_soft_labels
+from mmyolo_ext.models.heads.targets import class_targets, collect_soft_labels
 from mmyolo_ext.registry import MODELS
 
 SIZE_HW = (64, 96)
@@ -58,24 +58,25 @@ def losses_of(head: YOLOv5Head, *truth: InstanceData) -> dict[str, Tensor]:
 
 def test_targets_by_hand():
     # without smoothing they are taught as they are
-    assert binary_targets(SOFT, 3) is not None and torch.equal(binary_targets(SOFT, 3), SOFT)
-    assert torch.equal(exclusive_targets(SOFT, 3), SOFT)
+    assert torch.equal(class_targets(SOFT, 3, 0, use_sigmoid=True), SOFT)
+    assert torch.equal(class_targets(SOFT, 3, 0, use_sigmoid=False), SOFT)
     # e = 0.1: 0.9 q + 0.05; 0.63 + 0.05, 0.27 + 0.05, 0.05
-    smooth = binary_targets(SOFT, 3, 0.1)
+    smooth = class_targets(SOFT, 3, 0.1, use_sigmoid=True)
     assert smooth[0].tolist() == pytest.approx([0.68, 0.32, 0.05])
     # e = 0.3, C = 3: 0.7 q + 0.1; the row still sums to 1
-    shares = exclusive_targets(SOFT, 3, 0.3)
+    shares = class_targets(SOFT, 3, 0.3, use_sigmoid=False)
     assert shares[0].tolist() == pytest.approx([0.59, 0.31, 0.1])
     assert shares.sum(1).tolist() == pytest.approx([1, 1])
     # rows of 0 and 1 are what labels give
     rows = torch.eye(3)[LABELS]
-    assert torch.equal(binary_targets(rows, 3, 0.1), binary_targets(LABELS, 3, 0.1))
-    assert torch.equal(exclusive_targets(rows, 3, 0.1), exclusive_targets(LABELS, 3, 0.1))
+    for use_sigmoid in (True, False):
+        soft, hard = (class_targets(labels, 3, 0.1, use_sigmoid) for labels in (rows, LABELS))
+        assert torch.equal(soft, hard)
 
 
 def class_loss_by_loops(head: YOLOv5Head, soft: Tensor, smoothing: float) -> float:
     """Of one picture, one positive after the other; summed over the levels."""
-    cls_scores, _, objectnesses = head(features(1))
+    cls_scores, _, objectnesses = split_maps(*head(features(1)))
     centres = torch.cat([(BOXES[:, :2] + BOXES[:, 2:]) / 2, BOXES[:, 2:] - BOXES[:, :2]], dim=1)
     grids = [level.shape[2:] for level in objectnesses]
     matches = head.assigner.assign(centres, torch.zeros(2).long(), head.anchors_wh, head.strides, grids)
@@ -185,12 +186,12 @@ def test_shares_of_exclusive_classes_sum_to_one():
 def test_a_loss_on_class_indices_is_refused_when_soft_labels_come():
     head = build_head(loss_cls={'type': 'mmyolo_ext.OneLabelLoss'})
     assert losses_of(head, picture())['loss_cls'].isfinite()
-    with pytest.raises(ValueError, match='need a class loss on shares.*OneLabelLoss cannot be used here'):
+    with pytest.raises(ValueError, match='need a loss_cls with probabilities.*OneLabelLoss failed'):
         losses_of(head, picture(SOFT))
 
 
 def test_a_single_class_is_taught_none():
     head = build_head(num_classes=1)
     truth = InstanceData(bboxes=BOXES, labels=torch.zeros(2).long(), soft_labels=torch.ones(2, 1))
-    with pytest.raises(ValueError, match='one class teaches no class'):
+    with pytest.raises(ValueError, match='no effect in a detector of one class'):
         losses_of(head, truth)

@@ -1,7 +1,6 @@
 """SimOTA against the rules written as loops, on a batch worked out by hand, and where boxes crowd."""
 
 import math
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from mmyolo_ext.boxes import cxcywh_to_xyxy, paired_iou
 from mmyolo_ext.models.heads import YOLOv3Head, YOLOv5Head
-from mmyolo_ext.models.task_modules import Positives, YOLOv5SimOTAAssigner
+from mmyolo_ext.models.task_modules import Positives, Predictions, YOLOv5SimOTAAssigner
 from mmyolo_ext.models.task_modules.simota_assigner import choose
 
 STRIDES = (8, 16)
@@ -18,12 +17,6 @@ PRIORS_PX = torch.tensor([[[10.0, 13], [16, 30]], [[30, 61], [62, 45]]])
 GRIDS_HW = [(6, 10), (3, 5)]  # a picture of 48 x 80 px
 NUM_PLACES = 2 * (6 * 10 + 3 * 5)
 NUM_CLASSES = 3
-
-
-class Decoded(NamedTuple):
-    boxes_xyxy: Tensor
-    objectness: Tensor
-    class_scores: Tensor
 
 
 def places() -> list[tuple[int, int, int, int]]:
@@ -37,7 +30,7 @@ def places() -> list[tuple[int, int, int, int]]:
     ]
 
 
-def predictions(num_images: int, seed: int) -> Decoded:
+def predictions(num_images: int, seed: int) -> Predictions:
     """Boxes around their cells, of about their anchor's size."""
     generator = torch.Generator().manual_seed(seed)
     boxes = torch.tensor(
@@ -49,7 +42,7 @@ def predictions(num_images: int, seed: int) -> Decoded:
     growth = torch.exp(torch.randn(num_images, NUM_PLACES, 2, generator=generator) * 0.4)
     shift = torch.randn(num_images, NUM_PLACES, 2, generator=generator) * 3
     boxes = torch.cat([boxes[..., :2] + shift, boxes[..., 2:] * growth], dim=2)
-    return Decoded(
+    return Predictions(
         cxcywh_to_xyxy(boxes),
         torch.rand(num_images, NUM_PLACES, generator=generator),
         torch.rand(num_images, NUM_PLACES, NUM_CLASSES, generator=generator),
@@ -65,7 +58,7 @@ def truth(count: int, num_images: int, seed: int) -> tuple[Tensor, Tensor, Tenso
     return boxes, image, torch.randint(0, NUM_CLASSES, (count,), generator=generator)
 
 
-def assign(boxes: Tensor, image: Tensor, labels: Tensor, decoded: Decoded, **kwargs) -> list[Positives]:
+def assign(boxes: Tensor, image: Tensor, labels: Tensor, decoded: Predictions, **kwargs) -> list[Positives]:
     assigner = YOLOv5SimOTAAssigner(**{'center_radius': 2.5, **kwargs})
     return assigner.assign(boxes, image, PRIORS_PX, STRIDES, GRIDS_HW, labels=labels, predictions=decoded)
 
@@ -79,7 +72,7 @@ def as_rows(levels: list[Positives]) -> set[tuple]:
 
 
 def assign_by_loops(
-    boxes: Tensor, image: Tensor, labels: Tensor, decoded: Decoded, radius: float = 2.5, topk: int = 10
+    boxes: Tensor, image: Tensor, labels: Tensor, decoded: Predictions, radius: float = 2.5, topk: int = 10
 ) -> set[tuple]:
     """The five steps of the class, one box and place at a time."""
     costs: list[dict[int, float]] = []
@@ -141,10 +134,12 @@ def test_equals_the_loops_at_any_radius(radius: float) -> None:
     assert found == assign_by_loops(boxes, image, labels, decoded, radius, topk=5)
 
 
-def exact(place_ious: dict[int, tuple[float, float]]) -> tuple[Tensor, Decoded]:
+def exact(place_ious: dict[int, tuple[float, float]]) -> tuple[Tensor, Predictions]:
     """A box of 16 x 16 px around (28, 20), and places that predict it cut to a share of its width, at scores p."""
     box = torch.tensor([[28.0, 20, 16, 16]])
-    decoded = Decoded(torch.zeros(1, NUM_PLACES, 4), torch.ones(1, NUM_PLACES), torch.full((1, NUM_PLACES, 1), 0.01))
+    decoded = Predictions(
+        torch.zeros(1, NUM_PLACES, 4), torch.ones(1, NUM_PLACES), torch.full((1, NUM_PLACES, 1), 0.01)
+    )
     for place, (iou, score) in place_ious.items():
         decoded.boxes_xyxy[0, place] = torch.tensor([20, 12, 20 + 16 * iou, 28])
         decoded.class_scores[0, place, 0] = score**2  # objectness is 1, and the score a square root
@@ -188,7 +183,7 @@ def test_a_place_goes_to_the_cheaper_box_and_the_other_gets_its_next_best() -> N
 def test_the_same_place_of_another_picture_is_another_place() -> None:
     boxes, _, labels = truth(1, 1, seed=0)
     decoded = predictions(1, 1)
-    twice = Decoded(*(field.repeat(2, *[1] * (field.dim() - 1)) for field in decoded))
+    twice = Predictions(*(field.repeat(2, *[1] * (field.dim() - 1)) for field in decoded))
     alone = as_rows(assign(boxes, torch.zeros(1).long(), labels, decoded))
     both = as_rows(assign(boxes.repeat(2, 1), torch.tensor([0, 1]), labels.repeat(2), twice))
     assert both == alone | {(level, 1, *rest, 1) for level, _, *rest, _ in alone}
@@ -200,7 +195,7 @@ def test_batch_equals_its_pictures() -> None:
     together = as_rows(assign(boxes, image, labels, decoded))
     for n in range(3):
         own = torch.nonzero(image == n).squeeze(1)
-        one = Decoded(*(field[n : n + 1] for field in decoded))
+        one = Predictions(*(field[n : n + 1] for field in decoded))
         alone = as_rows(assign(boxes[own], torch.zeros(len(own)).long(), labels[own], one))
         assert {(level, n, *rest, int(own[g])) for level, _, *rest, g in alone} == {r for r in together if r[1] == n}
 
@@ -219,7 +214,7 @@ def test_no_boxes() -> None:
     nothing = torch.zeros(0).long()
     for level in assign(torch.zeros(0, 4), nothing, nothing, predictions(2, 0)):
         assert len(level) == 0
-        assert all(field.dtype == torch.long and field.shape == (0,) for field in (*level.place, level.gt))
+        assert all(field.dtype == torch.long and field.shape == (0,) for field in (*level[:4], level.gt))
 
 
 def test_default_radius_is_the_reach_of_the_box_code() -> None:

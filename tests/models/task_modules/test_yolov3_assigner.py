@@ -67,7 +67,7 @@ def test_far_corner_is_clamped_into_the_grid() -> None:
 def test_no_boxes() -> None:
     for level in assign(torch.zeros(0, 4)):
         assert len(level) == 0
-        assert all(field.dtype == torch.long and field.shape == (0,) for field in (*level.place, level.gt))
+        assert all(field.dtype == torch.long and field.shape == (0,) for field in (*level[:4], level.gt))
 
 
 @pytest.mark.parametrize('bad', [-0.1, 1.0])

@@ -5,8 +5,7 @@ import torch
 from mmengine.structures import InstanceData
 
 from mmyolo_ext.models.heads import YOLOv5Head
-from mmyolo_ext.models.heads.level_balance import LevelBalance
-from mmyolo_ext.models.heads.task_gains import task_gains
+from mmyolo_ext.models.heads.yolov5_head import LevelBalance
 
 
 @pytest.mark.parametrize(
@@ -110,6 +109,8 @@ def test_bad_arguments(arguments: tuple, message: str) -> None:
 
 def test_gains_follow_the_task() -> None:
     # class 20/80; objectness (320/640)^2
-    assert task_gains(20, 3, 320) == pytest.approx((0.25, 1.0, 0.25))
+    assert YOLOv5Head(20, input_size=320).gains == pytest.approx({'loss_cls': 0.25, 'loss_bbox': 1, 'loss_obj': 0.25})
     # four levels: all by 3/4; a rectangle by its area, 320 * 1280 = 640^2
-    assert task_gains(80, 4, (320, 1280)) == pytest.approx((0.75, 0.75, 0.75))
+    p6 = {'type': 'mmdet.YOLOAnchorGenerator', 'base_sizes': [[(8, 8)]] * 4, 'strides': [8, 16, 32, 64]}
+    head = YOLOv5Head(80, [4] * 4, p6, input_size=(320, 1280))
+    assert set(head.gains.values()) == {0.75}
