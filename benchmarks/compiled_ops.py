@@ -20,14 +20,14 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tests' / 'compat')]
+sys.path[:0] = [str(ROOT), str(ROOT / 'tests' / 'ops')]
 
 import mmcv.ops  # noqa: E402
 from op_cases import KINDS, nms_case, rois  # noqa: E402
 
-from mmyolo_ext.compat.stand_in import StandInOps, ops_status  # noqa: E402
+from mmyolo_ext.ops import SuppliedOps, ops_status  # noqa: E402
 
-OURS = StandInOps('ours')
+OURS = SuppliedOps('ours')
 EXACT, ROUNDING = 0.0, 2e-5
 
 

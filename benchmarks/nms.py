@@ -20,8 +20,8 @@ import torch
 from machine import measure, report
 from torch import Tensor
 
-from mmyolo_ext.compat.stand_in import ops_status
-from mmyolo_ext.compat.torchvision_ops import torchvision_ops
+from mmyolo_ext.ops import ops_status
+from mmyolo_ext.ops.sampling import torchvision_ops
 
 # after ours, which stands in for the compiled ops where there are none
 import mmcv.ops  # isort: skip

@@ -7,24 +7,25 @@ for, so ``import mmyolo_ext`` costs what ``import mmengine`` costs.
 import os
 import warnings
 
-from . import compat
+from . import ops
 from .version import __version__
 
 __all__ = ['__version__']
 
 # a small file can hold an image that fills the memory; OpenCV reads the limit when it is imported
 os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(2**28))
-compat.install()
+ops.install()
 
 try:
     from . import registry as registry
-    from .compat import safe_yaml
+    from .checkpoint.config_text import install_yaml_loader
 
-    safe_yaml.install()
+    install_yaml_loader()
 except (
     ImportError,
     OSError,
 ) as error:  # OSError: a system library is missing; the doctor must be able to start on a broken stack
     warnings.warn(
-        f'mmyolo_ext cannot register its parts: {error}. `python -m mmyolo_ext.cli.doctor` names the cure.', stacklevel=2
+        f'mmyolo_ext cannot register its parts: {error}. `python -m mmyolo_ext.cli.doctor` names the cure.',
+        stacklevel=2,
     )

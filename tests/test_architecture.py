@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = 'mmyolo_ext'
-GROUND = ('registry', 'boxes', 'compat', 'checkpoint', 'version', 'image_io', 'box_format', 'coco_json')
+GROUND = ('registry', 'boxes', 'ops', 'checkpoint', 'version', 'image_io', 'box_format', 'coco_json')
 NEIGHBOURS = ('datasets', 'models', 'engine', 'evaluation', 'weights', 'export')
 ROOF = ('apis', 'tuning', 'doctor')
 RESTS_ON_NOTHING = f'{PACKAGE}.export.runtime'
@@ -53,7 +53,7 @@ def allowed_parts(module: str) -> tuple[str, ...]:
     if part == '':
         return GROUND
     if part == 'checkpoint':
-        return ('checkpoint', 'compat', 'registry')
+        return ('checkpoint', 'ops', 'registry')
     if part == 'coco_json':
         return ('coco_json', 'image_io')
     if part in GROUND:

@@ -13,12 +13,20 @@ from torch import Tensor, nn
 
 from mmyolo_ext.apis.config import load_config
 from mmyolo_ext.apis.config_nodes import leaf_datasets
-from mmyolo_ext.compat.checkpoint_file import read_checkpoint
-from mmyolo_ext.compat.fit_checkpoint import fit
-from mmyolo_ext.compat.load_report import LoadReport
+from mmyolo_ext.checkpoint.conversion import (
+    Converted,
+    config_text,
+    convert,
+    darknet_config_text,
+    default_base,
+    detect,
+    leaf_config_text,
+)
+from mmyolo_ext.checkpoint.matching import LoadReport, fit
+from mmyolo_ext.checkpoint.mmengine_loader import read_weights
+from mmyolo_ext.checkpoint.safe_load import read_checkpoint
+from mmyolo_ext.checkpoint.ultralytics import model_yaml, to_ultralytics
 from mmyolo_ext.registry import MODELS
-from mmyolo_ext.weights import Converted, convert, detect, model_yaml, read_weights, to_ultralytics
-from mmyolo_ext.weights.config_writer import config_text, darknet_config_text, default_base, leaf_config_text
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 WRITTEN_BY = 'Written by tools/convert_weights.py from'
@@ -31,7 +39,7 @@ def convert_file(source: Path, target: Path, source_format: str, target_format: 
     Args:
         source: the checkpoint.
         target: to write; the config (or ``.yaml``) gets its name with another suffix.
-        source_format: one of :data:`mmyolo_ext.weights.FORMATS`, or ``'auto'``.
+        source_format: one of :data:`mmyolo_ext.checkpoint.conversion.FORMATS`, or ``'auto'``.
         target_format: ``'mmyolo_ext'`` or ``'ultralytics'``.
         config: to build on, or of the model; see the tool.
 

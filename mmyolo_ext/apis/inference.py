@@ -21,12 +21,12 @@ from torch import nn
 
 from mmyolo_ext.apis.config import load_config
 from mmyolo_ext.apis.config_nodes import leaf_datasets
-from mmyolo_ext.apis.files import check_checkpoint
-from mmyolo_ext.checkpoint.finite import check_finite
-from mmyolo_ext.compat.fit_checkpoint import fit
+from mmyolo_ext.apis.start import check_checkpoint
+from mmyolo_ext.checkpoint.matching import fit
+from mmyolo_ext.checkpoint.mmengine_loader import install_reader
+from mmyolo_ext.checkpoint.safe_load import check_finite
 from mmyolo_ext.image_io import read_image
 from mmyolo_ext.registry import DATASETS, MODELS
-from mmyolo_ext.weights import install_reader
 
 WARM_UP_RUNS = 3
 READABLE_SIDE = 480  # px: on smaller pictures labels would hide what they name, so those are drawn enlarged

@@ -16,11 +16,11 @@ from mmengine.config import Config
 
 from mmyolo_ext.apis.config_nodes import kind, leaf_datasets, walk
 from mmyolo_ext.checkpoint.config_text import parse_plain_parts
+from mmyolo_ext.checkpoint.conversion import detect
 from mmyolo_ext.checkpoint.resuming import history_of
-from mmyolo_ext.compat.checkpoint_file import read_checkpoint
+from mmyolo_ext.checkpoint.safe_load import read_checkpoint
 from mmyolo_ext.registry import DATASETS
 from mmyolo_ext.version import __version__
-from mmyolo_ext.weights import detect
 
 METRIC_NAMES = {'bbox_mAP': 'AP50-95', 'bbox_mAP_50': 'AP50', 'bbox_mAP_75': 'AP75', 'mAP': 'AP50'}
 CLASS_SUFFIX = '_precision'  # of the metric of one class

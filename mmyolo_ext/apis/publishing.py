@@ -22,13 +22,13 @@ from mmyolo_ext.apis.config_nodes import leaf_datasets, walk
 from mmyolo_ext.apis.inference import Detector, class_names_of
 from mmyolo_ext.apis.model_card import Metrics
 from mmyolo_ext.checkpoint.config_text import parse_config
-from mmyolo_ext.compat.checkpoint_file import read_checkpoint
-from mmyolo_ext.compat.fit_checkpoint import fit
+from mmyolo_ext.checkpoint.matching import fit
+from mmyolo_ext.checkpoint.mmengine_loader import install_reader, read_weights
+from mmyolo_ext.checkpoint.safe_load import read_checkpoint
+from mmyolo_ext.checkpoint.writing import pack, slim
 from mmyolo_ext.engine.runner import Runner
 from mmyolo_ext.registry import MODELS
 from mmyolo_ext.version import __version__
-from mmyolo_ext.weights import install_reader, read_weights
-from mmyolo_ext.weights.published import pack, slim
 
 # The config keys that influence predictions, and keys in them that do not.
 INFLUENTIAL = ('model', 'test_dataloader')

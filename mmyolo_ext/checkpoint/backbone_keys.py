@@ -8,8 +8,7 @@ from typing import Any
 from mmengine.runner.checkpoint import CheckpointLoader, get_mmcls_models
 from torch import Tensor
 
-from mmyolo_ext.compat.checkpoint_file import read_checkpoint
-from mmyolo_ext.compat.download import downloaded
+from mmyolo_ext.checkpoint.safe_load import downloaded, read_checkpoint
 
 TORCHVISION_SITE = 'https://download.pytorch.org/models/'
 # listed here because torchvision need not be installed

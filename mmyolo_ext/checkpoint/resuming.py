@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
-from mmyolo_ext.checkpoint.finite import non_finite_names
+from mmyolo_ext.checkpoint.safe_load import non_finite_names, read_checkpoint
 from mmyolo_ext.checkpoint.writing import (
     NUMBERED,
     CheckpointFolder,
@@ -19,7 +19,6 @@ from mmyolo_ext.checkpoint.writing import (
     moment_of,
     plain,
 )
-from mmyolo_ext.compat.checkpoint_file import read_checkpoint
 
 STATES = ('state_dict', 'ema_state_dict', 'optimizer')
 SHOWN = 3

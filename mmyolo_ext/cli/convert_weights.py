@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmyolo_ext.apis.conversion import convert_file
+from mmyolo_ext.checkpoint.conversion import FORMATS
 from mmyolo_ext.cli.common import tool
-from mmyolo_ext.weights import FORMATS
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from mmyolo_ext.compat import ops_status
-from mmyolo_ext.compat.stand_in import compile_command
+from mmyolo_ext.ops import compile_command, ops_status
 from mmyolo_ext.version import __version__
 
 OK, NOTE, FAULT = 'ok', 'note', 'FAULT'
@@ -82,7 +81,7 @@ class Environment:
     import_errors: dict[str, str] = field(default_factory=dict)
     """Module -> what importing it said, for those that failed."""
     ops: str = 'compiled'
-    """As :func:`mmyolo_ext.compat.ops_status` has it."""
+    """As :func:`mmyolo_ext.ops.ops_status` has it."""
     devices: tuple[str, ...] = ('cpu',)
 
     def installed(self, package: Package) -> list[str]:

@@ -21,9 +21,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmyolo_ext.checkpoint import resuming
-from mmyolo_ext.checkpoint.safe_load import check_finite
 from mmyolo_ext.checkpoint.lock import WorkDirLock, is_locked
-from mmyolo_ext.checkpoint.writing import POINTER, RESUMABLE, CheckpointFolder, WriteError, checkpoint_names, file_names, plain, remove_unfinished
+from mmyolo_ext.checkpoint.mmengine_loader import install_reader
+from mmyolo_ext.checkpoint.safe_load import check_finite
+from mmyolo_ext.checkpoint.writing import (
+    POINTER,
+    RESUMABLE,
+    CheckpointFolder,
+    WriteError,
+    checkpoint_names,
+    file_names,
+    plain,
+    remove_unfinished,
+)
 from mmyolo_ext.engine.fit_checks import unwrapped
 from mmyolo_ext.engine.hooks.checkpoint import CheckpointHook
 from mmyolo_ext.engine.prepare_model import forbid_changes, prepare_model
@@ -32,7 +42,6 @@ from mmyolo_ext.engine.step_guard import StepGuard
 from mmyolo_ext.engine.stopping import Stopper, StopTraining, outcome
 from mmyolo_ext.engine.train_loop import schedulers_of
 from mmyolo_ext.registry import RUNNERS
-from mmyolo_ext.checkpoint.mmengine_loader import install_reader
 
 # components of MMEngine that are replaced, by their names in configs
 OWN_LOOPS = {'EpochBasedTrainLoop': 'mmyolo_ext.EpochTrainLoop', 'IterBasedTrainLoop': 'mmyolo_ext.IterTrainLoop'}

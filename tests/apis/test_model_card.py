@@ -13,9 +13,10 @@ from mmyolo_ext.apis.conversion import convert_file
 from mmyolo_ext.apis.inference import class_names_of
 from mmyolo_ext.apis.model_card import Origin, find_origins, known_metrics, licence_warnings, pretrained_sources
 from mmyolo_ext.apis.publishing import ABSOLUTE_PATH, compare, portable_config
+from mmyolo_ext.checkpoint.network import describe
+from mmyolo_ext.checkpoint.ultralytics import to_ultralytics
 from mmyolo_ext.checkpoint.writing import plain
 from mmyolo_ext.registry import MODELS
-from mmyolo_ext.weights import describe, to_ultralytics
 
 BCCD = REPO / 'configs' / 'yolov5' / 'yolov5_n_320_bccd.py'
 

@@ -8,7 +8,7 @@ import torch
 
 from mmyolo_ext.checkpoint import backbone_keys
 from mmyolo_ext.checkpoint.backbone_keys import fetch, torchvision_url
-from mmyolo_ext.weights import install_reader
+from mmyolo_ext.checkpoint.mmengine_loader import install_reader
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 from tiny_coco import REPO, make_tiny_coco, write_user_config
 
 from mmyolo_ext.apis import Detector, load_config
-from mmyolo_ext.checkpoint.finite import check_finite, non_finite_names
+from mmyolo_ext.checkpoint.safe_load import check_finite, non_finite_names
 
 
 def test_names_of_what_is_not_finite():

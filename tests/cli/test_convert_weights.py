@@ -12,8 +12,9 @@ from mmengine.config import Config
 
 from mmyolo_ext.apis import load_config
 from mmyolo_ext.apis.conversion import convert_file
+from mmyolo_ext.checkpoint.network import describe
+from mmyolo_ext.checkpoint.ultralytics import to_ultralytics
 from mmyolo_ext.registry import MODELS
-from mmyolo_ext.weights import describe, to_ultralytics
 
 ROOT = Path(__file__).parents[2]
 BCCD = ROOT / 'configs' / 'yolov5' / 'yolov5_n_320_bccd.py'

@@ -20,9 +20,9 @@ from mmyolo_ext.apis.conversion import convert_file
 from mmyolo_ext.apis.exporting import export_detector
 from mmyolo_ext.apis.model_card import Metrics
 from mmyolo_ext.apis.publishing import Published, changed_keys, evaluate, publish
+from mmyolo_ext.checkpoint.mmengine_loader import install_reader
 from mmyolo_ext.checkpoint.writing import plain
 from mmyolo_ext.export.formats import Options
-from mmyolo_ext.weights import install_reader
 
 pytest.importorskip('huggingface_hub')
 

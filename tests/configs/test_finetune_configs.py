@@ -9,8 +9,8 @@ from mmengine.runner import Runner
 from tiny_coco import REPO, make_tiny_coco, tiny_options
 
 from mmyolo_ext.apis import load_config
-from mmyolo_ext.apis.files import check_start
-from mmyolo_ext.weights import install_reader, read_weights
+from mmyolo_ext.apis.start import check_start
+from mmyolo_ext.checkpoint.mmengine_loader import install_reader, read_weights
 
 CONFIGS = REPO / 'configs/yolov5'
 FROZEN = ('backbone.layers.0.', 'backbone.layers.1.')  # frozen_stages=1

@@ -137,7 +137,7 @@ def test_mmdets_own_tools_train_and_test_our_parts(bccd_coco, tmp_path):
     cfg.model.backbone.depth = 18
     cfg.model.neck.in_channels = [64, 128, 256, 512]
     cfg.dump(tmp_path / 'mine.py')
-    tool, work = ('-m', 'mmyolo_ext.compat'), tmp_path / 'train'
+    tool, work = ('-m', 'mmyolo_ext.cli.run'), tmp_path / 'train'
     output = run(*tool, 'mmdet::tools/train.py', tmp_path / 'mine.py', '--work-dir', work)
     assert 'images are not mixed from here on' in output
     trained = figures(work)

@@ -13,14 +13,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from mmyolo_ext.checkpoint.resuming import find_newest, history_of, known_hub, known_meta
-from mmyolo_ext.checkpoint.writing import (
-    MANIFEST,
-    CheckpointFolder,
-    WriteError,
-    is_plain_name,
-    plain,
-    read_manifest,
-)
+from mmyolo_ext.checkpoint.writing import MANIFEST, CheckpointFolder, WriteError, is_plain_name, plain, read_manifest
 
 AT = {'epoch': 1, 'iter': 5, 'batch': 0, 'kind': 'periodic'}
 

@@ -35,9 +35,12 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / 
 
 from darknet_files import EVERY_SECTION  # noqa: E402
 
-from mmyolo_ext.checkpoint.config_text import parse_config, parse_plain_parts  # noqa: E402
-from mmyolo_ext.compat.checkpoint_file import read_checkpoint  # noqa: E402
-from mmyolo_ext.compat.safe_yaml import DataLoader  # noqa: E402
+from mmyolo_ext.checkpoint.config_text import (  # noqa: E402
+    DataLoader,
+    parse_config,
+    parse_plain_parts,
+)
+from mmyolo_ext.checkpoint.safe_load import read_checkpoint  # noqa: E402
 from mmyolo_ext.datasets import CheckedCocoDataset  # noqa: E402
 from mmyolo_ext.export import runtime  # noqa: E402
 from mmyolo_ext.image_io import decode_image  # noqa: E402

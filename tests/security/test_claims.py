@@ -8,11 +8,10 @@ import yaml
 from mmengine.fileio.handlers import yaml_handler
 from mmengine.runner import CheckpointLoader
 
-from mmyolo_ext.checkpoint import config_text
-from mmyolo_ext.compat import checkpoint_file, safe_yaml
+from mmyolo_ext.checkpoint import config_text, safe_load
+from mmyolo_ext.checkpoint.mmengine_loader import install_reader
 from mmyolo_ext.export import runtime
 from mmyolo_ext.models.darknet import cfg as darknet_cfg
-from mmyolo_ext.weights import install_reader
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / 'SECURITY.md').read_text(encoding='utf-8')
@@ -22,9 +21,9 @@ DANGEROUS = re.compile(
     r'.*\.fromstring|init_detector|DetInferencer|torch\.hub\.load|torch\.jit\.load|.*\.extractall|os\.system)$'
 )
 KNOWN = {
-    ('mmyolo_ext/compat/checkpoint_file.py', 'torch.load'): 'with the reader of pickles that calls nothing',
-    ('mmyolo_ext/compat/safe_unpickler.py', 'torch.load'): 'likewise',
-    ('mmyolo_ext/compat/run_script.py', 'exec'): "mmdet's own tools, named by the user",
+    ('mmyolo_ext/checkpoint/safe_load.py', 'torch.load'): 'with the reader of pickles that calls nothing',
+    ('mmyolo_ext/checkpoint/safe_pickle.py', 'torch.load'): 'likewise',
+    ('mmyolo_ext/cli/run.py', 'exec'): "mmdet's own tools, named by the user",
     ('mmyolo_ext/datasets/annotation_arrays.py', 'pickle.loads'): 'bytes of the same process',
     ('mmyolo_ext/datasets/collate.py', 'pickle.loads'): 'bytes of a worker of the same run',
     ('mmyolo_ext/engine/non_finite.py', 'torch.load'): 'with weights_only=True',
@@ -47,10 +46,10 @@ def test_nothing_else_executes_or_unpickles() -> None:
 
 def test_the_limits_are_those_of_the_sources() -> None:
     stated = [
-        f'{checkpoint_file.MOST_GROWTH} times the file',
-        f'{checkpoint_file.MOST_DEPTH} levels, {checkpoint_file.MOST_VALUES:,} values',
+        f'{safe_load.MOST_GROWTH} times the file',
+        f'{safe_load.MOST_DEPTH} levels, {safe_load.MOST_VALUES:,} values',
         f'{config_text.MAX_CHARACTERS:,} characters, {config_text.MAX_DEPTH} levels',
-        f'{safe_yaml.MAX_DEPTH} levels, {safe_yaml.MAX_VALUES:,} values with aliases',
+        f'{config_text.MAX_YAML_DEPTH} levels, {config_text.MAX_YAML_VALUES:,} values with aliases',
         f'{darknet_cfg.MAX_BYTES:,} bytes, 2^29 weights, 2^30 cells in a map, kernels of {darknet_cfg.MAX_KERNEL}',
         'the input of an exported file | 2^25 pixels',
         'an image | 2^28 pixels',
@@ -64,4 +63,6 @@ def test_the_limits_are_those_of_the_sources() -> None:
 def test_mmengine_reads_yaml_and_checkpoints_by_our_readers() -> None:
     assert issubclass(yaml_handler.Loader, getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
     install_reader()
-    assert {loader.__module__ for loader in CheckpointLoader._schemes.values()} == {'mmyolo_ext.weights.reader'}
+    assert {loader.__module__ for loader in CheckpointLoader._schemes.values()} == {
+        'mmyolo_ext.checkpoint.mmengine_loader'
+    }

@@ -2,7 +2,7 @@
 
 Each case writes a file, gives it to the tool that reads such files, and expects one line ``error: ...`` and exit code
 2, in a process whose memory is limited and whose actions are watched. More ways of a pickle to reach a function are in
-``tests/compat/test_hostile_checkpoint.py``.
+``tests/checkpoint/test_hostile_checkpoint.py``.
 """
 
 import io
@@ -615,7 +615,7 @@ def test_harm_would_be_seen(tmp_path: Path) -> None:
 
 def test_a_config_in_another_tools_checkpoint_is_not_run(tmp_path: Path) -> None:
     """The anchors of MMYOLO's checkpoints are read from the text of their config."""
-    from mmyolo_ext.weights.mmyolo import anchors_of_config
+    from mmyolo_ext.checkpoint.conversion import anchors_of_config
 
     text = f'import os\nos.system({command(tmp_path)!r})\nmodel = dict(base_sizes=[[(1, 2)]], a=open("canary", "w"))'
     found = []

@@ -8,6 +8,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from mmyolo_ext.checkpoint.matching import fit
+from mmyolo_ext.checkpoint.mmengine_loader import install_reader
 from mmyolo_ext.engine.data_checks import Finding, Split, check_overlap, check_split, leaf_datasets, spread
 from mmyolo_ext.engine.fit_checks import (
     check_anchors,
@@ -19,7 +20,6 @@ from mmyolo_ext.engine.fit_checks import (
     unwrapped,
 )
 from mmyolo_ext.registry import HOOKS
-from mmyolo_ext.checkpoint.mmengine_loader import install_reader
 
 MAX_LABELS_READ = 1000  # images
 # What apis.load_config turns into the settings of every part; a runner that still finds them got a raw config.
@@ -30,7 +30,7 @@ SHORTCUTS = ('class_names', 'train_ann', 'train_img', 'val_ann', 'val_img', 'inp
 class PreflightHook(Hook):
     """Stop a training or test that cannot succeed, before its first step, with an error that names the cure.
 
-    * Checkpoints are read by :func:`~mmyolo_ext.weights.reader.read_weights`, which executes nothing.
+    * Checkpoints are read by :func:`~mmyolo_ext.checkpoint.mmengine_loader.read_weights`, which executes nothing.
     * A checkpoint is compared with the model by the names and shapes of tensors, and the result is logged. It is an
       error if nothing matches, or, in a test or a resumed training, if anything is missing.
     * These are errors: ``num_classes`` of a head differs from the number of classes of a dataset, training and

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmyolo_ext.checkpoint.backbone_keys import fetch
-from mmyolo_ext.compat.load_report import NOT_WEIGHTS, LoadReport
+from mmyolo_ext.checkpoint.matching import NOT_WEIGHTS, LoadReport
 from mmyolo_ext.models.layers import INIT_CFG
 
 # keys under which training tools keep a state dict in their checkpoints; the first that exists is used

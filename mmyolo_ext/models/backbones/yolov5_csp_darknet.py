@@ -11,9 +11,10 @@ from mmdet.models.backbones.csp_darknet import SPPBottleneck
 from mmdet.models.layers import CSPLayer
 from torch import nn
 
+from mmyolo_ext.checkpoint.mmengine_loader import yolov5_in_our_names
 from mmyolo_ext.models.backbones.staged_backbone import StagedBackbone
 from mmyolo_ext.models.layers import ACT_CFG, NORM_CFG, SPPF, FocusStem, scaled_depth, scaled_width
-from mmyolo_ext.registry import FUNCTIONS, MODELS
+from mmyolo_ext.registry import MODELS
 
 # widths of the stem and of the stages after it
 WIDTHS = {'P5': (64, 128, 256, 512, 1024), 'P6': (64, 128, 256, 512, 768, 1024)}
@@ -105,4 +106,4 @@ class YOLOv5CSPDarknet(StagedBackbone):
 
     def unpack(self, content: Any, source: str) -> Any:
         """Return the state dict of a detector of Ultralytics or MMYOLO in our names; other content unchanged."""
-        return FUNCTIONS.get('yolov5_in_our_names')(content, source)
+        return yolov5_in_our_names(content, source)

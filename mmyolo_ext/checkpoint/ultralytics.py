@@ -1,0 +1,358 @@
+"""YOLOv5 checkpoints of Ultralytics, releases 5.0 to 7.0: a pickled model, or the state dict of one.
+
+The pickled model comes from the reader as stand-ins; its tensors are found by walking through them.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmyolo_ext.checkpoint.network import NECK_DEPTH, POOLS, STAGE_DEPTHS, STAGE_WIDTHS, Network
+from mmyolo_ext.checkpoint.pickle_objects import StandIn
+
+NAME = re.compile(r'model\.(\d+)\.')
+# a model has some hundred modules, ten deep
+MOST_DEPTH, MOST_MODULES = 50, 100_000
+RELEASE_EPS = 0.001
+PYRAMIDS = {'SPP': 'v5', 'SPPF': 'v6'}
+
+
+def is_ultralytics(content: Any) -> bool:
+    """Whether the content of a file is such a checkpoint."""
+    return _model(content) is not None or bool(_plain(content))
+
+
+def weights_of(content: Any) -> dict[str, Tensor]:
+    """Weights and buffers by their names, ``model.N....``; float32. The averaged model is taken where there is one.
+
+    Raises:
+        ValueError: a model that is not a YOLOv5 detector, is fused, or has layers that our network has otherwise.
+    """
+    model = _model(content)
+    tensors = _plain(content) if model is None else dict(_tensors(model))
+    if any(re.search(r'\.(proto|cv4)\.', name) for name in tensors):
+        raise ValueError('it is a model for segmentation or poses; detectors alone can be converted')
+    if not any(name.endswith('bn.weight') for name in tensors):
+        raise ValueError('its batch norms are fused into the convolutions; take the file that training wrote')
+    if model is not None:
+        _check_modules(model, shape_of(tensors)[0])
+    return {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+
+
+def shape_of(weights: Mapping[str, Tensor]) -> tuple[int, str]:
+    """How many levels and which version, ``'v5'`` or ``'v6'``, by names and shapes.
+
+    Raises:
+        ValueError: it is not a YOLOv5 detector.
+    """
+    head = max((int(match[1]) for name in weights if (match := NAME.match(name))), default=0)
+    levels = sum(bool(re.fullmatch(rf'model\.{head}\.m\.\d+\.weight', name)) for name in weights)
+    if levels not in (3, 4) or head != head_number(levels):
+        raise ValueError(
+            f'its last layer with weights has the number {head} and {levels} outputs; YOLOv5 detectors have 24 and 3 '
+            '(P5) or 33 and 4 (P6)'
+        )
+    return levels, 'v5' if 'model.0.conv.conv.weight' in weights else 'v6'
+
+
+def facts_of(content: Any, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the file tells besides weights, as :func:`.network.describe` takes it."""
+    model = _model(content)
+    levels, _ = shape_of(weights)
+    strides = [8 * 2**level for level in range(levels)]
+    plan = model.get('yaml') if model else None
+    plan = plan if isinstance(plan, dict) else {}
+    options = content.get('opt') if isinstance(content, Mapping) else None
+    options = options.state if isinstance(options, StandIn) else options
+    size = options.get('imgsz') if isinstance(options, dict) else None
+    told = model.get('stride') if model else None
+    return {
+        'deepen_factor': _number(plan.get('depth_multiple')),
+        'widen_factor': _number(plan.get('width_multiple')),
+        'classes': _class_names(model.get('names') if model else None),
+        'strides': [int(stride) for stride in told.tolist()] if isinstance(told, Tensor) else None,
+        'anchors': _anchors(weights, levels, strides),
+        'input_size': size if type(size) is int else None,
+    }
+
+
+def _model(content: Any) -> StandIn | None:
+    """The pickled model, out of its checkpoint and its wrapper for several devices."""
+    candidates = [content.get('ema'), content.get('model')] if isinstance(content, Mapping) else [content]
+    for model in candidates:
+        if isinstance(model, StandIn) and isinstance(model.get('_modules'), dict):
+            inner = model.get('_modules').get('module')
+            return inner if isinstance(inner, StandIn) else model
+    return None
+
+
+def _plain(content: Any) -> dict[str, Tensor]:
+    """A state dict with such names, alone or under a key; empty if there is none."""
+    if not isinstance(content, Mapping):
+        return {}
+    for part in (content, *(content.get(key) for key in ('state_dict', 'ema', 'model'))):
+        if isinstance(part, Mapping):
+            tensors = {key: value for key, value in part.items() if isinstance(value, Tensor)}
+            if tensors and all(isinstance(key, str) and NAME.match(key) for key in tensors):
+                return tensors
+    return {}
+
+
+def _modules(module: StandIn, prefix: str = '', depth: int = 0) -> Iterator[tuple[str, StandIn]]:
+    yield prefix, module
+    children = module.get('_modules')
+    for name, child in children.items() if isinstance(children, dict) else ():
+        if isinstance(child, StandIn):
+            if depth == MOST_DEPTH:
+                raise ValueError(f'its modules are more than {MOST_DEPTH} deep')
+            yield from _modules(child, f'{prefix}{name}.', depth + 1)
+
+
+def _tensors(model: StandIn) -> Iterator[tuple[str, Tensor]]:
+    for count, (prefix, module) in enumerate(_modules(model)):
+        if count == MOST_MODULES:
+            raise ValueError(f'it has more than {MOST_MODULES} modules')
+        for kind in ('_parameters', '_buffers'):
+            tensors = module.get(kind)
+            for name, tensor in tensors.items() if isinstance(tensors, dict) else ():
+                if isinstance(tensor, Tensor):
+                    yield prefix + name, tensor
+
+
+def _check_modules(model: StandIn, levels: int) -> None:
+    """What does not show in names and shapes must be as in our network, or the outputs would differ."""
+    for name, module in _modules(model):
+        kind = type(module).__name__
+        if name.endswith('.act.') and kind != 'SiLU':
+            raise ValueError(f'{name[:-1]} is {kind}; releases 5.0 to 7.0 have SiLU, and so has our network')
+        if kind == 'BatchNorm2d' and module.get('eps', RELEASE_EPS) != RELEASE_EPS:
+            raise ValueError(f'{name[:-1]} has eps {module.get("eps")}; it must be {RELEASE_EPS}')
+        if kind in PYRAMIDS:
+            sizes = tuple(
+                inner.get('kernel_size') for _, inner in _modules(module) if type(inner).__name__ == 'MaxPool2d'
+            )
+            ours = POOLS[PYRAMIDS[kind], levels]
+            if sizes != ours:
+                raise ValueError(f'{name[:-1]} ({kind}) pools by {sizes}; our network of {levels} levels has {ours}')
+
+
+def _anchors(weights: Mapping[str, Tensor], levels: int, strides: list[int]) -> list | None:
+    """(levels, A, 2) in px; the file holds them in cells."""
+    anchors = weights.get(f'model.{head_number(levels)}.anchors')
+    if anchors is None or anchors.dim() != 3:
+        return None
+    return (anchors.float() * torch.tensor(strides).view(-1, 1, 1)).tolist()
+
+
+def _class_names(names: Any) -> tuple[str, ...] | None:
+    if isinstance(names, Mapping):
+        names = [names[key] for key in sorted(names)]
+    return tuple(str(name) for name in names) if isinstance(names, (list, tuple)) else None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+CONV, CSP, POOLING, HEAD = 'convolution', 'CSP block', 'pooling', 'head'
+# inside a layer: Ultralytics' name, ours
+INSIDE = {
+    CONV: [(r'', r'')],
+    CSP: [
+        (r'm\.(\d+)\.cv([12])\.', r'blocks.\1.conv\2.'),
+        (r'cv1\.', r'main_conv.'),
+        (r'cv2\.', r'short_conv.'),
+        (r'cv3\.', r'final_conv.'),
+    ],
+    POOLING: [(r'cv([12])\.', r'conv\1.')],
+    HEAD: [(r'm\.(\d+)\.', r'convs_pred.\1.')],
+}
+OUTSIDE = {
+    CONV: INSIDE[CONV],
+    CSP: [
+        (r'blocks\.(\d+)\.conv([12])\.', r'm.\1.cv\2.'),
+        (r'main_conv\.', r'cv1.'),
+        (r'short_conv\.', r'cv2.'),
+        (r'final_conv\.', r'cv3.'),
+    ],
+    POOLING: [(r'conv([12])\.', r'cv\1.')],
+    HEAD: [(r'convs_pred\.(\d+)\.', r'm.\1.')],
+}
+NOT_WEIGHTS = ('anchors', 'anchor_grid')  # buffers of the head, which our configs hold
+
+
+class Layer(NamedTuple):
+    """One numbered layer that has weights; ``part`` is its name with us."""
+
+    number: int
+    part: str
+    kind: str
+
+
+def layers(levels: int, version: str) -> Iterator[Layer]:
+    """All layers with weights of a network with so many levels."""
+    yield Layer(0, 'backbone.layers.0', CONV)
+    last = levels + 1
+    for stage in range(1, last + 1):
+        yield Layer(2 * stage - 1, f'backbone.layers.{stage}.0', CONV)
+        kinds = (CSP,) if stage < last else (POOLING, CSP) if version == 'v5' else (CSP, POOLING)
+        for place, kind in enumerate(kinds, 1):
+            yield Layer(2 * stage - 1 + place, f'backbone.layers.{stage}.{place}', kind)
+    start = 2 * last + 2
+    for joint in reversed(range(levels - 1)):
+        number = start + 4 * (levels - 2 - joint)
+        yield Layer(number, f'neck.reduce_layers.{joint}', CONV)
+        yield Layer(number + 3, f'neck.top_down_layers.{joint}', CSP)
+    start += 4 * (levels - 1)
+    for joint in range(levels - 1):
+        yield Layer(start + 3 * joint, f'neck.downsample_layers.{joint}', CONV)
+        yield Layer(start + 3 * joint + 2, f'neck.bottom_up_layers.{joint}', CSP)
+    yield Layer(start + 3 * (levels - 1), 'bbox_head', HEAD)
+
+
+def head_number(levels: int) -> int:
+    """The number of the head, which is the last layer."""
+    return 9 * levels - 3
+
+
+def to_ours(weights: Mapping[str, Tensor], levels: int, version: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """``model.N....`` -> our names; and the names that are no weights.
+
+    Raises:
+        ValueError: a layer or a part of one that YOLOv5 does not have there.
+    """
+    known = {layer.number: layer for layer in layers(levels, version)}
+    renamed, others = {}, []
+    for name, tensor in weights.items():
+        match = re.fullmatch(r'model\.(\d+)\.(.+)', name)
+        layer = known.get(int(match[1])) if match else None
+        if layer and layer.kind == HEAD and match[2] in NOT_WEIGHTS:
+            others.append(name)
+            continue
+        inner = _renamed(match[2], INSIDE[layer.kind]) if layer else None
+        if inner is None:
+            place = f'the {layer.kind}' if layer else 'no layer with weights'
+            raise ValueError(f'{name} is not part of YOLOv5 {version}, which has {place} there')
+        renamed[f'{layer.part}.{inner}'] = tensor
+    return renamed, tuple(others)
+
+
+def from_ours(weights: Mapping[str, Tensor], levels: int, version: str) -> dict[str, Tensor]:
+    """Our names -> ``model.N....``, in the order of the layers.
+
+    Raises:
+        ValueError: a name that no layer has.
+    """
+    parts = sorted(layers(levels, version), key=lambda layer: layer.number)
+    renamed = {}
+    for layer in parts:
+        inside = {name: name.removeprefix(f'{layer.part}.') for name in weights if name.startswith(f'{layer.part}.')}
+        for name, rest in inside.items():
+            inner = _renamed(rest, OUTSIDE[layer.kind])
+            if inner is None:
+                raise ValueError(f'{name} has no name in Ultralytics YOLOv5: it is not in {layer.kind}s there')
+            renamed[f'model.{layer.number}.{inner}'] = weights[name]
+    if len(renamed) != len(weights):
+        known = tuple(f'{layer.part}.' for layer in parts)
+        left = [name for name in weights if not name.startswith(known)]
+        raise ValueError(f'{len(left)} tensors have no place in Ultralytics YOLOv5: {", ".join(left[:3])}')
+    return renamed
+
+
+def _renamed(name: str, rules: list[tuple[str, str]]) -> str | None:
+    for pattern, replacement in rules:
+        if re.match(pattern, name):
+            return re.sub(f'^{pattern}', replacement, name)
+    return None
+
+
+# channels of the neck's outputs at full width
+OUT_WIDTHS = {3: (256, 512, 1024), 4: (256, 512, 768, 1024)}
+
+
+def to_ultralytics(state_dict: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:
+    """Every tensor under its name there, bit by bit the same, and the buffers that its head holds: the anchors.
+
+    Raises:
+        ValueError: a tensor that YOLOv5 does not have.
+    """
+    renamed = from_ours(state_dict, network.levels, network.version)
+    head = f'model.{head_number(network.levels)}'
+    # (levels, A, 2) px
+    anchors = torch.tensor(network.anchors, dtype=torch.float32)
+    renamed[f'{head}.anchors'] = anchors / torch.tensor(network.strides).view(-1, 1, 1)
+    if network.version == 'v5':
+        # (levels, 1, A, 1, 1, 2) px
+        renamed[f'{head}.anchor_grid'] = anchors[:, None, :, None, None]
+    return renamed
+
+
+def model_yaml(network: Network) -> str:
+    """The text of the ``.yaml`` from which Ultralytics builds this network; one layer a line."""
+    anchors = [[side for prior in level for side in prior] for level in network.anchors]
+    lines = [
+        f'nc: {network.num_classes}',
+        f'depth_multiple: {network.deepen_factor}',
+        f'width_multiple: {network.widen_factor}',
+        'anchors:',
+        *(f'  - {_text(level)}' for level in anchors),
+        'backbone:  # from, number, module, arguments',
+        *(f'  - {_text(layer)}' for layer in backbone_layers(network)),
+        'head:',
+        *(f'  - {_text(layer)}' for layer in head_layers(network.levels)),
+    ]
+    if network.classes:
+        lines += ['names:', *(f'  {number}: {_quoted(name)}' for number, name in enumerate(network.classes))]
+    return '\n'.join(lines) + '\n'
+
+
+def backbone_layers(network: Network) -> list[list[Any]]:
+    """(from, number, module, arguments) of the layers of the backbone, at full width and depth."""
+    is_v5 = network.version == 'v5'
+    widths, depths = STAGE_WIDTHS[network.levels], STAGE_DEPTHS[network.version, network.levels]
+    rows: list[list[Any]] = [[-1, 1, 'Focus', [widths[0], 3]] if is_v5 else [-1, 1, 'Conv', [widths[0], 6, 2, 2]]]
+    for width, depth in zip(widths[1:], depths, strict=True):
+        rows += [[-1, 1, 'Conv', [width, 3, 2]], [-1, depth, 'C3', [width]]]
+    pools = list(POOLS[network.version, network.levels])
+    if is_v5:
+        rows[-1:] = [[-1, 1, 'SPP', [widths[-1], pools]], [-1, depths[-1], 'C3', [widths[-1], False]]]
+    else:
+        rows.append([-1, 1, 'SPPF', [widths[-1], *pools]])
+    return rows
+
+
+def head_layers(levels: int) -> list[list[Any]]:
+    """(from, number, module, arguments) of neck and head."""
+    widths = OUT_WIDTHS[levels]
+    start = 2 * levels + 4
+    rows: list[list[Any]] = []
+    for joint in reversed(range(levels - 1)):
+        # the block of a stage stands right after its convolution
+        lateral = 2 * (joint + 2)
+        rows += [
+            [-1, 1, 'Conv', [widths[joint], 1, 1]],
+            [-1, 1, 'nn.Upsample', ['None', 2, 'nearest']],
+            [[-1, lateral], 1, 'Concat', [1]],
+            [-1, NECK_DEPTH, 'C3', [widths[joint], False]],
+        ]
+    outputs = [start + len(rows) - 1]
+    for joint in range(levels - 1):
+        reduced = start + 4 * (levels - 2 - joint)
+        rows += [
+            [-1, 1, 'Conv', [widths[joint], 3, 2]],
+            [[-1, reduced], 1, 'Concat', [1]],
+            [-1, NECK_DEPTH, 'C3', [widths[joint + 1], False]],
+        ]
+        outputs.append(start + len(rows) - 1)
+    return [*rows, [outputs, 1, 'Detect', ['nc', 'anchors']]]
+
+
+def _text(value: Any) -> str:
+    return '[' + ', '.join(map(_text, value)) + ']' if isinstance(value, list) else str(value)
+
+
+def _quoted(name: str) -> str:
+    return "'" + name.replace("'", "''") + "'"
