@@ -14,7 +14,7 @@ from scipy.cluster.vq import kmeans2
 from torch import nn
 
 from mmyolo_ext.apis.config_nodes import kind, leaf_datasets
-from mmyolo_ext.apis.files import check_work_dir
+from mmyolo_ext.apis.start import check_work_dir
 from mmyolo_ext.registry import DATASETS, MODELS
 
 MIN_SIDE = 2.0  # px; training drops boxes with a side of at most this

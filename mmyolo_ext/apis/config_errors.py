@@ -1,4 +1,4 @@
-"""Errors while a config is built, as one line that names the part of the config."""
+"""Turn errors while a config is built into one line that names the part of the config."""
 
 import linecache
 import re
@@ -12,8 +12,10 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
 
+from mmyolo_ext.apis.config_check import check_config
 from mmyolo_ext.apis.config_keys import accepted, unknown_key, unknown_type
 from mmyolo_ext.apis.config_nodes import Part, kind, parts
+from mmyolo_ext.apis.start import check_work_dir
 
 # Functions of MMEngine's Runner that build, and the key of a config that each reads.
 RUNNER_STEPS = {
@@ -48,27 +50,42 @@ REGISTRIES = (
 
 
 @contextmanager
-def config_errors_named(cfg: Config) -> Iterator[None]:
-    """Turn what goes wrong while parts of ``cfg`` are built into a ``ValueError`` that names the part.
+def config_errors_named(cfg: Config, job: str | None = None) -> Iterator[None]:
+    """Turn errors while parts of ``cfg`` are built into a ``ValueError`` that names the part.
 
     Errors outside of building, and those about files, pass unchanged.
+
+    Args:
+        cfg: The config.
+        job: ``'train'`` or ``'test'`` while the runner is built, before the config was checked: where the checks of
+            work dir and config find the cause of an error, they name it.
 
     Raises:
         ValueError: From the original error, whose traceback MMYOLO_EXT_DEBUG=1 shows.
     """
     try:
         yield
-    except OSError:
-        raise
     except Exception as error:
-        message = describe(error, cfg)
+        message = None if isinstance(error, OSError) else describe(error, cfg)
+        if job:
+            check_work_dir(cfg.work_dir)
+            check_config(cfg, job)
         if message is None:
             raise
         raise ValueError(message) from error
 
 
+def one_line(error: BaseException) -> str:
+    """Return the message without line breaks and without the text that registries and workers put around it."""
+    text = str(error) or type(error).__name__
+    if 'Traceback (most recent call last)' in text:  # raised in a worker process, which sends its traceback as text
+        text = re.sub(r'^[\w.]*(Error|Exception): ', '', text.strip().splitlines()[-1])
+    text = re.sub(r'^(class `\w+` in [\w/.]+: )+', '', text)
+    return ' '.join(text.split())
+
+
 def describe(error: Exception, cfg: Config) -> str | None:
-    """The line on an error that was raised while something was built; None for any other error."""
+    """Return one line on an error that was raised while something was built; None for any other error."""
     builds, step, loader = [], None, None
     for frame in _frames(error):
         name, file = frame.f_code.co_name, Path(frame.f_code.co_filename)
@@ -97,7 +114,7 @@ def describe(error: Exception, cfg: Config) -> str | None:
 
 
 def _known_reason(text: str, part: Part, frame: FrameType) -> str | None:
-    """A better line on the three errors that a wrong key or type ends in; None for any other."""
+    """Return a better line on the three errors that wrong keys and types cause; None for any other."""
     name, built = part.node.get('type'), frame.f_locals.get('obj_cls')
     if match := re.match(r"'?(.+?) is not in the (?:[\w]+::)?([\w ]+?) registry", text):
         registries = tuple(r for r in REGISTRIES if r.name == match[2].strip()) or (root.MODELS,)
@@ -122,20 +139,20 @@ def _reason(error: Exception, text: str) -> str:
 
 
 def _plain(error: Exception) -> str:
-    """The message, without what older versions of MMEngine put before it and without the quotes of a KeyError."""
+    """Return the message without the prefix of older versions of MMEngine and without the quotes of a KeyError."""
     text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
     text = re.sub(r'^(class `\w+` in [\w/.]+: )+', '', ' '.join(str(text).split()))
     return text or _failed_line(error)
 
 
 def _failed_line(error: Exception) -> str:
-    """The line of code that failed, for assertions without a message."""
+    """Return the line of code that failed, for assertions without a message."""
     *_, last = _frames(error) if error.__traceback__ else (None,)
     return last and linecache.getline(last.f_code.co_filename, last.f_lineno).strip() or type(error).__name__
 
 
 def _hook_path(error: Exception, cfg: Config) -> str | None:
-    """Where the hook stands whose method was building something."""
+    """Return the config path of the hook whose method was building something."""
     for frame in _frames(error):
         owner = frame.f_locals.get('self')
         if isinstance(owner, Hook):
@@ -145,7 +162,7 @@ def _hook_path(error: Exception, cfg: Config) -> str | None:
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:
-    """Outermost first."""
+    """Yield the frames of a traceback, outermost first."""
     traceback = error.__traceback__
     while traceback:
         yield traceback.tb_frame
@@ -153,9 +170,9 @@ def _frames(error: BaseException) -> Iterator[FrameType]:
 
 
 def _locate(frame: FrameType, cfg: Config) -> Part | None:
-    """The part of the config that a frame of MMEngine builds: the one of its type that has most of its arguments.
+    """Return the part of the config that a frame of MMEngine builds: that of its type with most of its arguments.
 
-    MMEngine builds copies, to which the parts around have added arguments.
+    MMEngine builds copies, to which other parts may have added arguments.
     """
     built = frame.f_locals.get('cfg')
     if not isinstance(built, dict):

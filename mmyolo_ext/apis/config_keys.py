@@ -1,12 +1,12 @@
-"""Unknown types and misspelt keys in a config, found before anything is built.
+"""Find unknown types and misspelt keys in a config before anything is built.
 
-Every dict with a ``type`` is compared with the signature of the class or function that the type stands for; dicts
-without a type whose readers are known (``env_cfg``, ``test_cfg`` of a head, ...) with lists of keys.
+Every dict with a ``type`` is compared with the signature of the class or function of that name; dicts without a type
+whose readers are known (``env_cfg``, ``test_cfg`` of a head, ...) with lists of keys.
 """
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 
 import mmcv.ops
@@ -20,65 +20,43 @@ from mmengine.utils import ManagerMixin
 from mmengine.utils.dl_utils.setup_env import set_multi_processing
 from torch.utils.data import DataLoader
 
-from mmyolo_ext.apis.config_nodes import Part, closest, parts
+from mmyolo_ext.apis.config_nodes import LOADERS, Part, closest, parts
 from mmyolo_ext.engine.step_guard import StepGuard
 
 CLOSE_TYPE = 0.75  # of difflib's ratio: 'YOLOv9Head' to 'YOLOv5Head' has 0.9
 AREA_MODEL = (root.MODELS, root.TASK_UTILS, root.WEIGHT_INITIALIZERS)
 AREA_DATA = (root.DATASETS, root.TRANSFORMS, root.DATA_SAMPLERS, root.TASK_UTILS)
-# The registries of the parts under a top-level key, by the depth to which that is certain,
+# The registries of the parts under a top-level key, where that is certain: at the first level
 AREAS: dict[str, tuple[Registry, ...]] = {
-    'model': AREA_MODEL,
-    'tta_model': AREA_MODEL,
-    'train_dataloader': AREA_DATA,
-    'val_dataloader': AREA_DATA,
-    'test_dataloader': AREA_DATA,
+    **dict.fromkeys(('model', 'tta_model'), AREA_MODEL),
+    **dict.fromkeys(LOADERS, AREA_DATA),
+    **dict.fromkeys(('train_cfg', 'val_cfg', 'test_cfg'), (root.LOOPS,)),
+    **dict.fromkeys(('val_evaluator', 'test_evaluator'), (root.METRICS, root.EVALUATOR)),
+    **dict.fromkeys(('default_hooks', 'custom_hooks'), (root.HOOKS,)),
     'tta_pipeline': (root.TRANSFORMS,),
-    'train_cfg': (root.LOOPS,),
-    'val_cfg': (root.LOOPS,),
-    'test_cfg': (root.LOOPS,),
     'optim_wrapper': (root.OPTIM_WRAPPERS,),
     'param_scheduler': (root.PARAM_SCHEDULERS,),
-    'val_evaluator': (root.METRICS, root.EVALUATOR),
-    'test_evaluator': (root.METRICS, root.EVALUATOR),
-    'default_hooks': (root.HOOKS,),
-    'custom_hooks': (root.HOOKS,),
     'visualizer': (root.VISUALIZERS,),
     'log_processor': (root.LOG_PROCESSORS,),
 }
 # and of the parts under a key, at any depth.
 SLOTS: dict[str, tuple[Registry, ...]] = {
-    'dataset': (root.DATASETS,),
-    'datasets': (root.DATASETS,),
-    'pipeline': (root.TRANSFORMS,),
-    'switch_pipeline': (root.TRANSFORMS,),
-    'transforms': (root.TRANSFORMS,),
+    **dict.fromkeys(('dataset', 'datasets'), (root.DATASETS,)),
+    **dict.fromkeys(('pipeline', 'switch_pipeline', 'transforms'), (root.TRANSFORMS,)),
+    **dict.fromkeys(('backbone', 'neck', 'bbox_head', 'rpn_head', 'roi_head', 'data_preprocessor'), (root.MODELS,)),
+    **dict.fromkeys(('loss_cls', 'loss_bbox', 'loss_obj', 'loss_centerness'), (root.MODELS,)),
+    **dict.fromkeys(('assigner', 'bbox_coder', 'prior_generator', 'anchor_generator'), (root.TASK_UTILS,)),
     'init_cfg': (root.WEIGHT_INITIALIZERS,),
     'optimizer': (root.OPTIMIZERS,),
     'collate_fn': (root.FUNCTIONS,),
     'vis_backends': (root.VISBACKENDS,),
     'metrics': (root.METRICS,),
-    'backbone': (root.MODELS,),
-    'neck': (root.MODELS,),
-    'bbox_head': (root.MODELS,),
-    'rpn_head': (root.MODELS,),
-    'roi_head': (root.MODELS,),
-    'data_preprocessor': (root.MODELS,),
-    'loss_cls': (root.MODELS,),
-    'loss_bbox': (root.MODELS,),
-    'loss_obj': (root.MODELS,),
-    'loss_centerness': (root.MODELS,),
-    'assigner': (root.TASK_UTILS,),
-    'bbox_coder': (root.TASK_UTILS,),
-    'prior_generator': (root.TASK_UTILS,),
-    'anchor_generator': (root.TASK_UTILS,),
 }
 # Under these keys, ``type`` is not a name in a registry.
 NO_REGISTRY = ('nms', 'clip_grad', 'upsample_cfg', 'worker_init_fn', 'roi_layer')
 NMS_TYPES = ('nms', 'soft_nms', 'nms_match')
 NMS_KEYS = ('class_agnostic', 'split_thr', 'max_num', 'iou_thr')
-
-# Keys that a caller takes out before it builds the part.
+# Keys that a caller removes before it builds the part.
 TAKEN_OUT: dict[Registry, tuple[str, ...]] = {
     root.HOOKS: ('priority',),
     root.PARAM_SCHEDULERS: ('convert_to_iter_based',),
@@ -87,18 +65,21 @@ TAKEN_OUT: dict[Registry, tuple[str, ...]] = {
     root.MODELS: ('requires_grad', 'train_cfg', 'test_cfg', 'fallback_on_stride', 'class_weight', 'bg_cls_weight'),
     root.EVALUATOR: ('metrics',),
 }
-# Where whoever builds a part takes nothing else out, a key that the type does not have cannot be meant.
+# Where no caller removes other keys, a key that the type does not have is certainly an error.
 STRICT = (
     *(root.TRANSFORMS, root.HOOKS, root.LOOPS, root.OPTIMIZERS, root.PARAM_SCHEDULERS, root.METRICS),
     *(root.OPTIM_WRAPPERS, root.LOG_PROCESSORS),
 )
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 def _arguments(function: Callable) -> tuple[str, ...]:
     return tuple(inspect.signature(function).parameters)
 
 
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 LOOPS = {
     'train_cfg': ('EpochBasedTrainLoop', 'IterBasedTrainLoop'),
     'val_cfg': ('ValLoop',),
@@ -109,31 +90,23 @@ LISTS = ('pipeline', 'switch_pipeline', 'transforms', 'datasets', 'metrics', 'vi
 DICTS = ('train_cfg', 'test_cfg', 'mp_cfg', 'dist_cfg', 'metainfo', 'data_prefix')
 HEAD_CFGS = ('train_cfg', 'test_cfg')
 LOADER_KEYS = (*_arguments(DataLoader.__init__)[1:], 'num_batch_per_epoch')
-HEAD_TEST_KEYS = (
-    *('score_thr', 'conf_thr', 'nms_pre', 'nms_post', 'nms', 'max_per_img', 'max_per_image', 'min_bbox_size'),
-    *('multi_label', 'with_nms', 'score_voting', 'mask_thr', 'mask_thr_binary', 'rpn', 'rcnn', 'max_num_grid'),
-    *('topk', 'top_k', 'corner_topk', 'local_maximum_kernel', 'kernel', 'sigma', 'filter_thr', 'iou_thr'),
-    *('panoptic', 'panoptic_on', 'semantic_on', 'instance_on', 'filter_low_score', 'object_mask_thr', 'chunked_size'),
-    *('distance_threshold', 'fast_nms', 'pre_thr', 'nms_thr', 'max_iters', 'nms_across_levels', 'max_num'),
-)
 OUR_HEAD_TEST_KEYS = ('score_thr', 'multi_label', 'nms_pre', 'nms', 'max_per_img', 'min_bbox_size')
-HEAD_TRAIN_KEYS = (
-    *('assigner', 'sampler', 'allowed_border', 'pos_weight', 'debug', 'rpn', 'rcnn', 'rpn_proposal', 'nms_pre'),
-    *('nms', 'max_per_img', 'min_bbox_size', 'mask_size', 'carl', 'isr', 'alpha', 'beta', 'center_ratio'),
-    *('ignore_ratio', 'ignore_iof_thr', 'ga_assigner', 'ga_sampler', 'init', 'refine', 'initial_epoch'),
-    *(
-        'reg_assigner',
-        'initial_assigner',
-        'neg_pos_ratio',
-        'num_points',
-        'oversample_ratio',
-        'importance_sample_ratio',
-    ),
-    *('smoothl1_beta', 'pos_radius', 'max_num_grid', 'nms_post', 'gamma', 'dynamic_rcnn', 'mask_thr_binary'),
-    *('score_thr', 'score_factor', 'perm_repeat_gt_cfg', 'multi_label'),
+HEAD_TEST_KEYS = _names(
+    'score_thr conf_thr nms_pre nms_post nms max_per_img max_per_image min_bbox_size multi_label with_nms '
+    'score_voting mask_thr mask_thr_binary rpn rcnn max_num_grid topk top_k corner_topk local_maximum_kernel '
+    'kernel sigma filter_thr iou_thr panoptic panoptic_on semantic_on instance_on filter_low_score '
+    'object_mask_thr chunked_size distance_threshold fast_nms pre_thr nms_thr max_iters nms_across_levels '
+    'max_num'
+)
+HEAD_TRAIN_KEYS = _names(
+    'assigner sampler allowed_border pos_weight debug rpn rcnn rpn_proposal nms_pre nms max_per_img '
+    'min_bbox_size mask_size carl isr alpha beta center_ratio ignore_ratio ignore_iof_thr ga_assigner '
+    'ga_sampler init refine initial_epoch reg_assigner initial_assigner neg_pos_ratio num_points '
+    'oversample_ratio importance_sample_ratio smoothl1_beta pos_radius max_num_grid nms_post gamma '
+    'dynamic_rcnn mask_thr_binary score_thr score_factor perm_repeat_gt_cfg multi_label'
 )
 # Dicts without a type, by the key that they stand under.
-FREE_DICTS: dict[str, tuple[str, ...]] = {
+FREE_DICTS: dict[str, Iterable[str]] = {
     'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
     'mp_cfg': _arguments(set_multi_processing),
     'dist_cfg': (*_arguments(init_dist)[1:-1], 'timeout', 'init_method', 'world_size', 'rank', 'port', 'store'),
@@ -141,55 +114,107 @@ FREE_DICTS: dict[str, tuple[str, ...]] = {
     'auto_scale_lr': ('enable', 'base_batch_size'),
     'custom_imports': ('imports', 'allow_failed_imports'),
     'filter_cfg': ('filter_empty_gt', 'min_size', 'bbox_min_size'),
-    'data_prefix': (
-        'img',
-        'img_path',
-        'seg',
-        'ann',
-        'anno',
-        'sub_data_root',
-        'proposals',
-        'img_prefix',
-        'sub_img_path',
-    ),
+    'data_prefix': _names('img img_path seg ann anno sub_data_root proposals img_prefix sub_img_path'),
     'metainfo': ('classes', 'palette', 'dataset_type', 'task_name'),
     'clip_grad': (
         *('type', 'max_norm', 'norm_type', 'error_if_nonfinite', 'foreach', 'clip_value', 'max_grad', 'mode'),
     ),
-    'paramwise_cfg': (
-        *('lr_mult', 'decay_mult', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'flat_decay_mult'),
-        *('dwconv_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate', 'custom_keys', 'num_layers'),
-        *('decay_rate', 'decay_type', 'layer_decay_rate', 'layer_decay'),
+    'paramwise_cfg': _names(
+        'lr_mult decay_mult bias_lr_mult bias_decay_mult norm_decay_mult flat_decay_mult dwconv_decay_mult '
+        'dcn_offset_lr_mult bypass_duplicate custom_keys num_layers decay_rate decay_type layer_decay_rate '
+        'layer_decay'
     ),
     'rpn_proposal': HEAD_TEST_KEYS,
     'step_guard': _arguments(StepGuard.__init__)[1:],
     'compile_parts': ('backend', 'parts', *_arguments(torch.compile)[1:]),
 }
-# Of these the list is complete: another key is read by nobody.
+# Of these the list is complete: nothing reads another key.
 COMPLETE = ('step_guard', 'compile_parts', 'env_cfg', 'mp_cfg', 'randomness', 'auto_scale_lr', 'custom_imports')
+Findings = Iterator[tuple[str, str]]
 
 
-def check_keys(cfg: Config) -> Iterator[tuple[str, str]]:
-    """Compare every part of a config with what its type takes.
+def check_keys(cfg: Config) -> Findings:
+    """Compare every part of a config with the arguments of its type.
 
     Yields:
-        ``('error' | 'warning', message)``, naming the config path, what is wrong and what it was probably meant to be.
+        ``('error' | 'warning', message)``, naming the config path, what is wrong and what was probably meant.
     """
     scope, scopes = cfg.get('default_scope') or 'mmengine', {'mmengine', *root.MODELS.children}
     root.MODELS.import_from_location()
     with DefaultScope.overwrite_default_scope(scope):
-        if _is_unknown_scope(scope):
+        with root.MODELS.switch_scope_and_registry(None) as registry:
+            is_known = registry.scope == scope
+        if not is_known:
             match = closest(scope, scopes)
             advice = f'did you mean {match!r}?' if match else f'known are {_listed(scopes)}'
             yield 'error', f'default_scope: {scope!r} is not a package with registries: {advice}'
             return
-        yield from _check_names(cfg)
+        constructor = (cfg.get('optim_wrapper') or {}).get('constructor', 'DefaultOptimWrapperConstructor')
+        for path, name, registry in (
+            ('runner_type', cfg.get('runner_type', 'Runner'), root.RUNNERS),
+            ('optim_wrapper.constructor', constructor, root.OPTIM_WRAPPER_CONSTRUCTORS),
+        ):
+            if not _resolve(name, (registry,)):
+                yield 'error', f'{path}: {name!r} is not a registered {registry.name}{_meant(str(name), (registry,))}'
         for part in parts(cfg):
             yield from _check_part(part)
 
 
-def resolve(name: object, registries: tuple[Registry, ...], scope: str | None = None) -> list[object]:
-    """What ``type`` stands for in each of the registries that know it; call it within the config's default scope."""
+def unknown_type(path: str, name: str, registries: tuple[Registry, ...]) -> str:
+    """Return the message on a type that is not registered."""
+    where = f'{path}.type' if path else 'type'
+    scope = name.split('.')[0] if '.' in name else None
+    if scope and scope not in {child.scope for registry in registries for child in registry.children.values()}:
+        return (
+            f'{where}: {name!r} is not known: install the package {scope!r} and add it to custom_imports, '
+            'or use a type of mmdet or mmyolo_ext'
+        )
+    kinds = ' or '.join(dict.fromkeys(registry.name for registry in registries[:2]))
+    advice = _meant(name, registries) or '; is its module in custom_imports?'
+    return f'{where}: {name!r} is not a registered {kinds}{advice}'
+
+
+def unknown_key(path: str, key: str, known: Iterable[str], of: str) -> str | None:
+    """Return the message on a key that is close to one of ``known``; None if it is not close to any."""
+    match = closest(key, known)
+    return f'{path}: {key!r} is not an argument of {of}: did you mean {match!r}?' if match else None
+
+
+@functools.lru_cache(maxsize=4096)
+def accepted(built: object) -> tuple[frozenset[str], bool]:
+    """Return the keyword arguments of a class or function, and whether these are certainly all.
+
+    For a class that passes ``**kwargs`` on, the arguments of its bases are added; it may still remove some of them.
+    """
+    if not inspect.isclass(built):
+        return _parameters(built)
+    keys, certain = {'name'} if issubclass(built, ManagerMixin) else set(), True
+    for base in built.__mro__[:-1]:
+        init = base.__dict__.get('__init__')
+        if init is not None:
+            own, closed = _parameters(init)
+            keys |= own
+            if closed:
+                break
+            certain = False
+    return frozenset(keys - {'self'}), certain
+
+
+def _parameters(function: Callable) -> tuple[frozenset[str], bool]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # of C code
+        return frozenset(), False
+    keys = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    while hasattr(function, '__wrapped__'):  # old names that mmengine's deprecated_api_warning still accepts
+        free = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
+        keys |= set(free.get('name_dict') or ())
+        function = function.__wrapped__
+    return frozenset(keys), all(p.kind is not p.VAR_KEYWORD for p in parameters)
+
+
+def _resolve(name: object, registries: tuple[Registry, ...], scope: str | None = None) -> list[object]:
+    """Return what ``type`` stands for in each of the registries that know it, within the default scope."""
     if not isinstance(name, str):
         return [name] if callable(name) else []
     if not name or not isinstance(scope, (str, type(None))):
@@ -199,81 +224,28 @@ def resolve(name: object, registries: tuple[Registry, ...], scope: str | None = 
     return [built for built in found if built is not None]
 
 
-def closest_types(name: str, registries: tuple[Registry, ...]) -> list[str]:
-    """Registered names that are close to ``name``, with the scope that a config has to write before them."""
+@functools.lru_cache(maxsize=4096)
+def _find(name: str, registry: Registry, scope: str | None, default_scope: str | None) -> object | None:
+    """Look a name up; the registry reads ``default_scope`` itself, here it is part of the key of the cache."""
+    if registry is root.FUNCTIONS:  # MMEngine looks these up without a scope
+        return registry.get(name)
+    with registry.switch_scope_and_registry(scope) as found:
+        return found.get(name)
+
+
+def _meant(name: str, registries: tuple[Registry, ...]) -> str:
+    """Return ": did you mean ...?" with registered names close to ``name``, and the scope that a config has to add."""
     scope = DefaultScope.get_current_instance()
     plain = {}
     for registry in registries:
         for child in (registry, *registry.children.values()):
-            prefix = '' if child in (registry,) or scope and child.scope == scope.scope_name else f'{child.scope}.'
+            prefix = '' if child is registry or scope and child.scope == scope.scope_name else f'{child.scope}.'
             plain.update({key.lower(): prefix + key for key in child.module_dict})
-    bare = name.rsplit('.', 1)[-1].lower()
-    return [plain[key] for key in get_close_matches(bare, plain, n=3, cutoff=CLOSE_TYPE)]
+    close = get_close_matches(name.rsplit('.', 1)[-1].lower(), plain, n=3, cutoff=CLOSE_TYPE)
+    return f': did you mean {" or ".join(repr(plain[key]) for key in close)}?' if close else ''
 
 
-def unknown_type(path: str, name: str, registries: tuple[Registry, ...]) -> str:
-    """The message on a type that is not registered."""
-    scope = name.split('.')[0] if '.' in name else None
-    if scope and scope not in {child.scope for registry in registries for child in registry.children.values()}:
-        return (
-            f'{_join(path, "type")}: {name!r} is not known: install the package {scope!r} and name it in '
-            'custom_imports, or take a type of mmdet or mmyolo_ext'
-        )
-    kinds = ' or '.join(dict.fromkeys(registry.name for registry in registries[:2]))
-    close = closest_types(name, registries)
-    advice = f': did you mean {" or ".join(map(repr, close))}?' if close else '; is its module in custom_imports?'
-    return f'{_join(path, "type")}: {name!r} is not a registered {kinds}{advice}'
-
-
-@functools.lru_cache(maxsize=4096)
-def accepted(built: object) -> tuple[frozenset[str], bool]:
-    """The keyword arguments of a class or function, and whether these are certainly all.
-
-    A class that passes ``**kwargs`` on is looked up through its bases; what they do with them is not known for
-    certain.
-    """
-    keys, certain = set(), True
-    if not inspect.isclass(built):
-        return _parameters(built)
-    if issubclass(built, ManagerMixin):
-        keys.add('name')
-    for base in built.__mro__:
-        init = base.__dict__.get('__init__')
-        if init is None or base is object:
-            continue
-        own, closed = _parameters(init)
-        keys |= own
-        if closed:
-            break
-        certain = False
-    return frozenset(keys - {'self'}), certain
-
-
-def unknown_key(path: str, key: str, known: tuple[str, ...] | frozenset[str], of: str) -> str | None:
-    """The message on a key that is nearly one of ``known``; None if it is not near any."""
-    match = closest(key, known)
-    return f'{path}: {key!r} is not an argument of {of}: did you mean {match!r}?' if match else None
-
-
-def _is_unknown_scope(scope: str) -> bool:
-    with root.MODELS.switch_scope_and_registry(None) as registry:
-        return registry.scope != scope
-
-
-def _check_names(cfg: Config) -> Iterator[tuple[str, str]]:
-    """Names of types that do not stand under ``type``."""
-    constructor = (cfg.get('optim_wrapper') or {}).get('constructor', 'DefaultOptimWrapperConstructor')
-    for path, name, registry in (
-        ('runner_type', cfg.get('runner_type', 'Runner'), root.RUNNERS),
-        ('optim_wrapper.constructor', constructor, root.OPTIM_WRAPPER_CONSTRUCTORS),
-    ):
-        if not resolve(name, (registry,)):
-            close = closest_types(str(name), (registry,))
-            advice = f': did you mean {" or ".join(map(repr, close))}?' if close else ''
-            yield 'error', f'{path}: {name!r} is not a registered {registry.name}{advice}'
-
-
-def _check_part(part: Part) -> Iterator[tuple[str, str]]:
+def _check_part(part: Part) -> Findings:
     path, node, key = part.path, part.node, part.key
     for name, value in node.items():
         if isinstance(value, (dict, list, tuple, type(None))) or callable(value):
@@ -286,17 +258,27 @@ def _check_part(part: Part) -> Iterator[tuple[str, str]]:
     if key == 'nms' and part.top == 'model':
         yield from _check_nms(path, node)
     elif key == 'roi_layer' and part.top == 'model':
-        yield from _check_roi_layer(path, node)
+        layer = getattr(mmcv.ops, str(node.get('type')), None)
+        for name in node if layer else ():
+            message = name != 'type' and unknown_key(path, name, accepted(layer)[0] - {name}, node['type'])
+            if message and name not in accepted(layer)[0]:
+                yield 'error', message
     elif key in HEAD_CFGS and part.top == 'model' or key in ('rpn', 'rcnn') and part.parent in HEAD_CFGS:
-        yield from _check_head_cfg(path, node, part)
+        yield from _check_head_cfg(part)
     elif path in LOADERS:
-        yield from _check_loader(path, node)
+        yield from _check_complete(path, node, LOADER_KEYS, 'a dataloader')
     elif key in FREE_DICTS and 'type' not in node or key == 'clip_grad':
         yield from _check_free(path, node, FREE_DICTS[key], key in COMPLETE)
     elif part.parent == 'default_hooks' and 'type' not in node:
-        yield from _check_hook_without_type(path, key, part)
+        known = {name for name in part.cfg.default_hooks if name != key}
+        known |= {'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'}
+        match = closest(key, known)
+        advice = f'did you mean default_hooks.{match}?' if match else f'add one, or use one of {_listed(known)}'
+        yield 'error', f'{path} has no type: {advice}'
     elif path in LOOPS and 'type' not in node:
-        yield from _check_loop(path, node)
+        loops = [root.LOOPS.get(loop) for loop in LOOPS[path]]
+        known = frozenset().union(*(accepted(loop)[0] for loop in loops), {'by_epoch'})
+        yield from _check_complete(path, node, known, LOOPS[path][0])
     elif 'type' not in node and node and _needs_type(part):
         yield 'error', f'{path} has no type, got {_listed(node)}'
     elif 'type' in node and key not in NO_REGISTRY:
@@ -312,7 +294,7 @@ def _needs_type(part: Part) -> bool:
 
 
 def _registries(part: Part) -> tuple[tuple[Registry, ...], bool]:
-    """Where a type is looked up, and whether a type that is not found there is certainly an error."""
+    """Return where a type is looked up, and whether a type that is not found there is certainly an error."""
     if part.key in SLOTS:
         return SLOTS[part.key], True
     if part.top in LOADERS and part.keys[1:] in (('sampler',), ('batch_sampler',)):
@@ -323,12 +305,12 @@ def _registries(part: Part) -> tuple[tuple[Registry, ...], bool]:
     return (), False
 
 
-def _check_type(path: str, node: dict, registries: tuple[Registry, ...], certain: bool) -> Iterator[tuple[str, str]]:
+def _check_type(path: str, node: dict, registries: tuple[Registry, ...], certain: bool) -> Findings:
     name = node['type']
     if not isinstance(name, str) and not callable(name):
-        yield 'error', f'{_join(path, "type")} must be the name of a registered {registries[0].name}, got {name!r}'
+        yield 'error', f'{path}.type must be the name of a registered {registries[0].name}, got {name!r}'
         return
-    found = resolve(name, registries, node.get('_scope_'))
+    found = _resolve(name, registries, node.get('_scope_'))
     if not found:
         if certain:
             yield 'error', unknown_type(path, name, registries)
@@ -341,43 +323,35 @@ def _check_type(path: str, node: dict, registries: tuple[Registry, ...], certain
     strict = all(certain for _, certain in signatures) and registries[0] in STRICT
     of = name if isinstance(name, str) else name.__name__
     for key in node:
-        if key in known or key in taken_out:
-            continue
-        message = unknown_key(path, key, known | taken_out, of)
-        if message is None and strict:
-            message = f'{path}: {key!r} is not an argument of {of}, which has {_listed(known - {"self"})}'
-        if message:
-            yield 'error', message
+        if key not in known and key not in taken_out:
+            message = unknown_key(path, key, known | taken_out, of)
+            if message is None and strict:
+                message = f'{path}: {key!r} is not an argument of {of}, which has {_listed(known - {"self"})}'
+            if message:
+                yield 'error', message
 
 
-def _check_nms(path: str, node: dict) -> Iterator[tuple[str, str]]:
+def _check_nms(path: str, node: dict) -> Findings:
     name = node.get('type', 'nms')
     function = getattr(mmcv.ops, name, None) if isinstance(name, str) else name
-    if not callable(function):
+    if callable(function):
+        known = {*accepted(function)[0], *NMS_KEYS, 'type'} - {'boxes', 'scores', 'dets'}
+        yield from _check_complete(path, node, known, name)
+    else:
         match = closest(str(name), NMS_TYPES)
         yield 'error', f'{path}.type must be one of {NMS_TYPES}, got {name!r}' + (f': {match!r}?' if match else '')
-        return
-    known = (*(set(accepted(function)[0]) - {'boxes', 'scores', 'dets'}), *NMS_KEYS)
+
+
+def _check_complete(path: str, node: dict, known: Iterable[str], of: str) -> Findings:
     for key in node:
-        if key not in known and key != 'type':
-            yield (
-                'error',
-                unknown_key(path, key, known, name)
-                or f'{path}: {key!r} is not an argument of {name}: {_listed(known)}',
-            )
+        if key not in known:
+            message = f'{path}: {key!r} is not an argument of {of}, which has {_listed(known)}'
+            yield 'error', unknown_key(path, key, known, of) or message
 
 
-def _check_roi_layer(path: str, node: dict) -> Iterator[tuple[str, str]]:
-    layer = getattr(mmcv.ops, str(node.get('type')), None)
-    for key in node if layer else ():
-        message = key != 'type' and unknown_key(path, key, accepted(layer)[0] - {key}, node['type'])
-        if message and key not in accepted(layer)[0]:
-            yield 'error', message
-
-
-def _check_head_cfg(path: str, node: dict, part: Part) -> Iterator[tuple[str, str]]:
-    known = HEAD_TEST_KEYS if 'test_cfg' in path else HEAD_TRAIN_KEYS
-    yield from _check_free(path, node, known, False)
+def _check_head_cfg(part: Part) -> Findings:
+    path, node = part.path, part.node
+    yield from _check_free(path, node, HEAD_TEST_KEYS if 'test_cfg' in path else HEAD_TRAIN_KEYS, False)
     head = part.cfg.model.get('bbox_head')
     head = str(head.get('type')) if isinstance(head, dict) else ''
     if path == 'model.test_cfg' and head in ('mmyolo_ext.YOLOv5Head', 'mmyolo_ext.YOLOv3Head'):
@@ -386,76 +360,15 @@ def _check_head_cfg(path: str, node: dict, part: Part) -> Iterator[tuple[str, st
                 yield 'warning', f'{path}.{key} is not read by {head}, which reads {_listed(OUR_HEAD_TEST_KEYS)}'
 
 
-def _check_loader(path: str, node: dict) -> Iterator[tuple[str, str]]:
-    for key in set(node) - set(LOADER_KEYS):
-        yield (
-            'error',
-            unknown_key(path, key, LOADER_KEYS, 'a dataloader')
-            or f'{path}: {key!r} is not an argument of a dataloader, which has {_listed(LOADER_KEYS)}',
-        )
-
-
-def _check_loop(path: str, node: dict) -> Iterator[tuple[str, str]]:
-    loops = LOOPS[path]
-    known = frozenset().union(*(accepted(root.LOOPS.get(loop))[0] for loop in loops), {'by_epoch'})
-    for key in set(node) - known:
-        yield (
-            'error',
-            unknown_key(path, key, known, loops[0])
-            or f'{path}: {key!r} is not an argument of {loops[0]}, which has {_listed(known)}',
-        )
-
-
-def _check_hook_without_type(path: str, key: str, part: Part) -> Iterator[tuple[str, str]]:
-    known = [name for name in part.cfg.default_hooks if name != key]
-    known += ['runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint']
-    match = closest(key, known)
-    advice = f'did you mean default_hooks.{match}?' if match else f'give it one, or use one of {_listed(set(known))}'
-    yield 'error', f'{path} has no type: {advice}'
-
-
-def _check_free(path: str, node: dict, known: tuple[str, ...], complete: bool) -> Iterator[tuple[str, str]]:
+def _check_free(path: str, node: dict, known: Iterable[str], complete: bool) -> Findings:
     for key in node:
-        if not isinstance(key, str) or key in known:
-            continue
-        match = closest(key, known)
-        if match:
-            yield 'error', f'{path}: nothing reads {key!r}: did you mean {match!r}?'
-        elif complete:
-            yield 'warning', f'{path}: nothing reads {key!r}; the keys of {path} are {_listed(known)}'
+        if isinstance(key, str) and key not in known:
+            match = closest(key, known)
+            if match:
+                yield 'error', f'{path}: nothing reads {key!r}: did you mean {match!r}?'
+            elif complete:
+                yield 'warning', f'{path}: nothing reads {key!r}; the keys of {path} are {_listed(known)}'
 
 
-@functools.lru_cache(maxsize=4096)
-def _find(name: str, registry: Registry, scope: str | None, default_scope: str | None) -> object | None:
-    """``default_scope`` is part of the key of the cache: the registry reads it itself."""
-    if registry is root.FUNCTIONS:  # MMEngine looks these up without a scope
-        return registry.get(name)
-    with registry.switch_scope_and_registry(scope) as found:
-        return found.get(name)
-
-
-def _parameters(function: Callable) -> tuple[frozenset[str], bool]:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # of C code
-        return frozenset(), False
-    keys = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    return frozenset(keys | _deprecated(function)), all(p.kind is not p.VAR_KEYWORD for p in parameters)
-
-
-def _deprecated(function: Callable) -> set[str]:
-    """Old names that mmengine's ``deprecated_api_warning`` still takes."""
-    old = set()
-    while hasattr(function, '__wrapped__'):
-        free = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
-        old |= set(free.get('name_dict') or ())
-        function = function.__wrapped__
-    return old
-
-
-def _join(path: str, key: str) -> str:
-    return f'{path}.{key}' if path else key
-
-
-def _listed(known: object) -> str:
+def _listed(known: Iterable) -> str:
     return ', '.join(sorted(map(str, known)))

@@ -1,4 +1,4 @@
-"""What the command-line tools share: their common options, and how they end."""
+"""Common options of the command-line tools, and how the tools end."""
 
 import argparse
 import ctypes
@@ -6,7 +6,6 @@ import functools
 import gc
 import logging
 import os
-import re
 import signal
 import sys
 import threading
@@ -18,6 +17,7 @@ from mmengine.config import Config
 from torch import distributed
 
 from mmyolo_ext.apis.config import OptionsAction, load_config
+from mmyolo_ext.apis.config_errors import one_line
 from mmyolo_ext.engine.step_guard import NonFiniteError
 from mmyolo_ext.engine.stopping import StopTraining
 
@@ -32,26 +32,28 @@ LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """The options of mmdet's tools that training and testing have in common."""
+    """Add the options that training and testing share, as mmdet's tools have them."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=OptionsAction,
-        help='settings that replace those of the config, as train_dataloader.batch_size=8 or key="[a,b]"',
+        help='settings that replace those of the config, such as train_dataloader.batch_size=8 or key="[a,b]"',
     )
     parser.add_argument(
         '--check',
         choices=('on', 'off'),
         help="'off' skips the checks of config, data and anchors before the first step (config key: check)",
     )
-    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what starts the processes')
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='launcher of the processes')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
 
 
 def load_for_run(args: argparse.Namespace) -> Config:
-    """The config of a run, its work dir settled: by ``--work-dir``, else the config's own, else by its name."""
+    """Read the config of a run; its work dir is ``--work-dir``, else the config's own, else ``work_dirs/CONFIG``."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.setdefault('runner_type', 'mmyolo_ext.Runner')
     cfg.check = args.check or cfg.get('check', 'on')
     if args.work_dir is not None and not args.work_dir.strip():
         raise ValueError('--work-dir must name a folder, got an empty text')
@@ -135,16 +137,6 @@ def _last_line(error: BaseException) -> tuple[int, str | None]:
         return code, None
     time.sleep(SECONDS_FOR_THE_FIRST)  # most errors hit all; the launcher ends the others once the first has said it
     return code, line.replace('error:', f'error (process {rank}):') if code == 2 else f'process {rank}: {line}'
-
-
-def one_line(error: BaseException) -> str:
-    """The message without line breaks and without the wrapping that registries and workers put around it."""
-    text = str(error) or type(error).__name__
-    if 'Traceback (most recent call last)' in text:  # raised in a worker process, which sends its traceback as text
-        last = text.strip().splitlines()[-1]
-        text = re.sub(r'^[\w.]*(Error|Exception): ', '', last)
-    text = re.sub(r'^(class `\w+` in [\w/.]+: )+', '', text)
-    return ' '.join(text.split())
 
 
 def keep_freed_memory() -> bool:

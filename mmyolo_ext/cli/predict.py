@@ -11,8 +11,8 @@ from glob import glob
 from pathlib import Path
 
 from mmyolo_ext.apis import Detections, Detector, load_config
-from mmyolo_ext.apis.files import check_work_dir
 from mmyolo_ext.apis.inference import draw
+from mmyolo_ext.apis.start import check_work_dir
 from mmyolo_ext.cli.common import tool
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')

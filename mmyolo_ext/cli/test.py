@@ -10,7 +10,7 @@ from mmyolo_ext.apis.config_check import check_config
 from mmyolo_ext.apis.config_errors import config_errors_named
 from mmyolo_ext.apis.config_nodes import leaf_datasets
 from mmyolo_ext.apis.distributed import prepare_processes
-from mmyolo_ext.apis.files import check_checkpoint, check_work_dir
+from mmyolo_ext.apis.start import check_checkpoint
 from mmyolo_ext.cli.common import add_common_options, load_for_run, tool
 
 
@@ -23,8 +23,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--out', help='write the predictions to this .pkl file')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument('--show-dir', help='draw predictions into this folder, under WORK_DIR/TIME')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds a picture is shown')
-    parser.add_argument('--tta', action='store_true', help='merge the predictions on several views of a picture')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds that an image is shown')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation: several views of each image')
     parser.add_argument('--half', action='store_true', help='compute in float16, on a CPU in bfloat16')
     parser.add_argument('--fuse', action='store_true', help='fold batch norms into convolutions')
     add_common_options(parser)
@@ -36,39 +36,39 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @tool
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the tool on ``argv``, by default the command line."""
+    """Evaluate as ``argv`` defines it, by default the command line."""
     # here, for mmyolo_ext must supply mmcv's ops before mmdet asks for them
     from mmdet.engine.hooks.utils import trigger_visualization_hook
     from mmdet.evaluation import DumpDetResults
 
     args = parse_args(argv)
     cfg = load_for_run(args)
-    check_config(cfg, 'test')
-    cfg.load_from, cfg.resume = args.checkpoint, False
-    if args.show or args.show_dir:
-        trigger_visualization_hook(cfg, args)
-    if args.tta:
-        turn_on_tta(cfg)
-    check_work_dir(cfg.work_dir)
-    check_checkpoint(args.checkpoint)
-    prepare_processes(cfg, args.launcher, loaders=['test_dataloader'])
-    if args.half:
-        cfg.test_cfg.fp16 = True
-    hooks = ['FuseHook', 'TestTimeHook'] if args.fuse else ['TestTimeHook']
-    cfg.custom_hooks = [*cfg.get('custom_hooks', []), *({'type': f'mmyolo_ext.{name}'} for name in hooks)]
-    cfg.setdefault('runner_type', 'mmyolo_ext.Runner')
-    with config_errors_named(cfg):
+    with config_errors_named(cfg, 'test'):
+        cfg.load_from, cfg.resume = args.checkpoint, False
+        if args.show or args.show_dir:
+            trigger_visualization_hook(cfg, args)
+        if args.tta:
+            turn_on_tta(cfg)
+        check_checkpoint(args.checkpoint)
+        if args.launcher != 'none':
+            prepare_processes(cfg, args.launcher, loaders=['test_dataloader'])
+        if args.half:
+            cfg.test_cfg.fp16 = True
+        hooks = ['FuseHook', 'TestTimeHook'] if args.fuse else ['TestTimeHook']
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), *({'type': f'mmyolo_ext.{name}'} for name in hooks)]
         runner = RUNNERS.build(cfg)
+    check_config(cfg, 'test')
+    with config_errors_named(cfg):
         if args.out:
             runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
         runner.test()
 
 
 def turn_on_tta(cfg: Config) -> None:
-    """Wrap the model, and give its pipeline of views to the innermost data set."""
+    """Wrap the model for test-time augmentation, and use ``tta_pipeline`` in the innermost dataset."""
     missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if missing:
-        raise ValueError(f'--tta needs {missing} in the config; configs/_base_ show how they look')
+        raise ValueError(f'--tta needs {missing} in the config; see configs/_base_ for examples')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     for dataset in leaf_datasets(cfg.test_dataloader.dataset):
         dataset.pipeline = cfg.tta_pipeline

@@ -3,14 +3,14 @@
 import argparse
 from collections.abc import Sequence
 
-from mmengine.logging import print_log
+from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 
 from mmyolo_ext.apis.config_check import check_config
 from mmyolo_ext.apis.config_errors import config_errors_named
 from mmyolo_ext.apis.distributed import prepare_processes
-from mmyolo_ext.apis.files import check_start, check_work_dir, set_start
-from mmyolo_ext.apis.training import turn_on_amp, turn_on_auto_scale_lr
+from mmyolo_ext.apis.start import check_start, set_start, turn_on_amp
 from mmyolo_ext.cli.common import add_common_options, load_for_run, tool
 
 
@@ -32,7 +32,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs='?',
         const='inductor',
         metavar='BACKEND',
-        help='let torch.compile compile backbone and neck, by this backend, inductor if none is named',
+        help='compile backbone and neck by torch.compile, with this backend (default: inductor)',
     )
     add_common_options(parser)
     return parser.parse_args(argv)
@@ -40,31 +40,45 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @tool
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the tool on ``argv``, by default the command line."""
+    """Train as ``argv`` defines it, by default the command line."""
     args = parse_args(argv)
     cfg = load_for_run(args)
-    check_config(cfg, 'train')
-    if args.amp:
-        turn_on_amp(cfg)
-    if args.compile:
-        cfg.compile_parts = {**cfg.get('compile_parts', {}), 'backend': args.compile}
-    if args.resume:
-        set_start(cfg, args.resume)
-    check_work_dir(cfg.work_dir)
-    check_start(cfg)
-    prepare_processes(cfg, args.launcher)
-    fits_any_batch = turn_on_auto_scale_lr(cfg) if args.auto_scale_lr else False
-    cfg.setdefault('runner_type', 'mmyolo_ext.Runner')
-    with config_errors_named(cfg):
+    with config_errors_named(cfg, 'train'):
+        if args.amp:
+            turn_on_amp(cfg)
+        if args.compile:
+            cfg.compile_parts = {**cfg.get('compile_parts', {}), 'backend': args.compile}
+        if args.resume:
+            set_start(cfg, args.resume)
+        if cfg.get('load_from'):
+            check_start(cfg)
+        if args.launcher != 'none':
+            prepare_processes(cfg, args.launcher)
+        if args.auto_scale_lr:
+            turn_on_auto_scale_lr(cfg)
         runner = RUNNERS.build(cfg)
-    if fits_any_batch:
-        print_log(
-            '--auto-scale-lr changes nothing here: the recipe sums gradients over images and accumulates to a nominal '
-            'batch, so one rate fits any batch size and number of ranks. The effective rate follows.',
-            logger='current',
-        )
+    check_config(cfg, 'train')
     with config_errors_named(cfg):
         runner.train()
+
+
+def turn_on_auto_scale_lr(cfg: Config) -> None:
+    """Turn on MMEngine's scaling of the learning rate with the batch size, unless the recipe does that already.
+
+    Raises:
+        ValueError: The config does not define for which batch size its learning rate is.
+    """
+    hooks = [*cfg.get('default_hooks', {}).values(), *cfg.get('custom_hooks', [])]
+    if any(str(hook and hook.get('type')).endswith('AccumulateHook') for hook in hooks):
+        if is_main_process():
+            print(
+                '--auto-scale-lr changes nothing here: the recipe sums gradients over images and accumulates to a '
+                'nominal batch, so one rate fits any batch size and number of ranks.'
+            )
+    elif {'enable', 'base_batch_size'} <= set(cfg.get('auto_scale_lr') or {}):
+        cfg.auto_scale_lr.enable = True
+    else:
+        raise ValueError('--auto-scale-lr needs auto_scale_lr = dict(enable=False, base_batch_size=...) in the config')
 
 
 if __name__ == '__main__':

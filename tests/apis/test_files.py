@@ -4,8 +4,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmyolo_ext.apis.files import check_checkpoint, check_start, check_work_dir, set_start
-from mmyolo_ext.cli.common import one_line
+from mmyolo_ext.apis.config_errors import one_line
+from mmyolo_ext.apis.start import check_checkpoint, check_start, check_work_dir, set_start
 
 TRACEBACK = 'Original Traceback (most recent call last):\n  File x.py\nValueError: no picture a.jpg\n'
 

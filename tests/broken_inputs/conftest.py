@@ -107,14 +107,25 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
 
 
 @pytest.fixture
-def train(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
-    """``train(config='', *arguments)``: train with lines of config after those of ``BASE``, and with more arguments
+def config(data: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """``config(lines)``: write a config of ``BASE`` and more lines."""
+
+    def write(lines: str) -> Path:
+        path = tmp_path / 'mine.py'
+        path.write_text(f'{BASE.format(data=data)}\n{lines}\n')
+        return path
+
+    return write
+
+
+@pytest.fixture
+def train(config: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """``train(lines='', *arguments)``: train with lines of config after those of ``BASE``, and with more arguments
     of the command line."""
 
-    def run(config: str = '', *arguments: object) -> Run:
-        path, work_dir = tmp_path / 'mine.py', tmp_path / 'work'
-        path.write_text(f'{BASE.format(data=data)}\n{config}\n')
-        return run_tool('train.py', path, '--work-dir', work_dir, *arguments, monkeypatch=monkeypatch)
+    def run(lines: str = '', *arguments: object) -> Run:
+        work_dir = tmp_path / 'work'
+        return run_tool('train.py', config(lines), '--work-dir', work_dir, *arguments, monkeypatch=monkeypatch)
 
     return run
 
