@@ -1,11 +1,10 @@
-"""What training on many GPUs costs: measured here with two CPU processes, computed from that for up to 1,000 GPUs.
+"""Cost of training on many GPUs: measured with two CPU processes, computed from that for up to 1,000 GPUs.
 
 *Measured*: the all-reduce of a model's gradients between two gloo processes of this machine, and of one number, which
-gives the latency; the bytes that ranks exchange about config and data at the start; the training images a second that
-one core of the loader makes at 640 px, decoded from JPEG or kept decoded. *Computed*: a ring all-reduce of n processes
-takes 2 (n - 1) / n x bytes / bandwidth + 2 (n - 1) x latency, a tree 2 x bytes / bandwidth + 2 log2(n) x latency; NCCL
-takes the faster one. The time is not hidden behind the backward pass here, which DDP does in part, so shares are upper
-bounds::
+is the latency; the bytes that ranks exchange about config and data at the start; the images/s of one core of the
+loader at 640 px, decoded from JPEG or cached. *Computed*: a ring all-reduce of n processes takes
+2 (n - 1) / n x bytes / bandwidth + 2 (n - 1) x latency, a tree 2 x bytes / bandwidth + 2 log2(n) x latency; NCCL uses
+the faster one. Shares are upper bounds, because DDP overlaps a part with the backward pass::
 
     OMP_NUM_THREADS=1 python benchmarks/scaling.py [--images-per-second 500] [--gigabits 100] [--latency-us 10]
     OMP_NUM_THREADS=1 python benchmarks/scaling.py --model-only     # the computed tables, without measuring
@@ -36,7 +35,7 @@ IMAGES, LOADER_REPEATS, LOADER_RUNS = 96, 5, 3
 
 
 def all_reduce_seconds(count: int, size: int, gigabits: float, latency_s: float) -> float:
-    """Return the seconds of an all-reduce of ``size`` bytes over ``count`` processes: of ring or tree, the faster.
+    """Return the seconds of an all-reduce of ``size`` bytes over ``count`` processes, by ring or tree.
 
     Args:
         count: Number of processes.
@@ -55,13 +54,13 @@ def all_reduce_seconds(count: int, size: int, gigabits: float, latency_s: float)
 def share_of_step(
     count: int, size: int, batch: int, images_per_second: float, gigabits: float, latency_s: float
 ) -> float:
-    """Return which part of a step is communication, if nothing of it is hidden behind the backward pass."""
+    """Return the share of communication in a step, without overlap with the backward pass."""
     seconds = all_reduce_seconds(count, size, gigabits, latency_s)
     return seconds / (seconds + batch / images_per_second)
 
 
 def measure_all_reduce() -> dict[str, Any]:
-    """Time all-reduces between two gloo processes: milliseconds, and the bandwidth that the ring formula gives."""
+    """Measure all-reduces between two gloo processes: milliseconds, and the bandwidth by the ring formula."""
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
@@ -109,7 +108,7 @@ def measure_start() -> dict[str, int]:
 
 
 def measure_loader() -> dict[str, float]:
-    """Training images a second of one core at 640 px, from 640x480 JPEGs: mosaic, affine, HSV jitter and flip."""
+    """Return the training images/s of one core at 640 px, from 640x480 JPEGs: mosaic, affine, HSV jitter and flip."""
     from pipeline import samples_per_second, training_set
     from synthetic import write
 
@@ -128,7 +127,7 @@ def measure_loader() -> dict[str, float]:
 
 
 def computed(options: argparse.Namespace) -> dict[str, Any]:
-    """Milliseconds of an all-reduce and its share of a step, by model and number of GPUs."""
+    """Return milliseconds of an all-reduce and its share of a step, by model and number of GPUs."""
     latency_s = options.latency_us * 1e-6
     table = {}
     for name, parameters in PARAMETERS.items():
