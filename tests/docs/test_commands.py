@@ -70,15 +70,21 @@ def parse(script: Path | str, arguments: list[str], monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', parse_args)
     monkeypatch.setattr(sys, 'argv', [str(script), *arguments])
     with pytest.raises(ParsedError):
-        if isinstance(script, Path):
+        if isinstance(script, str):
+            importlib.import_module(script).main()
+        elif script.parent.name == 'benchmarks':
+            # imported once: some of them register parts
             monkeypatch.syspath_prepend(script.parent)
-            runpy.run_path(str(script), run_name='__main__')
+            importlib.import_module(script.stem).main()
         else:
-            runpy.run_module(script, run_name='__main__', alter_sys=False)
+            runpy.run_path(str(script), run_name='__main__')
 
 
 def check_python(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Check ``python ARGUMENTS``."""
+    if arguments[0] == '-c':
+        compile(arguments[1], '-c', 'exec')
+        return
     if arguments[0] == '-m' and arguments[1] == 'torch.distributed.run':
         arguments = arguments[arguments.index('-m', 1) :]
     if arguments[0] == '-m':
