@@ -62,7 +62,7 @@ class Probes:
         self.seconds: Counter[str] = Counter()
         model = runner.model
         self._wrap(model.data_preprocessor, 'forward', 'preprocess')
-        self._wrap(model.bbox_head, 'loss_by_maps', 'loss')
+        self._wrap(model.bbox_head, 'loss_by_feat', 'loss')
         self._time_loss_backward(runner, model.bbox_head.convs_pred)
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):

@@ -111,7 +111,7 @@ def pretended_runner(clock: Clock) -> SimpleNamespace:
         model=SimpleNamespace(
             data_preprocessor=Preprocessor(),
             bbox_head=SimpleNamespace(
-                loss_by_maps=takes(2), convs_pred=nn.ModuleList(nn.Conv2d(2, 3, 1) for _ in range(2))
+                loss_by_feat=takes(2), convs_pred=nn.ModuleList(nn.Conv2d(2, 3, 1) for _ in range(2))
             ),
         ),
     )
@@ -129,7 +129,7 @@ def test_the_parts_of_a_step(clock: Clock) -> None:
             Spend.apply(convolution(feats), lambda seconds=seconds: clock.spend(seconds))
             for convolution, seconds in zip(model.bbox_head.convs_pred, (256, 64), strict=True)
         ]
-        model.bbox_head.loss_by_maps(maps)
+        model.bbox_head.loss_by_feat(maps)
         clock.spend(2048)  # the optimizer's, which is bare work too
         runner.optim_wrapper.backward(sum(level.sum() for level in maps))
         runner.call_hook('after_train_iter')
