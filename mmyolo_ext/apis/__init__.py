@@ -1,4 +1,4 @@
-"""Use from Python: read a config as the tools do, detect on pictures."""
+"""The Python API: read a config as the tools do, detect objects on images."""
 
 from .config import load_config
 from .inference import Detections, Detector

@@ -1,4 +1,4 @@
-"""Detect on pictures from Python."""
+"""Detect on images from Python."""
 
 import colorsys
 from collections.abc import Iterator, Sequence
@@ -29,12 +29,12 @@ from mmyolo_ext.image_io import read_image
 from mmyolo_ext.registry import DATASETS, MODELS
 
 WARM_UP_RUNS = 3
-READABLE_SIDE = 480  # px: on smaller pictures labels would hide what they name, so those are drawn enlarged
-GOLDEN_ANGLE = 0.381966  # of a full turn: hues of successive classes stay far apart, however many there are
+READABLE_SIDE = 480  # px: on smaller images labels would hide what they name, so those are drawn enlarged
+GOLDEN_ANGLE = 0.381966  # of a full turn: hues of successive classes stay far apart for any number of classes
 
 
 class Detections(NamedTuple):
-    """What was found on one picture, best first: boxes (n, 4) xyxy in px of that picture, scores and labels (n,)."""
+    """Detections on one image, best first: boxes (n, 4) xyxy in px of that image, scores (n,) and labels (n,)."""
 
     boxes_xyxy: np.ndarray
     scores: np.ndarray
@@ -42,20 +42,20 @@ class Detections(NamedTuple):
 
 
 class Detector:
-    """A trained detector, ready for pictures.
+    """A trained detector.
 
-    Any config with a test pipeline will do, ours or mmdet's. The classes are those of the checkpoint, else those of
-    the config's test data set.
+    Any config with a test pipeline works, ours or mmdet's. The classes are those of the checkpoint, else those of the
+    test dataset of the config.
 
     Args:
         config: Path, or a config read by ``load_config``.
         checkpoint: File written by training.
         device: ``'cpu'``, ``'cuda:0'``; None takes a GPU if there is one.
         half: Compute in float16 by autocast, on a CPU in bfloat16.
-        fuse: Fold batch norms into the convolutions before them; boxes stay, up to rounding.
+        fuse: Fold batch norms into the convolutions before them; boxes change by rounding only.
 
     Raises:
-        ValueError: If the config or the checkpoint is missing or broken, or if they do not fit each other.
+        ValueError: The config or the checkpoint is missing or broken, or they do not fit each other.
 
     Examples:
         >>> detector = Detector('configs/yolov5/yolov5_n_320_bccd.py', 'work_dirs/yolov5_n_320_bccd/epoch_100.pth')
@@ -87,20 +87,20 @@ class Detector:
         self._from_array = Compose([{'type': 'mmdet.LoadImageFromNDArray'}, *steps[1:]])
 
     def __call__(
-        self, pictures: Sequence[str | Path | np.ndarray], score_thr: float = 0.25, batch_size: int = 1
+        self, images: Sequence[str | Path | np.ndarray], score_thr: float = 0.25, batch_size: int = 1
     ) -> Iterator[Detections]:
-        """Yield the detections of each picture in turn.
+        """Yield the detections of each image in turn.
 
         Args:
-            pictures: Paths, or arrays (H, W, 3) BGR uint8.
-            score_thr: Boxes below it are left out.
-            batch_size: Pictures run through the network together.
+            images: Paths, or arrays (H, W, 3) BGR uint8.
+            score_thr: Omit boxes with a lower score.
+            batch_size: Number of images per forward pass.
 
         Raises:
-            ValueError: If a picture cannot be read, naming it.
+            ValueError: An image cannot be read; the message names it.
         """
-        for start in range(0, len(pictures), batch_size):
-            samples = [self._prepare(picture) for picture in pictures[start : start + batch_size]]
+        for start in range(0, len(images), batch_size):
+            samples = [self._prepare(image) for image in images[start : start + batch_size]]
             batch = {key: [sample[key] for sample in samples] for key in samples[0]}
             with torch.no_grad(), self._precision():
                 results = self.model.test_step(batch)
@@ -108,31 +108,31 @@ class Detector:
                 yield _to_numpy(result.pred_instances, score_thr)
 
     def warm_up(self, batch_size: int = 1, image_hw: tuple[int, int] = (480, 640)) -> None:
-        """Run blank pictures of this size through: the first runs on a GPU choose algorithms and take memory.
+        """Run blank images of this size: the first runs on a GPU choose algorithms and allocate memory.
 
         Args:
-            batch_size: That of the calls to come.
-            image_hw: Height and width of the pictures to come, px; each size is another to the device.
+            batch_size: Batch size of later calls.
+            image_hw: Height and width of later images, px; each size needs its own warm-up.
         """
         blank = np.zeros((*image_hw, 3), np.uint8)
         for _ in range(WARM_UP_RUNS):
             list(self([blank] * batch_size, batch_size=batch_size))
 
-    def _prepare(self, picture: str | Path | np.ndarray) -> dict:
-        if isinstance(picture, np.ndarray):
-            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-                raise ValueError(f'a picture must be (H, W, 3) uint8 in BGR, got {picture.shape} {picture.dtype}')
-            return self._from_array({'img': picture, 'img_id': 0})
-        if not Path(picture).is_file():
-            raise ValueError(f'there is no picture {picture}')
-        sample = self._from_file({'img_path': str(picture), 'img_id': 0})
+    def _prepare(self, image: str | Path | np.ndarray) -> dict:
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(f'an image must be (H, W, 3) uint8 in BGR, got {image.shape} {image.dtype}')
+            return self._from_array({'img': image, 'img_id': 0})
+        if not Path(image).is_file():
+            raise ValueError(f'there is no image {image}')
+        sample = self._from_file({'img_path': str(image), 'img_id': 0})
         if sample is None:
-            raise ValueError(f'the picture {picture} cannot be read')
+            raise ValueError(f'the image {image} cannot be read')
         return sample
 
 
 def _build(model_cfg: dict, path: str) -> tuple[nn.Module, dict]:
-    """The model with every weight from the checkpoint, and what the checkpoint says of its data set."""
+    """Return the model with every weight from the checkpoint, and the dataset_meta of the checkpoint."""
     install_reader()
     check_checkpoint(path)
     saved = CheckpointLoader.load_checkpoint(path, map_location='cpu')
@@ -168,34 +168,34 @@ def _to_numpy(instances: InstanceData, score_thr: float) -> Detections:
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
-    """BGR, 0..255; the same for a class on every picture."""
+    """Return the BGR colour of a class, 0..255."""
     red, green, blue = colorsys.hsv_to_rgb((0.58 + label * GOLDEN_ANGLE) % 1, 0.85, 0.95)
     return int(255 * blue), int(255 * green), int(255 * red)
 
 
 def draw(file: Path, found: Detections, classes: tuple[str, ...], target: Path) -> None:
-    """Write the picture of ``file`` with its boxes, best on top, each with its class and score, to ``target``.
+    """Draw boxes, classes and scores on the image of ``file``, best on top, and write it to ``target``.
 
-    A picture whose longer side is at most half of ``READABLE_SIDE`` is enlarged by a whole number first.
+    An image whose longer side is at most half of ``READABLE_SIDE`` is enlarged by a whole number first.
     """
-    picture, _ = read_image(str(file))
-    zoom = max(READABLE_SIDE // max(picture.shape[:2]), 1)
-    picture = cv2.resize(picture, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
-    unit = max(round(min(picture.shape[:2]) / 320), 1)  # width of a line, px
+    image, _ = read_image(str(file))
+    zoom = max(READABLE_SIDE // max(image.shape[:2]), 1)
+    image = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
+    unit = max(round(min(image.shape[:2]) / 320), 1)  # width of a line, px
     for box, score, label in reversed(list(zip(*found, strict=True))):
         colour = class_colour(label)
         left, top, right, bottom = (int(round(zoom * float(side))) for side in box)
-        cv2.rectangle(picture, (left, top), (right, bottom), colour, unit)
-        _write(picture, f'{classes[label]} {score:.2f}', (left, top), colour, unit)
-    cv2.imencode(target.suffix, picture)[1].tofile(target)
+        cv2.rectangle(image, (left, top), (right, bottom), colour, unit)
+        _write(image, f'{classes[label]} {score:.2f}', (left, top), colour, unit)
+    cv2.imencode(target.suffix, image)[1].tofile(target)
 
 
-def _write(picture: np.ndarray, text: str, corner: tuple[int, int], colour: tuple[int, int, int], unit: int) -> None:
-    """Put ``text`` on a patch of ``colour`` above ``corner``, or below it where the picture ends."""
+def _write(image: np.ndarray, text: str, corner: tuple[int, int], colour: tuple[int, int, int], unit: int) -> None:
+    """Write ``text`` on a patch of ``colour`` above ``corner``, or below it at the top of the image."""
     scale = 0.4 * unit
     (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, unit)
-    left = min(max(corner[0], 0), max(picture.shape[1] - width, 0))
+    left = min(max(corner[0], 0), max(image.shape[1] - width, 0))
     bottom = corner[1] if corner[1] >= height + base else corner[1] + height + base
-    cv2.rectangle(picture, (left, bottom - height - base), (left + width, bottom), colour, cv2.FILLED)
+    cv2.rectangle(image, (left, bottom - height - base), (left + width, bottom), colour, cv2.FILLED)
     ink = (0, 0, 0) if sum(colour) > 380 else (255, 255, 255)
-    cv2.putText(picture, text, (left, bottom - base), cv2.FONT_HERSHEY_SIMPLEX, scale, ink, unit, cv2.LINE_AA)
+    cv2.putText(image, text, (left, bottom - base), cv2.FONT_HERSHEY_SIMPLEX, scale, ink, unit, cv2.LINE_AA)

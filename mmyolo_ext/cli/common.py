@@ -68,7 +68,7 @@ def tool(main: Callable[..., None]) -> Callable[..., None]:
     ====================================================  =========  ==================================
     what ended it                                         exit code  last line
     ====================================================  =========  ==================================
-    a wrong option, config, data set or file              2          ``error: ...``
+    a wrong option, config, dataset or file              2          ``error: ...``
     SIGTERM                                               143        what was saved, how to resume
     SIGINT (Ctrl-C)                                       130        what was saved, how to resume
     disk, memory, loader, another rank, numbers that are  1          what was saved, how to resume

@@ -36,7 +36,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @tool
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the tool on ``argv``, by default the command line."""
+    """Convert as ``argv`` defines it, by default the command line."""
     args = parse_args(argv)
     for line in convert_file(args.source, args.target, args.source_format, args.target_format, args.config):
         print(line)

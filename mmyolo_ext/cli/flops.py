@@ -1,11 +1,11 @@
 """Parameters and FLOPs of a detector: ``python tools/flops.py CONFIG --size 640 --size 320``.
 
-Counted is one pass of one picture through the network as it is deployed: eval mode, from pixels to the raw maps of the
-head, without decoding and NMS. Two-stage detectors need proposals between their stages, so theirs are included.
+The counts are those of one forward pass of one image in eval mode, from pixels to the raw maps of the head, without
+decoding and NMS. For two-stage detectors they include the proposals between the stages.
 
-A **MAC** is one multiplication with one addition in a convolution or matrix product; **FLOPs** are 2 x MACs. (mmdet
-and mmengine print MACs under the name of FLOPs; YOLOv5's published FLOPs are 2 x MACs.) All else that the network
-does is named below the table: with its operations where mmengine knows how to count them, else with its calls.
+A **MAC** is one multiplication and one addition in a convolution or matrix product; **FLOPs** are 2 x MACs. (mmdet
+and mmengine print MACs as FLOPs; YOLOv5's published FLOPs are 2 x MACs.) Other operations are listed below the table:
+with their counts where mmengine can count them, else with the number of calls.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from mmyolo_ext.apis import load_config
 from mmyolo_ext.apis.config_nodes import leaf_datasets, walk
 from mmyolo_ext.cli.common import tool
 
-# names that mmengine gives to products with weights or between maps; what else it counts is work on single elements
+# mmengine's names of products with weights or between maps; it counts elementwise operations as well
 PRODUCTS = ('conv', 'addmm', 'bmm', 'einsum', 'matmul', 'mm', 'linear')
 PARTS = ('backbone', 'neck', 'head')
 # moves of data that mmengine's list of operations without arithmetic leaves out
@@ -49,18 +49,18 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='settings that replace those of the config'
     )
-    parser.add_argument('--json', action='store_true', help='one line of JSON in place of the table')
+    parser.add_argument('--json', action='store_true', help='print one line of JSON instead of the table')
     return parser.parse_args(argv)
 
 
 @tool
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the tool on ``argv``, by default the command line."""
+    """Print the counts for ``argv``, by default the command line."""
     args = parse_args(argv)
     cfg = load_config(find_config(args.config), args.cfg_options)
     sizes_hw = [check_size(size) for size in args.size] if args.size else [size_of(cfg)]
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of layers that changed long ago, and of a trace that nobody will run
+        warnings.simplefilter('ignore')  # about deprecated layers and about tracing
         model = build(cfg)
         counts = [{'size_hw': list(size_hw), **count(model, size_hw)} for size_hw in sizes_hw]
     if args.json:
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def find_config(name: str) -> str:
-    """The path of a config; ``package::path`` lies in the configs that the package brings along.
+    """Return the path of a config; ``package::path`` is one of the configs installed with the package.
 
     Raises:
         ValueError: There is no such package.
@@ -85,14 +85,14 @@ def find_config(name: str) -> str:
 
 
 def check_size(size: list[int]) -> tuple[int, int]:
-    """(height, width) of one or two numbers."""
+    """Return (height, width) of one or two numbers."""
     if len(size) > 2 or min(size) < 1:
         raise ValueError(f'--size takes a side or height and width, in px, got {size}; repeat it for another size')
     return size[0], size[-1]
 
 
 def size_of(cfg: Config) -> tuple[int, int]:
-    """(height, width) to which the config's test pipeline brings pictures, padded as its preprocessor pads.
+    """Return the (height, width) that the test pipeline of a config resizes to, padded as its preprocessor pads.
 
     Raises:
         ValueError: The pipeline has no step with a fixed size.
@@ -108,25 +108,25 @@ def size_of(cfg: Config) -> tuple[int, int]:
 
 
 def build(cfg: Config) -> nn.Module:
-    """The detector, with fresh weights: counts do not depend on them."""
+    """Build the detector without a checkpoint: counts do not depend on weights."""
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     return revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
 
 
 def parameters(model: nn.Module) -> dict[str, int]:
-    """Parameters of each part and of all; all that is neither backbone nor neck is head."""
+    """Count the parameters of each part and in total; all that is neither backbone nor neck is head."""
     return _split({name: sum(p.numel() for p in part.parameters()) for name, part in _parts(model)})
 
 
 def count(model: nn.Module, size_hw: tuple[int, int]) -> dict:
-    """What one picture of ``size_hw`` costs.
+    """Count the operations on one image of ``size_hw``.
 
     Returns:
-        ``macs`` and ``flops``: each part's and the total; ``elementwise``: operations on single elements by name;
-        ``not_counted``: calls, by name, of what mmengine does not know.
+        ``macs`` and ``flops``: of each part and in total; ``elementwise``: elementwise operations by name;
+        ``not_counted``: number of calls, by name, of operations that mmengine cannot count.
 
     Raises:
-        ValueError: The network does not take pictures of this size.
+        ValueError: The network cannot process images of this size.
     """
     height, width = size_hw
     analyzer = FlopAnalyzer(WithMetas(model, size_hw), torch.rand(1, 3, height, width))
@@ -137,7 +137,7 @@ def count(model: nn.Module, size_hw: tuple[int, int]) -> dict:
             by_operator = {name: analyzer.by_operator(f'model.{name}'.rstrip('.')) for name, _ in _parts(model)}
     except RuntimeError as error:
         name = type(model).__name__
-        raise ValueError(f'{name} does not take a picture of height {height}, width {width}: {error}') from error
+        raise ValueError(f'{name} cannot process an image of height {height}, width {width}: {error}') from error
     macs = _split({name: int(sum(ops[op] for op in PRODUCTS)) for name, ops in by_operator.items()})
     all_operators = by_operator['']
     return {
@@ -149,7 +149,7 @@ def count(model: nn.Module, size_hw: tuple[int, int]) -> dict:
 
 
 class WithMetas(nn.Module):
-    """A detector's raw forward on a picture alone; what it asks of the picture's metadata it is told."""
+    """The raw forward pass of a detector as a function of the image alone, with metadata of its size."""
 
     def __init__(self, model: nn.Module, size_hw: tuple[int, int]) -> None:
         super().__init__()
@@ -159,9 +159,9 @@ class WithMetas(nn.Module):
         self.samples = [DetDataSample(metainfo={**sizes, 'scale_factor': (1.0, 1.0), 'img_id': 0})]
         self.model = model
 
-    def forward(self, picture: Tensor) -> object:
+    def forward(self, image: Tensor) -> object:
         """(1, 3, H, W) -> raw outputs."""
-        return self.model(picture, self.samples, mode='tensor')
+        return self.model(image, self.samples, mode='tensor')
 
 
 def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -177,7 +177,7 @@ def _split(figures: dict[str, int]) -> dict[str, int]:
 
 
 def table(params: dict[str, int], counted: dict) -> str:
-    """The figures of one size, for people."""
+    """Return the counts of one size as a table."""
     height, width = counted['size_hw']
     lines = [f'input {height} x {width} (height x width)', f'{"":10}{"parameters":>12}{"GMACs":>10}{"GFLOPs":>10}']
     for part in (*PARTS, 'total'):

@@ -31,14 +31,14 @@ from torch.distributed.launcher import api
 
 LAUNCHER_PID = 'MMYOLO_EXT_LAUNCHER_PID'  # lets the processes notice that their launcher is gone
 ELASTIC = 'MMYOLO_EXT_ELASTIC'  # tells them that their number may change from start to start
-USER_ERROR = 2  # exit code of tools/*.py for a wrong option, config or data set
-SECONDS_AFTER_CLOSING = 30  # how long processes may go on after another node has given up
+USER_ERROR = 2  # exit code of tools/*.py for a wrong option, config or dataset
+SECONDS_AFTER_CLOSING = 30  # grace period of the processes after another node has stopped
 DEFAULT_PORT = 29500
 SIOCGIFADDR = 0x8915
 
 
 class Agent(LocalElasticAgent):
-    """torchrun's agent of one node; it does not restart after a user's error, and ends when another node does."""
+    """torchrun's agent of one node that does not restart after a user's error, and stops when another node does."""
 
     closed_at: float | None = None
 
@@ -104,7 +104,7 @@ def launch(argv: Sequence[str]) -> int:
         return 1
     except RendezvousTimeoutError:
         _say(
-            f'error: not all of {args.nnodes} nodes came to {args.rdzv_endpoint}: start the same command on each node'
+            f'error: not all {args.nnodes} nodes joined at {args.rdzv_endpoint}: start the same command on each node'
         )
         return 1
     except RendezvousConnectionError:

@@ -1,6 +1,6 @@
-"""Detect on pictures: ``python tools/predict.py CONFIG CHECKPOINT photo.jpg folder/ 'more/*.png'``.
+"""Detect objects on images: ``python tools/predict.py CONFIG CHECKPOINT photo.jpg folder/ 'more/*.png'``.
 
-Writes each picture with its boxes drawn, and one JSON with all boxes in px of the pictures.
+Writes each image with its boxes, and one JSON with all boxes in px of the images.
 """
 
 import argparse
@@ -20,12 +20,12 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description='Detect on pictures')
+    parser = argparse.ArgumentParser(description='Detect objects on images')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('pictures', nargs='+', help='files, folders (searched through), or patterns in quotes')
-    parser.add_argument('--out-dir', default='predictions', help='folder to write (default: predictions)')
-    parser.add_argument('--score-thr', type=float, default=0.25, help='least score of a box (default: 0.25)')
+    parser.add_argument('images', nargs='+', help='files, folders (searched recursively), or patterns in quotes')
+    parser.add_argument('--out-dir', default='predictions', help='output folder (default: predictions)')
+    parser.add_argument('--score-thr', type=float, default=0.25, help='minimum score of a box (default: 0.25)')
     parser.add_argument('--device', help='cpu, cuda:0, ...; default: a GPU if there is one')
     parser.add_argument('--half', action='store_true', help='compute in float16, on a CPU in bfloat16')
     parser.add_argument('--fuse', action='store_true', help='fold batch norms into convolutions')
@@ -35,9 +35,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @tool
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the tool on ``argv``, by default the command line."""
+    """Detect as ``argv`` defines it, by default the command line."""
     args = parse_args(argv)
-    files = find_pictures(args.pictures)
+    files = find_images(args.images)
     check_work_dir(args.out_dir)
     detector = Detector(load_config(args.config), args.checkpoint, args.device, half=args.half, fuse=args.fuse)
     records, broken = [], 0
@@ -54,16 +54,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f'[{number}/{len(files)}] {file}: {len(found.scores)} boxes')
     target = Path(args.out_dir) / 'predictions.json'
     target.write_text(json.dumps(records, indent=1))
-    print(f'{len(records)} pictures, {broken} skipped; boxes in {target}')
+    print(f'{len(records)} images, {broken} skipped; boxes in {target}')
     if not records:
-        raise ValueError(f'none of the {len(files)} pictures could be read')
+        raise ValueError(f'none of the {len(files)} images could be read')
 
 
-def find_pictures(patterns: Iterable[str]) -> list[Path]:
-    """Files as named, the pictures in folders, and what patterns match; each once, in order.
+def find_images(patterns: Iterable[str]) -> list[Path]:
+    """Return files as named, the images in folders and the matches of patterns, each once, in order.
 
     Raises:
-        ValueError: If one of them leads to no picture.
+        ValueError: If nothing matches one of them.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
@@ -73,13 +73,13 @@ def find_pictures(patterns: Iterable[str]) -> list[Path]:
         else:
             files = [path] if path.is_file() else [Path(file) for file in sorted(glob(pattern, recursive=True))]
         if not files:
-            raise ValueError(f'{pattern} leads to no picture; known suffixes in folders are {", ".join(SUFFIXES)}')
+            raise ValueError(f'no images match {pattern!r}; in folders, suffixes are {", ".join(SUFFIXES)}')
         found.update(dict.fromkeys(files))
     return list(found)
 
 
 def output_names(files: list[Path]) -> list[str]:
-    """A name for each file's drawing; files of one name in several folders get their folder's name in front."""
+    """Return a name for the drawing of each file; equal names get the name of their folder as a prefix."""
     names = [file.name for file in files]
     names = [
         name if names.count(name) == 1 else f'{file.parent.name}_{name}'
@@ -89,7 +89,7 @@ def output_names(files: list[Path]) -> list[str]:
 
 
 def describe(file: Path, found: Detections, classes: tuple[str, ...]) -> dict:
-    """One picture's entry of the JSON: boxes are x1, y1, x2, y2 in px."""
+    """Return the entry of an image in the JSON: boxes are x1, y1, x2, y2 in px."""
     rows = zip(found.boxes_xyxy.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
     boxes = [
         {'box': [round(side, 2) for side in box], 'score': round(score, 4), 'label': label, 'class': classes[label]}

@@ -1,7 +1,7 @@
 """Rerun the iteration that stopped a training: ``python tools/replay.py work_dirs/RUN/non_finite_iter_40.pth``.
 
-Runs the forward and the backward pass on one process and prints each loss and the layer where numbers stop being
-finite. The precision is that of the training where this device has it. Losses are those of the images of one rank.
+Runs forward and backward pass in one process, and prints each loss and the first layer with non-finite numbers. The
+precision is that of the training if this device has it. Losses are those of the images of one rank.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @tool
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the tool on ``argv``, by default the command line."""
+    """Rerun the iteration that ``argv`` names, by default the command line."""
     args = parse_args(argv)
     iteration, dump = read_dump(args.dump)
     cfg = load_config(args.config) if args.config else Config(parse_config(dump['config']))

@@ -13,7 +13,7 @@ from mmyolo_ext.export.runtime import ExportedDetector
 
 @tool
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the tool on ``argv``, by default the command line."""
+    """Evaluate as ``argv`` defines it, by default the command line."""
     parser = argparse.ArgumentParser(description='Evaluate an exported detector as tools/test.py does its checkpoint')
     parser.add_argument('config', help='config file')
     parser.add_argument('model', help='.onnx, or .xml of OpenVINO')

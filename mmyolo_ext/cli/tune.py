@@ -40,7 +40,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @tool
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the tool on ``argv``, by default the command line."""
+    """Search as ``argv`` defines it, by default the command line."""
     args = parse_args(argv)
     work_dir = args.work_dir or Path('work_dirs') / f'{args.config.stem}_tune'
     tuner = Tuner(

@@ -3,12 +3,12 @@
 ``python tools/dataset_converters/voc2coco.py VOC_ROOT OUT`` reads ``VOC_ROOT/{Annotations,JPEGImages,ImageSets/Main}``
 and writes ``OUT/<split>.json``, whose file names are relative to ``VOC_ROOT/JPEGImages``.
 
-Coordinates. A COCO box is x, y, width, height on the continuous plane, the left upper corner of the picture at 0, 0.
-By default the VOC numbers are taken as such corners: x = xmin, w = xmax - xmin, which is what labelImg and most of
-today's tools write. Pascal's own files count pixels from 1 and include the last one; ``--one-based`` reads those:
-x = xmin - 1, w = xmax - xmin + 1.
+Coordinates: a COCO box is x, y, width, height on the continuous plane, origin at the upper left corner of the image.
+By default VOC numbers are read as such corners: x = xmin, w = xmax - xmin, as labelImg and most tools write them.
+Pascal's own files count pixels from 1 and include the last one; ``--one-based`` reads those: x = xmin - 1,
+w = xmax - xmin + 1.
 
-Nothing is lost in silence: every box that is dropped or clipped is counted and named.
+Every box that is dropped or clipped is counted and listed.
 """
 
 import argparse
@@ -33,7 +33,7 @@ DIFFICULT = ('ignore', 'keep', 'drop')
 
 @dataclass
 class Report:
-    """What became of one split's objects."""
+    """Counts of the kept, dropped and clipped objects of a split."""
 
     images: int = 0
     background: int = 0
@@ -43,12 +43,12 @@ class Report:
     ignored: int = 0
 
     def lines(self, split: str) -> list[str]:
-        """For a person to read."""
+        """Return the report as text."""
         counts = ', '.join(f'{name} {count}' for name, count in self.kept.items()) or 'no box'
-        text = [f'{split}: {self.images} pictures ({self.background} without a box), {counts}']
+        text = [f'{split}: {self.images} images ({self.background} without a box), {counts}']
         if self.ignored:
             text.append(f'  {self.ignored} difficult boxes are ignore regions (iscrowd=1)')
-        for what, names in (('dropped', self.dropped), ('clipped to the picture', self.clipped)):
+        for what, names in (('dropped', self.dropped), ('clipped to the image', self.clipped)):
             text += [f'  {len(names)} boxes {what}:'] * bool(names) + [f'    {name}' for name in names[:20]]
             text += [f'    ... and {len(names) - 20} more'] * (len(names) > 20)
         return text
@@ -82,15 +82,15 @@ def _refuse_declaration(name: str, *_: object) -> None:
 
 
 def find_image(folder: Path, name: str) -> Path:
-    """The picture of an annotation, whatever its suffix."""
+    """Return the image of an annotation, with any of the suffixes."""
     for suffix in SUFFIXES:
         if (folder / f'{name}{suffix}').is_file():
             return folder / f'{name}{suffix}'
-    raise ValueError(f'picture is missing: {folder / name}.jpg (or {", ".join(SUFFIXES[1:])})')
+    raise ValueError(f'image is missing: {folder / name}.jpg (or {", ".join(SUFFIXES[1:])})')
 
 
 def image_size(root: ElementTree.Element, image: Path) -> tuple[int, int]:
-    """Width and height: those of the XML, or of the picture itself where the XML has none or zeros."""
+    """Return width and height from the XML, or from the image where the XML has none or zeros."""
     try:
         width, height = (float(root.findtext(f'size/{key}') or 0) for key in ('width', 'height'))
     except ValueError as error:
@@ -104,12 +104,12 @@ def image_size(root: ElementTree.Element, image: Path) -> tuple[int, int]:
     except cv2.error:  # of more pixels than OpenCV decodes
         pixels = None
     if pixels is None:
-        raise ValueError(f'picture cannot be read, and its annotation gives no size: {image}')
+        raise ValueError(f'image cannot be read, and its annotation gives no size: {image}')
     return pixels.shape[1], pixels.shape[0]
 
 
 def read_corners(item: ElementTree.Element, path: Path, one_based: bool) -> tuple[float, float, float, float]:
-    """Box of one object as continuous corners x1, y1, x2, y2."""
+    """Return the box of an object as continuous corners x1, y1, x2, y2."""
     try:
         x1, y1, x2, y2 = (float(item.findtext(f'bndbox/{key}')) for key in ('xmin', 'ymin', 'xmax', 'ymax'))
     except (TypeError, ValueError) as error:
@@ -120,7 +120,7 @@ def read_corners(item: ElementTree.Element, path: Path, one_based: bool) -> tupl
 
 
 def discover_classes(root: Path, names: list[str], order: str) -> list[str]:
-    """Every class name in the annotations of ``names``, sorted or in the order of first appearance."""
+    """Return every class name in the annotations of ``names``, sorted or in order of appearance."""
     found: dict[str, None] = {}
     for name in names:
         path = root / 'Annotations' / f'{name}.xml'
@@ -131,30 +131,30 @@ def discover_classes(root: Path, names: list[str], order: str) -> list[str]:
 def convert_object(
     item: ElementTree.Element, path: Path, size: tuple[int, int], classes: list[str], options: argparse.Namespace
 ) -> tuple[dict | None, str]:
-    """COCO annotation of one object (None if it is dropped), and a remark on what was done to it ('' if nothing)."""
+    """Return the COCO annotation of an object (None if dropped), and a remark if it was dropped or clipped."""
     name, difficult = item.findtext('name', '').strip(), item.findtext('difficult', '0').strip() == '1'
     corners = read_corners(item, path, options.one_based)
-    told = f'{path.name}: {name} at {", ".join(f"{value:g}" for value in corners)}'
+    text = f'{path.name}: {name} at {", ".join(f"{value:g}" for value in corners)}'
     if name not in classes:
-        return None, f'{told}: not one of the classes'
+        return None, f'{text}: not one of the classes'
     if difficult and options.difficult == 'drop':
-        return None, f'{told}: difficult'
+        return None, f'{text}: difficult'
     x1, x2 = (min(max(value, 0), size[0]) for value in corners[::2])
     y1, y2 = (min(max(value, 0), size[1]) for value in corners[1::2])
     if corners[2] <= corners[0] or corners[3] <= corners[1]:
-        return None, f'{told}: no area'
+        return None, f'{text}: no area'
     if x2 <= x1 or y2 <= y1:
-        return None, f'{told}: outside the picture of {size[0]} x {size[1]}'
+        return None, f'{text}: outside the image of {size[0]} x {size[1]}'
     crowd = int(difficult and options.difficult == 'ignore')
     box = [x1, y1, x2 - x1, y2 - y1]
     annotation = {'category_id': classes.index(name), 'bbox': box, 'area': box[2] * box[3], 'iscrowd': crowd}
-    return annotation, '' if (x1, y1, x2, y2) == corners else told
+    return annotation, '' if (x1, y1, x2, y2) == corners else text
 
 
 def convert_split(
     root: Path, names: list[str], classes: list[str], options: argparse.Namespace
 ) -> tuple[dict, Report]:
-    """COCO dictionary and report of the pictures ``names``; category ids are the positions in ``classes``."""
+    """Return COCO dictionary and report of the images ``names``; category ids are positions in ``classes``."""
     categories = [{'id': index, 'name': name} for index, name in enumerate(classes)]
     coco = {'images': [], 'annotations': [], 'categories': categories}
     report = Report(images=len(names), kept=Counter(dict.fromkeys(classes, 0)))
@@ -179,14 +179,14 @@ def convert_split(
 
 
 def read_splits(root: Path, wanted: list[str] | None) -> dict[str, list[str]]:
-    """Picture names of each split: the wanted ones, or those of train, val, trainval and test that exist."""
+    """Return the image names of each split: the given ones, or train, val, trainval and test where they exist."""
     folder = root / 'ImageSets' / 'Main'
     there = sorted(path.stem for path in folder.glob('*.txt'))
     chosen = wanted or [split for split in ('train', 'val', 'trainval', 'test') if split in there]
     missing = [split for split in chosen if split not in there]
     if missing or not chosen:
         raise ValueError(
-            f'no list of pictures for {missing or "any split"} in {folder}, which has: {there or "nothing"}'
+            f'no list of images for {missing or "any split"} in {folder}, which has: {there or "nothing"}'
         )
     names = {
         split: [line.split()[0] for line in (folder / f'{split}.txt').read_text().splitlines() if line.strip()]
@@ -195,12 +195,12 @@ def read_splits(root: Path, wanted: list[str] | None) -> dict[str, list[str]]:
     for split in chosen:
         for name in names[split]:
             if name.startswith(('/', '\\')) or '\0' in name or '..' in re.split(r'[/\\]', name):
-                raise ValueError(f'{folder / split}.txt names {name!r}, which leads out of the folder of annotations')
+                raise ValueError(f'{folder / split}.txt names {name!r}, which is outside of the annotation folder')
     return names
 
 
 def read_classes(values: list[str] | None) -> list[str] | None:
-    """Class names as given, or from one ``.txt`` file with a name a line."""
+    """Return class names as given, or from a ``.txt`` file with one name per line."""
     if values and len(values) == 1 and values[0].endswith('.txt'):
         values = [line.strip() for line in Path(values[0]).read_text().splitlines() if line.strip()]
     if values and len(set(values)) < len(values):
@@ -209,7 +209,7 @@ def read_classes(values: list[str] | None) -> list[str] | None:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Report]:
-    """The command line; gives the reports by split."""
+    """Convert as ``argv`` defines it, by default the command line; return the reports by split."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('root', type=Path, help='folder with Annotations, JPEGImages and ImageSets/Main')
     parser.add_argument('out', type=Path, help='folder for the JSON files')

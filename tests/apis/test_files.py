@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmyolo_ext.apis.config_errors import one_line
 from mmyolo_ext.apis.start import check_checkpoint, check_start, check_work_dir, set_start
 
-TRACEBACK = 'Original Traceback (most recent call last):\n  File x.py\nValueError: no picture a.jpg\n'
+TRACEBACK = 'Original Traceback (most recent call last):\n  File x.py\nValueError: no image a.jpg\n'
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def start_of(work_dir, resume=None, load_from=None, **hook) -> tuple[bool, str |
     return cfg.get('resume', False), cfg.load_from
 
 
-def test_missing_weights_to_start_from_are_told_apart_from_a_missing_checkpoint(tmp_path):
+def test_missing_weights_to_start_from_differ_from_a_missing_checkpoint(tmp_path):
     missing = str(tmp_path / 'yolov5n.pt')
     with pytest.raises(ValueError, match=r'there are no weights .*yolov5n.pt to start from.*--cfg-options load_from='):
         start_of(tmp_path, load_from=missing)
@@ -93,7 +93,7 @@ def test_a_work_dir_below_a_file_is_named(tmp_path):
     [
         ('two\n  lines', 'two lines'),
         ('class `A` in mmdet/x.py: class `B` in y/z.py: deep', 'deep'),
-        (f'Caught ValueError in worker 0.\n{TRACEBACK}', 'no picture a.jpg'),
+        (f'Caught ValueError in worker 0.\n{TRACEBACK}', 'no image a.jpg'),
         ('', 'ValueError'),
     ],
 )

@@ -1,4 +1,4 @@
-"""Predictions from Python: pixels of the picture, any input, errors that name the file."""
+"""Predictions from Python: pixels of the image, any input, errors that name the file."""
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ from mmyolo_ext.apis.inference import class_colour, draw
 
 @pytest.fixture(scope='module')
 def setup(tmp_path_factory):
-    """(config, checkpoint, folder of pictures) of an untrained network whose scores are raised over the threshold."""
+    """(config, checkpoint, folder of images) of an untrained network whose scores are raised over the threshold."""
     folder = tmp_path_factory.mktemp('inference')
     data = make_tiny_coco(folder / 'data')
     cfg = load_config(write_user_config(folder / 'mine.py', data))
@@ -32,33 +32,33 @@ def detector(setup):
     return Detector(setup[0], setup[1], 'cpu')
 
 
-def test_boxes_are_on_the_picture_and_sorted(detector, setup):
-    pictures = sorted(setup[2].glob('*.png'))
-    results = list(detector(pictures, score_thr=0.2))
-    assert len(results) == len(pictures) and any(len(found.scores) for found in results)
-    for picture, found in zip(pictures, results, strict=True):
-        height, width = cv2.imread(str(picture)).shape[:2]
+def test_boxes_are_on_the_image_and_sorted(detector, setup):
+    images = sorted(setup[2].glob('*.png'))
+    results = list(detector(images, score_thr=0.2))
+    assert len(results) == len(images) and any(len(found.scores) for found in results)
+    for image, found in zip(images, results, strict=True):
+        height, width = cv2.imread(str(image)).shape[:2]
         assert found.boxes_xyxy.shape == (len(found.scores), 4)
         assert (found.boxes_xyxy >= 0).all() and (found.boxes_xyxy <= [width, height] * 2).all()
         assert (np.diff(found.scores) <= 0).all() and (found.scores >= 0.2).all()
 
 
 def test_files_arrays_and_batches_give_the_same(detector, setup):
-    pictures = sorted(setup[2].glob('*.png'))
-    arrays = [cv2.imread(str(picture)) for picture in pictures]
-    for batch_size, inputs in ((1, arrays), (3, pictures)):
-        for one, other in zip(detector(pictures), detector(inputs, batch_size=batch_size), strict=True):
+    images = sorted(setup[2].glob('*.png'))
+    arrays = [cv2.imread(str(image)) for image in images]
+    for batch_size, inputs in ((1, arrays), (3, images)):
+        for one, other in zip(detector(images), detector(inputs, batch_size=batch_size), strict=True):
             for field in ('boxes_xyxy', 'scores', 'labels'):
                 np.testing.assert_allclose(getattr(one, field), getattr(other, field), rtol=1e-4, atol=1e-3)
 
 
 def test_fused_and_in_half_precision(detector, setup):
-    pictures = sorted(setup[2].glob('*.png'))
+    images = sorted(setup[2].glob('*.png'))
     fused = Detector(setup[0], setup[1], 'cpu', fuse=True)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fused.model.modules())
     half = Detector(setup[0], setup[1], 'cpu', half=True)
     half.warm_up(batch_size=2, image_hw=(48, 64))
-    for ours, one, other in zip(*(kind(pictures, score_thr=0.2) for kind in (detector, fused, half)), strict=True):
+    for ours, one, other in zip(*(kind(images, score_thr=0.2) for kind in (detector, fused, half)), strict=True):
         for field in ('boxes_xyxy', 'scores', 'labels'):
             np.testing.assert_allclose(getattr(one, field), getattr(ours, field), rtol=1e-4, atol=1e-3)
         # bfloat16 keeps 8 bits: scores of about 1/2 to some hundredths; something was rounded
@@ -71,14 +71,14 @@ def test_classes_come_from_the_checkpoint(detector):
     assert detector.classes == ('r', 'b')
 
 
-def test_no_pictures_give_nothing(detector):
+def test_no_images_give_nothing(detector):
     assert list(detector([])) == []
 
 
-def test_pictures_that_cannot_be_used_are_named(detector, tmp_path):
-    with pytest.raises(ValueError, match='there is no picture .*none.jpg'):
+def test_images_that_cannot_be_used_are_named(detector, tmp_path):
+    with pytest.raises(ValueError, match='there is no image .*none.jpg'):
         list(detector([tmp_path / 'none.jpg']))
-    (tmp_path / 'text.jpg').write_text('no picture')
+    (tmp_path / 'text.jpg').write_text('no image')
     with pytest.raises(ValueError, match='text.jpg'):
         list(detector([tmp_path / 'text.jpg']))
     with pytest.raises(ValueError, match=r'got \(4, 4\) uint8'):
@@ -103,7 +103,7 @@ def test_a_box_is_drawn_in_the_colour_of_its_class(tmp_path):
     assert len({class_colour(label) for label in range(80)}) == 80
 
 
-def test_a_small_picture_is_drawn_enlarged(tmp_path):
+def test_a_small_image_is_drawn_enlarged(tmp_path):
     source, target = tmp_path / 'grey.png', tmp_path / 'drawn.png'
     cv2.imwrite(str(source), np.full((100, 120, 3), 90, np.uint8))
     found = Detections(np.array([[20.0, 30.0, 60.0, 80.0]]), np.array([0.9]), np.array([1]))

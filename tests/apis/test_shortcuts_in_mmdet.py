@@ -29,7 +29,7 @@ def test_a_rectangle_reaches_every_transform_of_rtmdet():
         ('Resize', 'scale'),
     ):
         assert values(cfg, name, argument) == {'(480, 320)'}, name
-    # 1280 in the first stage, 640 in the second, on pictures of 640
+    # 1280 in the first stage, 640 in the second, on images of 640
     assert values(cfg, 'RandomResize', 'scale') == {'(960, 640)', '(480, 320)'}
 
 
@@ -60,8 +60,8 @@ def test_views_follow_the_old_size():
 )
 def test_class_names_reach_the_head_of_regions_alone(name):
     cfg = load_config(MIXED / f'{name}.py', {'class_names': ('a', 'b'), 'input_size': 320})
-    told = [key for key, node in named(cfg.model) if node.get('num_classes') == 2]
-    assert told == ['roi_head.bbox_head']
+    found = [key for key, node in named(cfg.model) if node.get('num_classes') == 2]
+    assert found == ['roi_head.bbox_head']
 
 
 def named(node: dict, name: str = ''):

@@ -140,8 +140,8 @@ def test_a_classifier_of_torchvision(tmp_path: Path, golden_dir: Path) -> None:
     target = tmp_path / 'shuffle.pth'
     light = ROOT / 'configs' / 'light' / 'yolov5_shufflenetv2-0.5_320_bccd.py'
     lines = convert_file(source, target, 'auto', 'mmyolo_ext', light)
-    told = counts(lines)
-    assert told['missing'] == told['unexpected'] == told['of another shape'] == 0 and told['matched'] == 275
+    found = counts(lines)
+    assert found['missing'] == found['unexpected'] == found['of another shape'] == 0 and found['matched'] == 275
     # its last convolution, under a batch norm of 5 with the counter, and the classifier of 2
     assert '  8 more are of no part of it (classifier, later stages)' in lines
     assert Config.fromfile(target.with_suffix('.py')).load_from == str(target)

@@ -152,5 +152,5 @@ def test_other_wrong_input(run, tmp_path):
     (tmp_path / 'mine.py').write_text("model = dict(type='mmdet.RetinaNet')\n")
     with pytest.raises(ValueError, match='names no size; give --size'):
         run(tmp_path / 'mine.py')
-    with pytest.raises(ValueError, match='Toy does not take a picture of height 1, width 2'):
+    with pytest.raises(ValueError, match='Toy cannot process an image of height 1, width 2'):
         flops.count(Toy().eval(), (1, 2))

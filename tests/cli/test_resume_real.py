@@ -37,7 +37,7 @@ def data(tmp_path_factory):
 
 
 def train(config, work_dir, workers=0, kill_at=None, resume=False) -> list[tuple]:
-    # four pictures a step, as 64 would be one step an epoch; mosaic closed for the last of three epochs
+    # four images a step, as 64 would be one step an epoch; mosaic closed for the last of three epochs
     options = {'max_epochs': 3, 'default_hooks.accumulate.nominal_batch_size': 4}
     options |= {'train_dataloader.num_workers': workers, 'train_dataloader.persistent_workers': workers > 0}
     cfg = load_config(config, options)

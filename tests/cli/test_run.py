@@ -28,8 +28,8 @@ def area(box):
 if __name__ == '__main__':
     with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
         area_in_worker = pool.submit(area, Box()).result()
-    told = dict(argv=sys.argv, file=__file__, path=sys.path[0], beside=beside.name, worker=area_in_worker)
-    print('TOLD', json.dumps(told))
+    facts = dict(argv=sys.argv, file=__file__, path=sys.path[0], beside=beside.name, worker=area_in_worker)
+    print('FACTS', json.dumps(facts))
     sys.exit(7)
 """
 
@@ -53,15 +53,15 @@ def test_a_script_runs_as_by_python_and_so_do_its_processes(folder):
     script = Path('my tools/script.py')
     done = run(script, 'config.py', '--lr=1', '--name', 'a b', cwd=folder)
     assert done.returncode == 7, done.stderr
-    told = json.loads(done.stdout.split('TOLD ')[1])
-    assert told['argv'] == [str(script), 'config.py', '--lr=1', '--name', 'a b']
-    assert told['file'] == str(script)
-    assert Path(told['path']) == (folder / 'my tools').resolve() and told['beside'] == 'a neighbour'
+    facts = json.loads(done.stdout.split('FACTS ')[1])
+    assert facts['argv'] == [str(script), 'config.py', '--lr=1', '--name', 'a b']
+    assert facts['file'] == str(script)
+    assert Path(facts['path']) == (folder / 'my tools').resolve() and facts['beside'] == 'a neighbour'
     # a class and a function of the script, 3 * 3, and the ops in a process started anew
-    assert told['worker'] == [9, True]
+    assert facts['worker'] == [9, True]
 
 
-def test_an_error_of_the_script_is_told_as_python_tells_it(tmp_path):
+def test_an_error_of_the_script_looks_as_in_python(tmp_path):
     (tmp_path / 'broken.py').write_text("x = 1\nraise RuntimeError('on purpose')")
     done = run('broken.py', cwd=tmp_path)
     assert done.returncode == 1
@@ -70,16 +70,16 @@ def test_an_error_of_the_script_is_told_as_python_tells_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'code', 'told'),
+    ('arguments', 'code', 'message'),
     [
         (['nowhere.py'], 2, 'error: there is no script nowhere.py: give a path, or PACKAGE::PATH'),
         ([], 2, 'SCRIPT.py ARGUMENTS'),
         (['--help'], 0, 'SCRIPT.py ARGUMENTS'),
     ],
 )
-def test_the_command_line_says_what_is_missing(arguments, code, told, tmp_path):
+def test_the_command_line_names_what_is_missing(arguments, code, message, tmp_path):
     done = run(*arguments, cwd=tmp_path)
-    assert done.returncode == code and told in done.stdout + done.stderr
+    assert done.returncode == code and message in done.stdout + done.stderr
     assert 'Traceback' not in done.stderr
 
 
@@ -92,7 +92,7 @@ def test_scripts_are_found_by_path_and_by_package(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('name', 'told'),
+    ('name', 'message'),
     [
         ('b.py', 'there is no script b.py: give a path, or PACKAGE::PATH'),
         ('.', 'there is no script .:'),
@@ -101,7 +101,7 @@ def test_scripts_are_found_by_path_and_by_package(tmp_path, monkeypatch):
         ('mmdet::tools/trian.py', r'there is no file .*/\.mim/tools/trian\.py or .*mmdet/tools/trian\.py'),
     ],
 )
-def test_a_script_that_is_not_there_is_named(name, told, tmp_path, monkeypatch):
+def test_a_script_that_is_not_there_is_named(name, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         find_script(name)

@@ -63,7 +63,7 @@ def figures(output: str) -> dict[str, float]:
     return {name: float(value) for name, value in re.findall(r'coco/(\w+): ([\d.]+)', output)}
 
 
-def test_two_processes_count_each_picture_once_and_agree_with_one(trained):
+def test_two_processes_count_each_image_once_and_agree_with_one(trained):
     folder, _ = trained
     common = ('--work-dir', folder / 'test', '--cfg-options', 'log_level=INFO')
     checkpoint = folder / 'work' / 'epoch_2.pth'
@@ -88,17 +88,17 @@ def test_views_and_drawings(trained):
     assert len(list((folder / 'tta').glob('*/shown/*.png'))) == 5
 
 
-def test_prediction_skips_and_counts_broken_pictures(trained):
+def test_prediction_skips_and_counts_broken_images(trained):
     folder, _ = trained
-    pictures = folder / 'pictures'
-    pictures.mkdir()
+    images = folder / 'images'
+    images.mkdir()
     for name in ('a.jpg', 'b.jpg'):
-        cv2.imwrite(str(pictures / name), np.full((50, 80, 3), 120, np.uint8))
-    (pictures / 'b.jpg').write_bytes((pictures / 'b.jpg').read_bytes()[:-300])
-    (pictures / 'notes.txt').touch()
-    arguments = (folder / 'mine.py', folder / 'work' / 'epoch_2.pth', pictures, folder / 'data' / 'val' / '00[01].png')
+        cv2.imwrite(str(images / name), np.full((50, 80, 3), 120, np.uint8))
+    (images / 'b.jpg').write_bytes((images / 'b.jpg').read_bytes()[:-300])
+    (images / 'notes.txt').touch()
+    arguments = (folder / 'mine.py', folder / 'work' / 'epoch_2.pth', images, folder / 'data' / 'val' / '00[01].png')
     output = tool('predict.py', *arguments, '--out-dir', folder / 'out', '--device', 'cpu', '--score-thr', '0.0001')
-    assert re.search(r'skipped: .*b\.jpg', output) and '3 pictures, 1 skipped' in output
+    assert re.search(r'skipped: .*b\.jpg', output) and '3 images, 1 skipped' in output
     records = json.loads((folder / 'out' / 'predictions.json').read_text())
     assert [Path(record['file']).name for record in records] == ['a.jpg', '000.png', '001.png']
     assert sorted(file.name for file in (folder / 'out').glob('*.[jp]*g')) == ['000.png', '001.png', 'a.jpg']
@@ -115,7 +115,7 @@ log_level = 'INFO'
 
 
 def test_two_processes_train_though_one_never_sees_a_box(tmp_path):
-    # rank 0 reads pictures 0, 2, 4, rank 1 reads 1, 3, 5
+    # rank 0 reads images 0, 2, 4, rank 1 reads 1, 3, 5
     data = make_tiny_coco(tmp_path / 'data', background=(1, 3, 5))
     config = write_user_config(tmp_path / 'mine.py', data, extra=WITHOUT_MOSAIC)
     script = REPO / 'tools' / 'dist_train.sh'

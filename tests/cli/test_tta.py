@@ -1,4 +1,4 @@
-"""Views of a picture are mapped back to it: a detector that cannot err must find the same box in each."""
+"""Views of a image are mapped back to it: a detector that cannot err must find the same box in each."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ GREY = 114 / 255
 RULE = {'nms': {'type': 'nms', 'iou_threshold': 0.65}, 'max_per_img': 300}
 
 
-def boxes_on_picture(boxes_xyxy: torch.Tensor, metainfo: dict) -> torch.Tensor:
+def boxes_on_image(boxes_xyxy: torch.Tensor, metainfo: dict) -> torch.Tensor:
     """What our heads make of boxes of the network's input."""
     return to_original_pixels(boxes_xyxy, torch.zeros(len(boxes_xyxy)).long(), [metainfo])
 
@@ -35,18 +35,18 @@ class RedFinder(torch.nn.Module):
     def test_step(self, data: dict) -> list:
         data = self.data_preprocessor(data)
         red = torch.tensor(COLOURS[0][::-1]).view(3, 1, 1) / 255
-        for picture, sample in zip(data['inputs'], data['data_samples'], strict=True):
-            self.seen.append(picture)
-            rows, columns = torch.nonzero((picture - red).abs().amax(0) < 0.15, as_tuple=True)
+        for image, sample in zip(data['inputs'], data['data_samples'], strict=True):
+            self.seen.append(image)
+            rows, columns = torch.nonzero((image - red).abs().amax(0) < 0.15, as_tuple=True)
             edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-            box = boxes_on_picture(torch.tensor([edges], dtype=torch.float32), sample.metainfo)
+            box = boxes_on_image(torch.tensor([edges], dtype=torch.float32), sample.metainfo)
             sample.pred_instances = InstanceData(bboxes=box, scores=torch.ones(1), labels=torch.zeros(1).long())
         return data['data_samples']
 
 
 @pytest.fixture(scope='module')
 def views(tmp_path_factory):
-    """(config, dataset) with four scales' worth of room: pictures of 64 px shown at 128, 160 and 192."""
+    """(config, dataset) with boxes at four scales: images of 64 px shown at 128, 160 and 192."""
     folder = tmp_path_factory.mktemp('tta')
     config = write_user_config(folder / 'mine.py', make_tiny_coco(folder / 'data', background=()))
     cfg = load_config(config, {'input_size': 160})
@@ -56,7 +56,7 @@ def views(tmp_path_factory):
     return cfg, DATASETS.build(cfg.test_dataloader.dataset)
 
 
-def test_every_view_gives_the_box_of_the_picture(views):
+def test_every_view_gives_the_box_of_the_image(views):
     cfg, dataset = views
     finder = RedFinder(cfg.model.data_preprocessor)
     model = MODELS.build({**cfg.tta_model, 'tta_cfg': RULE, 'module': finder})
@@ -82,9 +82,9 @@ def test_views_are_padded_in_grey_on_all_sides(views):
     # 64 x 40 px (height, width) in 128, 160, 192: 128 x 80, 160 x 100 and 192 x 120. In strides of 32, and half a
     # stride more: 4.5 -> 5 and 3; 5.5 -> 6 and 3.6 -> 4; 6.5 -> 7 and 4.25 -> 5.
     sides = [(160, 96), (192, 128), (224, 160)] * 2
-    assert [picture.shape[1:] for picture in finder.seen] == sides
-    for picture in finder.seen:
-        for rim in (picture[:, 0], picture[:, -1], picture[:, :, 0], picture[:, :, -1]):
+    assert [image.shape[1:] for image in finder.seen] == sides
+    for image in finder.seen:
+        for rim in (image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]):
             assert (rim - GREY).abs().max() < 1e-6
 
 
@@ -93,8 +93,8 @@ def test_a_box_comes_back_from_every_view_exactly(views, shape_hw):
     """Odd sides and paddings: a box carried forward by the letterbox comes back through padding, scale and flip."""
     cfg, _ = views
     (height, width), box = shape_hw, torch.tensor([[3.0, 2, 21, 6]])
-    picture = np.random.RandomState(0).randint(0, 256, (*shape_hw, 3), dtype=np.uint8)
-    sample = {'img': picture, 'img_shape': shape_hw, 'ori_shape': shape_hw, 'gt_bboxes': HorizontalBoxes(box.clone())}
+    image = np.random.RandomState(0).randint(0, 256, (*shape_hw, 3), dtype=np.uint8)
+    sample = {'img': image, 'img_shape': shape_hw, 'ori_shape': shape_hw, 'gt_bboxes': HorizontalBoxes(box.clone())}
     seen = TRANSFORMS.build(cfg.tta_pipeline[-1])(sample)
     odd = 0
     for view, network_input in zip(seen['data_samples'], seen['inputs'], strict=True):
@@ -103,7 +103,7 @@ def test_a_box_comes_back_from_every_view_exactly(views, shape_hw):
         new_h, new_w = network_input.shape[1] - top - bottom, network_input.shape[2] - left - right
         assert view.scale_factor == (new_w / width, new_h / height) and abs(left - right) <= 1 >= abs(top - bottom)
         view.pred_instances = InstanceData(
-            bboxes=boxes_on_picture(view.gt_instances.bboxes.tensor, view.metainfo),
+            bboxes=boxes_on_image(view.gt_instances.bboxes.tensor, view.metainfo),
             scores=torch.ones(1), labels=torch.zeros(1).long(),
         )  # fmt: skip
         torch.testing.assert_close(unflipped(view).bboxes, box, atol=1e-4, rtol=0)

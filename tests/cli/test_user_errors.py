@@ -79,7 +79,7 @@ def test_nothing_to_close(tool, folder, tmp_path):
     assert "nothing to close: got ['RandomAffine', 'PackDetInputs']" in line
 
 
-def test_a_broken_picture(tool, folder, tmp_path):
+def test_a_broken_image(tool, folder, tmp_path):
     data = make_tiny_coco(tmp_path / 'data')
     (data / 'train' / '001.png').write_bytes((data / 'train' / '001.png').read_bytes()[:200])
     options = ('--cfg-options', f'data_root={data}/')
@@ -110,7 +110,7 @@ def test_testing_with_a_missing_or_foreign_checkpoint(tool, folder, tmp_path):
 
 def test_predicting_on_nothing(tool, folder, tmp_path):
     line = tool('predict.py', folder / 'mine.py', 'none.pth', tmp_path / '*.jpg')
-    assert f'{tmp_path}/*.jpg leads to no picture' in line
+    assert f"no images match '{tmp_path}/*.jpg'" in line
 
 
 def test_an_out_file_of_another_kind(tool, folder):

@@ -17,7 +17,7 @@ def box_xml(name, corners, difficult=0):
     return f'<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>{inner}</bndbox></object>'
 
 
-def write_picture(root, name, boxes, size='<size><width>40</width><height>30</height></size>', suffix='.jpg'):
+def write_image(root, name, boxes, size='<size><width>40</width><height>30</height></size>', suffix='.jpg'):
     for folder in ('Annotations', 'JPEGImages', 'ImageSets/Main'):
         (root / folder).mkdir(parents=True, exist_ok=True)
     (root / f'Annotations/{name}.xml').write_text(f'<annotation>{size}{"".join(boxes)}</annotation>')
@@ -27,9 +27,9 @@ def write_picture(root, name, boxes, size='<size><width>40</width><height>30</he
 @pytest.fixture
 def voc(tmp_path):
     root = tmp_path / 'my voc'
-    write_picture(root, 'one', [box_xml('dog', (5, 6, 15, 26)), box_xml('cat', (1, 1, 40, 30), difficult=1)])
-    write_picture(root, 'two', [], suffix='.png')
-    write_picture(
+    write_image(root, 'one', [box_xml('dog', (5, 6, 15, 26)), box_xml('cat', (1, 1, 40, 30), difficult=1)])
+    write_image(root, 'two', [], suffix='.png')
+    write_image(
         root,
         'three',
         [
@@ -49,7 +49,7 @@ def convert(root, out, *options):
     return reports, {split: json.loads((Path(out) / f'{split}.json').read_text()) for split in reports}
 
 
-def test_boxes_classes_and_pictures(voc, tmp_path):
+def test_boxes_classes_and_images(voc, tmp_path):
     reports, coco = convert(voc, tmp_path / 'out')
     train = coco['train']
     assert train['categories'] == [{'id': 0, 'name': 'cat'}, {'id': 1, 'name': 'dog'}]
@@ -64,7 +64,7 @@ def test_boxes_classes_and_pictures(voc, tmp_path):
 
 def test_one_based_pixels(voc, tmp_path):
     _, coco = convert(voc, tmp_path / 'out', '--one-based', '--splits', 'train')
-    # Pixels 5..15 and 6..26 counted from 1 cover 4..15 and 5..26; 1..40 and 1..30 the whole picture of 40 x 30.
+    # Pixels 5..15 and 6..26 counted from 1 cover 4..15 and 5..26; 1..40 and 1..30 the whole image of 40 x 30.
     assert [box['bbox'] for box in coco['train']['annotations']] == [[4, 5, 11, 21], [0, 0, 40, 30]]
 
 
@@ -72,10 +72,10 @@ def test_bad_boxes_are_dropped_counted_and_named(voc, tmp_path, capsys):
     reports, coco = convert(voc, tmp_path / 'out')
     assert [box['bbox'] for box in coco['val']['annotations']] == [[30, 20, 10, 8]]  # 48.5 clipped to 40
     reasons = [line.rsplit(': ', 1)[1] for line in reports['val'].dropped]
-    assert reasons == ['no area', 'no area', 'outside the picture of 40 x 30']
-    told = capsys.readouterr().out
-    assert '3 boxes dropped' in told and 'three.xml: dog at 7, 7, 7, 20: no area' in told
-    assert '1 boxes clipped to the picture' in told and 'three.xml: cat at 30, 20, 48.5, 28' in told
+    assert reasons == ['no area', 'no area', 'outside the image of 40 x 30']
+    printed = capsys.readouterr().out
+    assert '3 boxes dropped' in printed and 'three.xml: dog at 7, 7, 7, 20: no area' in printed
+    assert '1 boxes clipped to the image' in printed and 'three.xml: cat at 30, 20, 48.5, 28' in printed
 
 
 @pytest.mark.parametrize(('choice', 'crowds'), [('ignore', [0, 1]), ('keep', [0, 0]), ('drop', [0])])
@@ -97,8 +97,8 @@ def test_class_order(voc, tmp_path):
 
 
 @pytest.mark.parametrize('size', ['', '<size><width>0</width><height>0</height></size>'])
-def test_size_is_read_from_the_picture_where_the_xml_has_none(voc, tmp_path, size):
-    write_picture(voc, 'one', [], size=size)
+def test_size_is_read_from_the_image_where_the_xml_has_none(voc, tmp_path, size):
+    write_image(voc, 'one', [], size=size)
     image = convert(voc, tmp_path / 'out')[1]['train']['images'][0]
     assert (image['width'], image['height']) == (40, 30)
 
@@ -113,7 +113,7 @@ def test_what_is_missing_or_broken_is_named(voc, tmp_path, capsys):
     assert "['minival']" in error('--splits', 'minival') and "['train', 'val']" in error('--splits', 'minival')
     assert 'named twice' in error('--classes', 'dog', 'dog')
     (voc / 'JPEGImages/two.png').unlink()
-    assert 'picture is missing' in error() and 'two' in error()
+    assert 'image is missing' in error() and 'two' in error()
     (voc / 'Annotations/one.xml').write_text('<annotation><object>')
     assert 'broken' in error() and 'one.xml' in error()
     (voc / 'Annotations/one.xml').unlink()

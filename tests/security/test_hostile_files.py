@@ -411,7 +411,7 @@ def xml_nested_deeply(folder: Path) -> Callable:
     return voc(folder, VOC_BODY.format('<a>' * 200_000 + '</a>' * 200_000))
 
 
-@case('leads out of the folder of annotations')
+@case('is outside of the annotation folder')
 def list_of_images_that_leads_out(folder: Path) -> Callable:
     return voc(folder, VOC_BODY.format(''), name='../../../etc/passwd')
 
