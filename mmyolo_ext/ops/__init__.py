@@ -1,8 +1,11 @@
-"""A stand-in for ``mmcv._ext``, the compiled half of mmcv, for installations that lack it.
+"""Pure PyTorch versions of mmcv's compiled ops, for installations of mmcv that lack them.
 
-``mmcv.ops`` asks ``mmcv._ext`` for every op it knows at import time and calls them later. The stand-in answers for
-all of them: an op of :data:`OPS` is imported from its file when first asked for, any other raises
-:class:`MissingOpError` when it is called.
+``mmcv.ops`` looks up every op in ``mmcv._ext`` when it is imported. :func:`install` puts a module in that place that
+imports an op of :data:`OPS_BY_MODULE` when it is first used; any other op raises :class:`MissingOpError` when it is
+called.
+
+:func:`install` runs when ``mmyolo_ext`` is imported. It imports neither torch nor mmcv, so that the doctor starts on a
+broken installation.
 """
 
 import importlib
@@ -16,6 +19,7 @@ from typing import NoReturn
 
 EXT = 'mmcv._ext'
 
+# the ops that detectors of mmdet use, by the module of this package that holds them
 OPS_BY_MODULE = {
     'carafe': ['carafe_forward', 'carafe_backward'],
     'deformable': [
@@ -32,28 +36,37 @@ OPS_BY_MODULE = {
     'nms': ['nms', 'nms_match', 'softnms'],
     'roi': ['roi_align_forward', 'roi_align_backward', 'deform_roi_pool_forward', 'deform_roi_pool_backward'],
 }
-"""The ops we supply, by the module of this package that holds them."""
-
 OPS = {op: module for module, ops in OPS_BY_MODULE.items() for op in ops}
 
 
 class MissingOpError(NotImplementedError):
-    """An op of mmcv that is neither compiled nor supplied by us was called."""
+    """Raised by an op of mmcv that is neither compiled nor supplied by this package."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f'mmcv was installed without its compiled ops, and mmyolo_ext does not supply the op {name!r}. '
+            f'Install the compiled ops (over ten minutes, needs a C++ compiler): {compile_command()}'
+        )
 
 
 class SuppliedOps(ModuleType):
-    """Answers for ``mmcv._ext`` with the ops of :data:`OPS`."""
+    """The module that replaces ``mmcv._ext``."""
 
     def __getattr__(self, name: str) -> Callable:
         if name.startswith('__'):
             raise AttributeError(name)
-        op = _load(name) if name in OPS else _missing(name)
+        if name in OPS:
+            op = getattr(importlib.import_module(f'{__name__}.{OPS[name]}'), name)
+        elif name in ('get_compiler_version', 'get_compiling_cuda_version'):  # for mmengine's log
+            op = lambda: 'not compiled, supplied by mmyolo_ext'  # noqa: E731
+        else:
+            op = _missing(name)
         setattr(self, name, op)
         return op
 
 
 def install() -> None:
-    """Supply ``mmcv._ext`` where mmcv is installed without it; otherwise do nothing."""
+    """Supply ``mmcv._ext`` if mmcv is installed without it; otherwise do nothing."""
     if EXT not in sys.modules and ops_status() == 'absent':
         module = SuppliedOps(EXT, doc=__doc__)
         module.__spec__ = ModuleSpec(EXT, loader=None, origin=__name__)
@@ -61,10 +74,10 @@ def install() -> None:
 
 
 def ops_status() -> str:
-    """Where mmcv's ops come from, found without importing mmcv.
+    """Return where mmcv's ops come from, without importing mmcv.
 
     Returns:
-        'no mmcv', 'supplied' (the stand-in is in place), 'compiled', or 'absent' (mmcv alone, without ops).
+        'no mmcv', 'supplied' (by this package), 'compiled', or 'absent' (mmcv alone, without ops).
     """
     mmcv = importlib.util.find_spec('mmcv')
     if mmcv is None:
@@ -75,9 +88,10 @@ def ops_status() -> str:
 
 
 def compile_command() -> str:
-    """Shell command that puts the compiled ops in place of a pure-Python mmcv of the same version.
+    """Return the shell command that installs the compiled ops for the installed version of mmcv.
 
-    Without build isolation the build finds torch, and then compiles; a cached pure-Python wheel must not be taken.
+    It builds without isolation, because the build compiles only if it finds torch, and ignores cached pure-Python
+    wheels.
     """
     try:
         requirement = f'onedl-mmcv=={importlib.metadata.version("onedl-mmcv")}'
@@ -87,30 +101,8 @@ def compile_command() -> str:
     return f"pip install 'setuptools>=80' wheel ninja && pip install {options} {requirement}"
 
 
-def _load(name: str) -> Callable:
-    module = importlib.import_module(f'{__name__}.{OPS[name]}')
-    return getattr(module, name)
-
-
 def _missing(name: str) -> Callable:
     def missing(*args, **kwargs) -> NoReturn:
-        raise MissingOpError(
-            f'mmcv was installed without its compiled ops, and mmyolo_ext does not supply the op {name!r}. '
-            f'Install the compiled ops (over ten minutes, needs a C++ compiler): {compile_command()}'
-        )
+        raise MissingOpError(name)
 
-    missing.__name__ = missing.__qualname__ = name
     return missing
-
-
-SUPPLIED = 'not compiled, supplied by mmyolo_ext'
-
-
-def get_compiler_version() -> str:
-    """For mmengine's report of the environment."""
-    return SUPPLIED
-
-
-def get_compiling_cuda_version() -> str:
-    """See :func:`get_compiler_version`."""
-    return SUPPLIED

@@ -45,30 +45,9 @@ def carafe_backward(
     group_size: int,
     scale_factor: int,
 ) -> None:
-    """Fill the gradients of features and masks."""
-    carafe_naive_backward(grad_output, rfeatures, masks, grad_input, grad_masks, kernel_size, group_size, scale_factor)
-
-
-def carafe_naive_forward(
-    features: Tensor, masks: Tensor, output: Tensor, kernel_size: int, group_size: int, scale_factor: int
-) -> None:
-    """As :func:`carafe_forward`, without its buffers."""
-    output.copy_(_reassemble(features, masks, kernel_size, group_size, scale_factor))
-
-
-def carafe_naive_backward(
-    grad_output: Tensor,
-    features: Tensor,
-    masks: Tensor,
-    grad_input: Tensor,
-    grad_masks: Tensor,
-    kernel_size: int,
-    group_size: int,
-    scale_factor: int,
-) -> None:
-    """As :func:`carafe_backward`, without its buffers."""
+    """Fill the gradients of features and masks by autograd over a second forward pass."""
     with torch.enable_grad():
-        leaves = [tensor.detach().requires_grad_() for tensor in (features, masks)]
+        leaves = [tensor.detach().requires_grad_() for tensor in (rfeatures, masks)]
         output = _reassemble(*leaves, kernel_size, group_size, scale_factor)
         gradients = torch.autograd.grad(output, leaves, grad_output)
     grad_input.copy_(gradients[0])

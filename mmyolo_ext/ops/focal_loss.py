@@ -1,4 +1,4 @@
-"""Focal loss (Lin et al., arXiv 1708.02002), FL = -a (1 - p_t)^g log(p_t), and its gradient in the logits.
+"""Sigmoid focal loss (Lin et al., arXiv 1708.02002), FL = -a (1 - p_t)^g log(p_t), and its gradient in the logits.
 
 Letters: N samples, C classes.
 """
@@ -6,9 +6,6 @@ Letters: N samples, C classes.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-TINY = torch.finfo(torch.float32).tiny
-"""Smallest probability whose logarithm is taken."""
 
 
 def sigmoid_focal_loss_forward(
@@ -39,34 +36,6 @@ def sigmoid_focal_loss_backward(
     )
 
 
-def softmax_focal_loss_forward(
-    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
-) -> None:
-    """Fill ``output`` (N,) with the loss of every sample.
-
-    Args:
-        input: probabilities after the softmax, (N, C).
-        target: class index, (N,); negative ones are ignored.
-        weight: per class (C,), or empty for none.
-    """
-    label = target.clamp(min=0)
-    p = input.gather(1, label[:, None])[:, 0]
-    loss = -alpha * (1 - p) ** gamma * _log(p) * _weights(weight, label)
-    output.copy_(torch.where(target >= 0, loss, 0))
-
-
-def softmax_focal_loss_backward(
-    input: Tensor, target: Tensor, weight: Tensor, buff: Tensor, grad_input: Tensor, gamma: float, alpha: float
-) -> None:
-    """Fill ``grad_input`` (N, C) with the derivative in the logits; ``buff`` (N,) gets its factor per sample."""
-    label = target.clamp(min=0)
-    p = input.gather(1, label[:, None])[:, 0]
-    # d FL / d log p, and d log p_label / d logit_c = [c = label] - p_c
-    slope = alpha * (gamma * (1 - p) ** (gamma - 1) * p * _log(p) - (1 - p) ** gamma) * _weights(weight, label)
-    buff.copy_(torch.where(target >= 0, slope, 0))
-    grad_input.copy_(buff[:, None] * (F.one_hot(label, input.size(1)) - input))
-
-
 def _both_sides(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """p, 1 - p and their logarithms, each from the logits, for 1 - p has no digits left where p is close to 1."""
     return logits.sigmoid(), (-logits).sigmoid(), F.logsigmoid(logits), F.logsigmoid(-logits)
@@ -74,10 +43,6 @@ def _both_sides(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def _one_hot(target: Tensor, input: Tensor) -> Tensor:
     return target[:, None] == torch.arange(input.size(1), device=input.device)
-
-
-def _log(p: Tensor) -> Tensor:
-    return p.clamp(min=TINY).log()
 
 
 def _weights(weight: Tensor, target: Tensor) -> Tensor:

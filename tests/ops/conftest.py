@@ -8,7 +8,6 @@ import pytest
 from mmyolo_ext.ops import SuppliedOps
 
 MODULES = (
-    'bbox',
     'carafe',
     'deform_conv',
     'deform_roi_pool',
@@ -18,7 +17,6 @@ MODULES = (
     'multi_scale_deform_attn',
     'nms',
     'roi_align',
-    'roi_pool',
 )
 
 
