@@ -1,4 +1,4 @@
-"""What a config must be able to do, on a few real pictures: build, step, predict, save and load.
+"""Check that a config builds, trains a step, predicts, and is saved and loaded, on a few real images.
 
 ::
 
@@ -37,7 +37,7 @@ FROM_THE_NETWORK = (
 
 
 def make_bccd_coco(voc: Path, root: Path, train: int = 6, val: int = 3) -> Path:
-    """Convert the first pictures of BCCD's splits; ``root`` then has ``images/``, ``train.json`` and ``val.json``."""
+    """Convert the first images of BCCD's splits; ``root`` then has ``images/``, ``train.json`` and ``val.json``."""
     (root / 'ImageSets/Main').mkdir(parents=True)
     for split, source, count in (('train', 'trainval', train), ('val', 'test', val)):
         names = (voc / f'ImageSets/Main/{source}.txt').read_text().split()[:count]
@@ -49,7 +49,7 @@ def make_bccd_coco(voc: Path, root: Path, train: int = 6, val: int = 3) -> Path:
 
 
 def bccd_options(root: Path) -> dict:
-    """The shortcuts that point any config to the pictures in ``root``."""
+    """The shortcuts that point any config to the images in ``root``."""
     return {
         'class_names': CLASSES,
         'data_root': f'{root}/',
@@ -62,7 +62,7 @@ def bccd_options(root: Path) -> dict:
 
 
 def load_for_bccd(path: Path, root: Path, side: int = 160, options: dict | None = None) -> Config:
-    """The config on the pictures in ``root``, shrunk to ``side`` px, without weights from the network."""
+    """The config on the images in ``root``, shrunk to ``side`` px, without weights from the network."""
     cfg = load_config(path, {**bccd_options(root), **(options or {})})
     init_default_scope(cfg.default_scope)
     shrink(cfg, side)
@@ -78,7 +78,7 @@ def is_download(init_cfg: object) -> bool:
 
 
 def shrink(cfg: Config, side: int) -> None:
-    """Make every picture that a pipeline, ours or mmdet's, makes or crops ``side`` px wide and high, in place."""
+    """Make every image that a pipeline, ours or mmdet's, makes or crops ``side`` px wide and high, in place."""
     loaders = [cfg[f'{split}_dataloader'] for split in ('train', 'val', 'test')]
     for node in walk(loaders):
         kind = str(node.get('type')).rsplit('.', 1)[-1]
@@ -103,7 +103,7 @@ def batch_of(loader: dict, count: int = BATCH) -> dict:
 
 
 def step_on_bccd(path: Path, root: Path, side: int = 160, options: dict | None = None) -> BaseModel:
-    """Do with the config at ``path`` all that this module's title says, and assert that it went well.
+    """Run the checks of this module on the config at ``path``.
 
     Args:
         root: of :func:`make_bccd_coco`.
@@ -130,7 +130,7 @@ def step_on_bccd(path: Path, root: Path, side: int = 160, options: dict | None =
 
 def take_step(model: BaseModel, wrapper: OptimWrapper, batch: dict) -> None:
     """One optimizer step; finite losses, a finite gradient everywhere, every part of the model moved."""
-    MessageHub.get_current_instance().update_info('iter', 0)  # where a running training has got to; some parts ask
+    MessageHub.get_current_instance().update_info('iter', 0)  # some parts read the progress of the training
     model.train()
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     with wrapper.optim_context(model):
@@ -150,7 +150,7 @@ def take_step(model: BaseModel, wrapper: OptimWrapper, batch: dict) -> None:
 
 
 def predictions(model: nn.Module, batch: dict) -> dict[str, Tensor]:
-    """The boxes found on the one picture of ``batch``, whatever their score, in its pixels."""
+    """The boxes found on the one image of ``batch``, whatever their score, in its pixels."""
     model.eval()
     for part in model.modules():
         for node in walk(getattr(part, 'test_cfg', None)):
@@ -159,7 +159,7 @@ def predictions(model: nn.Module, batch: dict) -> dict[str, Tensor]:
     with torch.no_grad():
         (sample,) = model.test_step(batch)
     found = sample.pred_instances
-    # nothing on the borders: YOLOX and RTMDet let boxes reach outside the picture
+    # nothing on the borders: YOLOX and RTMDet let boxes reach outside the image
     assert found.bboxes.isfinite().all() and ((found.scores >= 0) & (found.scores <= 1)).all()
     assert ((found.labels >= 0) & (found.labels < len(CLASSES))).all()
     return {key: found[key] for key in ('bboxes', 'scores', 'labels')}

@@ -1,4 +1,4 @@
-"""Real pictures for the tests of configs."""
+"""Real images for the tests of configs."""
 
 from pathlib import Path
 
@@ -8,5 +8,5 @@ from bccd_step import make_bccd_coco
 
 @pytest.fixture(scope='session')
 def bccd_coco(bccd_dir, tmp_path_factory) -> Path:
-    """A few pictures of BCCD in COCO form: ``images/``, ``train.json``, ``val.json``."""
+    """A few images of BCCD in COCO form: ``images/``, ``train.json``, ``val.json``."""
     return make_bccd_coco(bccd_dir, tmp_path_factory.mktemp('bccd') / 'data')

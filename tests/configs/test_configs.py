@@ -1,30 +1,38 @@
-"""Every config under configs/ builds, takes an optimizer step on real samples, and predicts."""
-
-from pathlib import Path
+"""Test the configs: consistent, of the published size, trainable, and changed by a few lines of a child."""
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from tiny_coco import REPO, make_tiny_coco, tiny_options
 
 from mmyolo_ext.apis import load_config
-from mmyolo_ext.apis.shortcuts import leaf_datasets
+from mmyolo_ext.apis.config import unread_variables
+from mmyolo_ext.apis.config_nodes import READ_KEYS, leaf_datasets
 
-# configs/mixed, of mmdet's shapes, are held by test_mixed_configs.py alone
+# configs/mixed, with the structure of mmdet's, has its own test
 CONFIGS = sorted(path for path in (REPO / 'configs').rglob('*.py') if not {'_base_', 'mixed'} & set(path.parts[:-1]))
-SMALL = ('yolov5_n_640_coco', 'yolov5_n_320_bccd', 'yolov5_n_digits', 'yolov5_s-v5_640_coco', 'yolov5_n6_1280_coco')
-# Millions of parameters at 80 classes, as published with the releases (v5.0 for *_v5).
-PUBLISHED = {
-    **{'yolov5_n_640_coco': 1.9, 'yolov5_s_640_coco': 7.2, 'yolov5_m_640_coco': 21.2, 'yolov5_l_640_coco': 46.5, 'yolov5_x_640_coco': 86.7},
-    **{'yolov5_n6_1280_coco': 3.2, 'yolov5_s6_1280_coco': 12.6, 'yolov5_m6_1280_coco': 35.7, 'yolov5_l6_1280_coco': 76.8, 'yolov5_x6_1280_coco': 140.7},
-    **{'yolov5_s-v5_640_coco': 7.3, 'yolov5_m-v5_640_coco': 21.4, 'yolov5_l-v5_640_coco': 47.0, 'yolov5_x-v5_640_coco': 87.7},
+ALL = pytest.mark.parametrize('path', [pytest.param(path, id=path.stem) for path in CONFIGS])
+# one of each structure, in narrow networks; light and fine-tuning configs take steps in tests of their own
+STEPS = {
+    'yolov5/yolov5_n_640_coco': 0.125,
+    'yolov5/yolov5_l-v5_640_coco': 0.125,
+    'yolov5/yolov5_l6_1280_coco': 0.125,
+    'yolov5/yolov5_n_320_bccd': 0.125,
+    'quickstart/yolov5_n_digits': 0.125,
+    'yolov3/yolov3_darknet53_640_coco': None,
+    'yolov3/yolov3_tiny_320_bccd': None,
 }
-
-
-def by_size(paths: list[Path]) -> list:
-    return [pytest.param(p, id=p.stem, marks=() if p.stem in SMALL else pytest.mark.slow) for p in paths]
+# Millions of parameters at 80 classes, as published with the releases (v5.0 for *-v5).
+PUBLISHED = {
+    **{'n_640': 1.9, 's_640': 7.2, 'm_640': 21.2, 'l_640': 46.5, 'x_640': 86.7},
+    **{'n6_1280': 3.2, 's6_1280': 12.6, 'm6_1280': 35.7, 'l6_1280': 76.8, 'x6_1280': 140.7},
+    **{'s-v5_640': 7.3, 'm-v5_640': 21.4, 'l-v5_640': 47.0, 'x-v5_640': 87.7},
+}
+VARIABLES = {'num_classes', 'img_scale', 'metainfo', 'train_pipeline', 'val_pipeline'}
+OTHER_KEYS = {'default_scope', 'runner_type', 'memory_format', 'log_level', 'load_from', 'resume'}
 
 
 @pytest.fixture(scope='module')
@@ -32,23 +40,19 @@ def tiny(tmp_path_factory):
     return make_tiny_coco(tmp_path_factory.mktemp('coco') / 'data')
 
 
-def test_the_configs_that_were_promised_are_there():
-    names = {path.relative_to(REPO / 'configs').as_posix() for path in CONFIGS}
-    promised = {f'yolov5/{name}.py' for name in (*PUBLISHED, 'yolov5_n_320_bccd')} | {'quickstart/yolov5_n_digits.py'}
-    assert promised <= names
-
-
 def first_batch(loader: dict, count: int = 2) -> dict:
     dataset = DATASETS.build(loader.dataset)
     return pseudo_collate([dataset[index] for index in range(count)])
 
 
-# those of configs/light take theirs in test_light_configs.py, where nothing is downloaded
-@pytest.mark.parametrize('path', by_size([path for path in CONFIGS if path.parent.name != 'light']))
-def test_a_config_trains_a_step_and_predicts(path, tiny):
+@pytest.mark.parametrize('name', STEPS)
+def test_a_config_trains_a_step_and_predicts(name, tiny):
     torch.manual_seed(0)
-    side = 128 if '1280' in path.stem else 64
-    cfg = load_config(path, tiny_options(tiny, side))
+    options = tiny_options(tiny, 128 if '1280' in name else 64)
+    if STEPS[name]:
+        options |= {f'model.{part}.widen_factor': STEPS[name] for part in ('backbone', 'neck')}
+        options |= {f'model.{part}.deepen_factor': 0.33 for part in ('backbone', 'neck')}
+    cfg = load_config(REPO / 'configs' / f'{name}.py', options)
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
     model.init_weights()
@@ -72,11 +76,11 @@ def test_a_config_trains_a_step_and_predicts(path, tiny):
             assert found.bboxes.min() >= 0 and (found.bboxes.amax(0)[2:] <= torch.tensor([width, height])).all()
 
 
-@pytest.mark.parametrize('path', by_size([path for path in CONFIGS if path.stem in PUBLISHED]))
-def test_network_has_the_published_size(path):
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_network_has_the_published_size(name):
     with torch.device('meta'):
-        model = MODELS.build(load_config(path).model)
-    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == pytest.approx(PUBLISHED[path.stem], abs=0.11)
+        model = MODELS.build(load_config(REPO / 'configs/yolov5' / f'yolov5_{name}_coco.py').model)
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == pytest.approx(PUBLISHED[name], abs=0.11)
 
 
 def transforms(dataset: dict) -> list[dict]:
@@ -84,13 +88,7 @@ def transforms(dataset: dict) -> list[dict]:
     return [*inner, *dataset.get('pipeline', [])]
 
 
-def pictures(dataset: dict) -> list[dict]:
-    """The data set that the outer ones draw their pictures from: the cache, or the innermost."""
-    inner = pictures(dataset.dataset) if 'dataset' in dataset else []
-    return [dataset] if dataset.type.endswith('CachedDataset') or not inner else inner
-
-
-@pytest.mark.parametrize('path', [pytest.param(path, id=path.stem) for path in CONFIGS])
+@ALL
 def test_sizes_classes_and_files_agree_within_a_config(path):
     cfg = load_config(path)
     size = cfg.model.bbox_head.input_size
@@ -99,28 +97,77 @@ def test_sizes_classes_and_files_agree_within_a_config(path):
     mixes = path.stem != 'yolov5_n_digits'
     assert ('MosaicAffine' in steps) == mixes
     affine = steps['MosaicAffine' if mixes else 'RandomAffine']
-    (fitted,) = [node.size if mixes else steps['Letterbox'].size_hw for node in pictures(cfg.train_dataloader.dataset)]
-    assert affine['size'] == fitted == (size, size)
+    cached = cfg.train_dataloader.dataset.dataset
+    fitted = cached.size if mixes else steps['Letterbox'].size_hw
+    assert affine['size'] == fitted == cfg.img_scale == (size, size)
+    assert cfg.train_dataloader.dataset.pipeline == cfg.train_pipeline
+    assert next(leaf_datasets(cfg.val_dataloader.dataset)).pipeline == cfg.val_pipeline
     rect = cfg.val_dataloader.dataset
-    assert (rect.size, rect.batch_size) == (size, cfg.val_dataloader.batch_size)
+    assert (rect.size, rect.batch_size) == ((size, size), cfg.val_dataloader.batch_size)
     assert rect.stride == cfg.model.data_preprocessor.pad_size_divisor == max(strides) and size % max(strides) == 0
     val = next(leaf_datasets(rect))
     assert cfg.val_evaluator.ann_file == val.data_root + val.ann_file
     classes = val.get('metainfo', {}).get('classes', range(80))
-    assert len(classes) == cfg.model.bbox_head.num_classes
-    strong = path.parent.name == 'yolov5' and path.stem[0] in 'mlx'
+    assert len(classes) == cfg.model.bbox_head.num_classes == cfg.num_classes
+    strong = path.stem.split('_')[1][0] in 'mlx' and path.parent.name == 'yolov5'
     scale = 0.1 if path.stem == 'yolov5_n_digits' else 0.9 if strong else 0.5
     assert affine['scale'] == scale and ('MixUp' in steps) == strong
 
 
-def test_views_are_padded_as_validation_pads_and_flipped_before():
-    for path in CONFIGS:
-        cfg = load_config(path)
-        (letterbox,) = [step for step in next(leaf_datasets(cfg.val_dataloader.dataset)).pipeline if 'size_hw' in step]
-        *flips, letterboxes, _ = cfg.tta_pipeline[-1].transforms
-        trains_with_flips = 'Flip' in str(cfg.train_dataloader.dataset)
-        assert [step.type for group in flips for step in group] == ['RandomFlip'] * (2 * trains_with_flips)
-        assert letterbox.size_hw in [view.size_hw for view in letterboxes] and len(letterboxes) == 3
-        for view in letterboxes:
-            assert view.get('centred') == letterbox.get('centred')
-            assert view.stride == cfg.val_dataloader.dataset.stride
+@ALL
+def test_no_helper_variable_is_in_a_dump(path):
+    assert set(load_config(path).keys()) <= {*READ_KEYS, *VARIABLES, *OTHER_KEYS}
+
+
+@ALL
+def test_views_are_padded_as_validation_pads_and_flipped_before(path):
+    cfg = load_config(path)
+    (letterbox,) = [step for step in cfg.val_pipeline if 'size_hw' in step]
+    *flips, letterboxes, _ = cfg.tta_pipeline[-1].transforms
+    trains_with_flips = 'Flip' in str(cfg.train_dataloader.dataset)
+    assert [step.type for group in flips for step in group] == ['RandomFlip'] * (2 * trains_with_flips)
+    assert letterbox.size_hw in [view.size_hw for view in letterboxes] and len(letterboxes) == 3
+    for view in letterboxes:
+        assert view.get('centred') == letterbox.get('centred')
+        assert view.stride == cfg.val_dataloader.dataset.stride
+
+
+def child(tmp_path, text: str) -> Config:
+    (tmp_path / 'mine.py').write_text(f"_base_ = '{REPO}/configs/yolov5/yolov5_n_640_coco.py'\n{text}")
+    return load_config(tmp_path / 'mine.py')
+
+
+def test_one_line_changes_a_number_of_the_augmentation(tmp_path):
+    pipeline = child(
+        tmp_path, '_base_.train_dataloader.dataset.pipeline[1].hue = 0.03\n'
+    ).train_dataloader.dataset.pipeline
+    assert [step.get('hue') for step in pipeline] == [None, 0.03, None, None]
+
+
+def test_a_transform_is_added_to_the_list(tmp_path):
+    lines = (
+        'train_pipeline = _base_.train_pipeline\n'
+        "train_pipeline.insert(1, dict(type='mmyolo_ext.MixUp', prob=0.1))\n"
+        'train_dataloader = dict(dataset=dict(pipeline=train_pipeline))\n'
+    )
+    types = [step.type.split('.')[1] for step in child(tmp_path, lines).train_dataloader.dataset.pipeline]
+    assert types == ['MosaicAffine', 'MixUp', 'HSVJitter', 'HorizontalFlip', 'PackInputs']
+
+
+def test_variables_follow_the_shortcuts(tmp_path):
+    cfg = child(tmp_path, "class_names = ('a', 'b')\ninput_size = (320, 416)\n")
+    assert cfg.num_classes == cfg.model.bbox_head.num_classes == 2
+    # mmdet's img_scale is (width, height)
+    assert cfg.img_scale == (416, 320) and cfg.train_pipeline[0].size == (320, 416)
+
+
+@pytest.mark.parametrize('line', ['img_scale = (320, 320)', 'num_classes = 3', 'train_pipeline = []'])
+def test_a_variable_that_nothing_reads_is_named(tmp_path, line):
+    child(tmp_path, line)
+    (warning,) = unread_variables(tmp_path / 'mine.py')
+    assert line.split()[0] in warning
+
+
+def test_a_variable_that_the_file_reads_is_not_named(tmp_path):
+    child(tmp_path, 'num_classes = 3\nmodel = dict(bbox_head=dict(num_classes=num_classes))')
+    assert list(unread_variables(tmp_path / 'mine.py')) == []

@@ -1,4 +1,4 @@
-"""From the weights of a detector for three classes to one for two: what is kept, what starts anew, what learns."""
+"""Test fine-tuning from three classes to two: what is kept, initialised again, frozen and trained."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ EPOCHS = 2
 
 
 class Start(Hook):
-    """Notes the weights that the first step starts from."""
+    """Keep the weights before the first step."""
 
     def before_train(self, runner: Runner) -> None:
         self.weights = {name: value.clone() for name, value in runner.model.state_dict().items()}
@@ -31,7 +31,7 @@ def tiny(tmp_path_factory) -> Path:
 
 
 def finetune(work_dir: Path, tiny: Path, weights: Path, **options) -> tuple[Runner, dict]:
-    """Train by configs/yolov5/yolov5_n_finetune_320_bccd.py on two classes; the runner, and the weights it started from."""
+    """Train yolov5_n_finetune_320_bccd.py on two classes; return the runner and its initial weights."""
     options = {
         **tiny_options(tiny, 64),
         'max_epochs': EPOCHS,
@@ -54,7 +54,7 @@ def finetune(work_dir: Path, tiny: Path, weights: Path, **options) -> tuple[Runn
 
 @pytest.fixture(scope='module')
 def whole(golden_dir, tiny, tmp_path_factory) -> tuple[Path, Runner, dict]:
-    """A finished training: its folder, its runner, the weights it started from."""
+    """A finished training: its folder, its runner, its initial weights."""
     folder = tmp_path_factory.mktemp('finetune') / 'whole'
     return folder, *finetune(folder, tiny, golden_dir / 'yolov5n_bccd.pt')
 
@@ -70,7 +70,7 @@ def saved(work_dir: Path, epoch: int) -> dict:
 def test_three_classes_become_two(golden_dir, whole):
     folder, _, start = whole
     given = read_weights(golden_dir / 'yolov5n_bccd.pt')['state_dict']
-    # what is not of the classes is the file's, to the bit
+    # all but the class outputs equals the file, to the bit
     named = [name for name in given if not name.endswith('num_batches_tracked')]
     assert all(torch.equal(start[name], given[name]) for name in named if not name.startswith(WITH_CLASSES))
     for level in range(3):
@@ -82,16 +82,16 @@ def test_three_classes_become_two(golden_dir, whole):
     assert 'random initialisation' not in log_of(folder)
 
 
-def test_what_is_frozen_stands_still_and_all_else_moves(whole):
+def test_frozen_parameters_stay_and_all_others_move(whole):
     folder, runner, start = whole
     end = runner.model.state_dict()
-    still = {name for name in end if torch.equal(end[name], start[name])}
+    unchanged = {name for name in end if torch.equal(end[name], start[name])}
     frozen_names = {name for name in end if name.startswith(FROZEN)}
-    assert frozen_names <= still
+    assert frozen_names <= unchanged
     # so few steps may move the weight of a norm, which is about 1, by less than its last bit
-    assert {name for name in still - frozen_names if not name.endswith('bn.weight')} == set()
-    averages = saved(folder, EPOCHS)['state_dict']
-    assert all(torch.equal(averages[name], start[name]) for name in frozen_names)
+    assert {name for name in unchanged - frozen_names if not name.endswith('bn.weight')} == set()
+    ema = saved(folder, EPOCHS)['state_dict']
+    assert all(torch.equal(ema[name], start[name]) for name in frozen_names)
     # widths 16, 32, one bottleneck: stem 6*6*3*16 + 2*16; conv 9*16*32 + 64; CSP 2 * (32*16 + 32), 16*16 + 32,
     # 9*16*16 + 32, 32*32 + 64
     frozen = 1728 + 32 + 4608 + 64 + 2 * (512 + 32) + (256 + 32) + (2304 + 32) + (1024 + 64)
@@ -102,30 +102,30 @@ def test_each_stage_learns_at_its_rate(whole):
     _, runner, _ = whole
     groups = runner.optim_wrapper.optimizer.param_groups
     rates = {id(parameter): group['initial_lr'] for group in groups for parameter in group['params']}
-    told = {name: rates.get(id(parameter)) for name, parameter in runner.model.named_parameters()}
+    by_name = {name: rates.get(id(parameter)) for name, parameter in runner.model.named_parameters()}
     # five levels: stage i of the backbone has 0.01 * 0.9 ** (5 - i), stem and stage 1 are frozen
-    for name, rate in told.items():
+    for name, rate in by_name.items():
         place = name.split('.')
         level = int(place[2]) if place[0] == 'backbone' else 5
         assert rate is None if level < 2 else rate == pytest.approx(0.01 * 0.9 ** (5 - level), rel=1e-12), name
-    assert 'backbone.layers.4.0.conv.weight' in told
+    assert 'backbone.layers.4.0.conv.weight' in by_name
 
 
-def test_resuming_ends_where_the_unbroken_run_does(whole, tiny, tmp_path):
+def test_a_resumed_run_equals_the_uninterrupted_one(whole, tiny, tmp_path):
     finetune(tmp_path / 'again', tiny, whole[0] / 'epoch_1.pth', resume=True)
     straight, again = saved(whole[0], EPOCHS), saved(tmp_path / 'again', EPOCHS)
     for part in ('state_dict', 'ema_state_dict'):
         assert all(torch.equal(value, again[part][name]) for name, value in straight[part].items()), part
 
 
-def test_freezing_what_starts_anew_is_told(golden_dir, tiny, tmp_path):
+def test_freezing_initialised_weights_is_logged(golden_dir, tiny, tmp_path):
     options = {'model.frozen_parts': ['bbox_head'], 'max_epochs': 1}
     finetune(tmp_path / 'run', tiny, golden_dir / 'yolov5n_bccd.pt', **options)
     assert '6 frozen tensors are not in it and keep their random initialisation' in log_of(tmp_path / 'run')
 
 
 @pytest.mark.parametrize('name', ['yolov5_n_finetune_320_bccd', 'yolov5_s_finetune_640_custom'])
-def test_missing_weights_are_told_with_what_to_do(name, tmp_path):
+def test_missing_weights_give_an_error_with_a_cure(name, tmp_path):
     cfg = load_config(CONFIGS / f'{name}.py')
     with pytest.raises(ValueError, match=rf'there are no weights {cfg.load_from} to start from.*as its authors'):
         check_start(cfg)

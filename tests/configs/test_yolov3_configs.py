@@ -1,4 +1,4 @@
-"""YOLOv3's configs: parameters as published, from the layers of the paper's table; levels that fit."""
+"""Test the YOLOv3 configs: the published parameters, from the layers of the paper, and the levels."""
 
 import pytest
 import torch
@@ -63,22 +63,22 @@ def test_tiny_has_the_published_parameters() -> None:
     assert sum(p.numel() for p in build('yolov3_tiny_640_coco').parameters()) == 8_858_734 - statistics
 
 
-@pytest.mark.parametrize(('name', 'strides'), [('yolov3_darknet53_640_coco', (8, 16, 32)), ('yolov3_tiny_320_bccd', (16, 32))])
+@pytest.mark.parametrize(
+    ('name', 'strides'), [('yolov3_darknet53_640_coco', (8, 16, 32)), ('yolov3_tiny_320_bccd', (16, 32))]
+)
 def test_levels_come_shallow_to_deep(name: str, strides: tuple[int, ...]) -> None:
     model = build(name)
-    cls_scores, bbox_preds, objectnesses = model(torch.zeros(1, 3, 64, 96, device='meta'))
+    (maps,) = model(torch.zeros(1, 3, 64, 96, device='meta'))
     assert model.bbox_head.strides == strides
-    grids = [(64 // stride, 96 // stride) for stride in strides]
-    for level in (cls_scores, bbox_preds, objectnesses):
-        assert [tuple(scores.shape[-2:]) for scores in level] == grids
+    assert [tuple(level.shape[-2:]) for level in maps] == [(64 // stride, 96 // stride) for stride in strides]
 
 
 def test_tiny_takes_sizes_its_strides_do_not_divide() -> None:
     model = build('yolov3_tiny_320_bccd', 'cpu').eval()
     with torch.no_grad():
-        _, _, objectnesses = model(torch.zeros(1, 3, 50, 83))
+        (maps,) = model(torch.zeros(1, 3, 50, 83))
     # ceil(50 / 16), ceil(83 / 16); ceil(50 / 32), ceil(83 / 32)
-    assert [tuple(level.shape[-2:]) for level in objectnesses] == [(4, 6), (2, 3)]
+    assert [tuple(level.shape[-2:]) for level in maps] == [(4, 6), (2, 3)]
 
 
 def test_another_backbone_in_one_line() -> None:
