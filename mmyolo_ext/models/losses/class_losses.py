@@ -294,7 +294,7 @@ class QualityFocalLoss(FocalLoss):
     """:class:`FocalLoss` with ``|y - p|^gamma`` (eq. 4 of arXiv 2006.04388, with alpha): 0 for an exact prediction."""
 
     def distance(self, target: Tensor, probability: Tensor) -> Tensor:
-        """Return |y - p|."""
+        """Return ``|y - p|``."""
         return (target - probability).abs()
 
 
