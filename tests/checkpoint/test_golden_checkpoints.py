@@ -1,4 +1,4 @@
-"""The product's conversion of checkpoints of the original implementations gives what the originals gave."""
+"""Converted checkpoints of the original implementations give the outputs of the originals."""
 
 import json
 from pathlib import Path
@@ -33,13 +33,12 @@ def test_outputs_of_ultralytics_checkpoints(case: tuple, tmp_path: Path) -> None
     assert LoadReport.of(detector.state_dict(), converted.state_dict).complete
     detector.load_state_dict(converted.state_dict)
     with torch.no_grad():
-        outputs = detector(golden_input(expected))
-        decoded = detector.bbox_head.decode(*outputs)
-    for level, (cls_score, bbox_pred, objectness) in enumerate(zip(*outputs, strict=True)):
-        raw = torch.from_numpy(expected[f'raw{level}'])  # (N, A, H, W, 5+C)
-        torch.testing.assert_close(by_anchor(bbox_pred), raw[..., :4], atol=RAW, rtol=0)
-        torch.testing.assert_close(objectness, raw[..., 4], atol=RAW, rtol=0)
-        torch.testing.assert_close(by_anchor(cls_score), raw[..., 5:], atol=RAW, rtol=0)
+        (pred_maps,) = detector(golden_input(expected))
+        decoded = detector.bbox_head.decode(pred_maps)
+    for level, pred_map in enumerate(pred_maps):
+        # (N, A*(5+C), H, W) -> (N, A, H, W, 5+C)
+        raw = pred_map.unflatten(1, (3, -1)).permute(0, 1, 3, 4, 2)
+        torch.testing.assert_close(raw, torch.from_numpy(expected[f'raw{level}']), atol=RAW, rtol=0)
     golden = torch.from_numpy(expected['decoded'])
     torch.testing.assert_close(decoded.boxes_xyxy, cxcywh_to_xyxy(golden[..., :4]), atol=PIXELS, rtol=0)
     torch.testing.assert_close(decoded.objectness, golden[..., 4], atol=1e-5, rtol=0)
@@ -60,10 +59,10 @@ def test_the_yaml_is_the_file_s_own(case: tuple) -> None:
     """The layers that we derive are those that the pickled model was built from."""
     yaml = pytest.importorskip('yaml')
     _, content, converted, _ = case
-    told = content['model'].get('yaml')
+    original = content['model'].get('yaml')
     written = yaml.safe_load(model_yaml(converted.network))
     keys = ('nc', 'depth_multiple', 'width_multiple', 'anchors', 'backbone', 'head')
-    assert {key: written[key] for key in keys} == {key: told[key] for key in keys}
+    assert {key: written[key] for key in keys} == {key: original[key] for key in keys}
     assert written['names'] == {0: 'c0', 1: 'c1', 2: 'c2', 3: 'c3'}
 
 
@@ -81,33 +80,35 @@ def test_outputs_of_mmyolo_checkpoints(golden_dir: Path, tmp_path: Path) -> None
     converted = convert(read_checkpoint(golden_dir / 'mmyolo_yolov5n.pth'))
     detector = build(converted.network, tmp_path)
     assert LoadReport.of(detector.state_dict(), converted.state_dict).complete
-    assert (converted.source, converted.anchors_told, converted.network.num_classes) == ('mmyolo', False, 4)
+    assert (converted.source, converted.has_anchors, converted.network.num_classes) == ('mmyolo', False, 4)
     detector.load_state_dict(converted.state_dict)
     with torch.no_grad():
-        outputs = detector(golden_input(expected))
-    for part, levels in zip(('cls', 'box', 'obj'), outputs, strict=True):
-        for index, level in enumerate(levels):
-            torch.testing.assert_close(level, torch.from_numpy(expected[f'{part}{index}']), atol=RAW, rtol=0)
+        (pred_maps,) = detector(golden_input(expected))
+    for level, pred_map in enumerate(pred_maps):
+        by_anchor = pred_map.unflatten(1, (3, -1))
+        for part, channels in (('cls', slice(5, None)), ('box', slice(0, 4)), ('obj', slice(4, 5))):
+            wanted = torch.from_numpy(expected[f'{part}{level}'])
+            torch.testing.assert_close(by_anchor[:, :, channels].flatten(1, 2), wanted, atol=RAW, rtol=0)
 
 
 def test_detections_of_the_trained_checkpoint(golden_dir: Path, bccd_dir: Path, tmp_path: Path) -> None:
-    """Real pictures, in the letterbox of the original's validation: half the size, in the middle of 256 x 352."""
+    """Real images, in the letterbox of the original's validation: half the size, in the middle of 256 x 352."""
     converted = convert(read_checkpoint(golden_dir / 'yolov5n_bccd.pt'))
     network = converted.network
     assert (network.classes, network.input_size) == (('RBC', 'WBC', 'Platelets'), 320)
     detector = build(network, tmp_path)
     detector.load_state_dict(converted.state_dict)
     letterbox = Letterbox(320, centred=True, allow_upscale=False, interpolation='area')
-    told = json.loads((golden_dir / 'yolov5n_bccd.json').read_text())['detections_over_0_25']
-    for name, wanted in told.items():
+    detections = json.loads((golden_dir / 'yolov5n_bccd.json').read_text())['detections_over_0_25']
+    for name, wanted in detections.items():
         image = cv2.imread(str(bccd_dir / 'JPEGImages' / name))
         shape = {'ori_shape': image.shape[:2], 'batch_shape_hw': (256, 352)}
         meta = letterbox({'img': image, 'img_shape': image.shape[:2], **shape})
         assert meta['pad_param'] == (8, 8, 16, 16)
         # (H, W, 3) BGR -> (1, 3, H, W) RGB from 0 to 1
-        pictures = torch.from_numpy(meta['img'][..., ::-1].copy()).permute(2, 0, 1)[None] / 255
+        images = torch.from_numpy(meta['img'][..., ::-1].copy()).permute(2, 0, 1)[None] / 255
         with torch.no_grad():
-            (found,) = detector.bbox_head.predict_by_feat(*detector(pictures), [meta], rescale=True)
+            (found,) = detector.bbox_head.predict_by_feat(*detector(images), [meta], rescale=True)
         found = found[found.scores > 0.25]
         boxes_xywh = torch.tensor([box['bbox_xywh'] for box in wanted])
         boxes_xyxy = torch.cat([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], dim=1)
@@ -119,11 +120,6 @@ def test_detections_of_the_trained_checkpoint(golden_dir: Path, bccd_dir: Path, 
 def golden_input(expected: np.lib.npyio.NpzFile) -> Tensor:
     rng = np.random.RandomState(int(expected['input_seed']))
     return torch.from_numpy(rng.rand(2, 3, 64, 96).astype(np.float32))
-
-
-def by_anchor(level: Tensor) -> Tensor:
-    """(N, A*D, H, W) -> (N, A, H, W, D)."""
-    return level.unflatten(1, (3, -1)).permute(0, 1, 3, 4, 2)
 
 
 def tensors_of(module: object, prefix: str):

@@ -176,7 +176,7 @@ def test_mmyolo_with_what_its_meta_tells() -> None:
     config = f'import os\nmodel = dict(bbox_head=dict(prior_generator=dict(base_sizes={anchors}, strides=[8])))\n'
     meta = {'cfg': config, 'dataset_meta': {'CLASSES': ('cat', 'dog')}}
     converted = convert({'meta': meta, 'state_dict': weights})
-    assert (converted.source, converted.anchors_told) == ('mmyolo', True)
+    assert (converted.source, converted.has_anchors) == ('mmyolo', True)
     assert converted.network.anchors[2][2] == (17, 18.5) and converted.network.classes == ('cat', 'dog')
     assert sorted(converted.state_dict) == sorted(ours)
     assert all(torch.equal(converted.state_dict[name], tensor) for name, tensor in ours.items())
@@ -186,7 +186,7 @@ def test_mmyolo_with_what_its_meta_tells() -> None:
 def test_a_config_is_never_executed(config: str | None) -> None:
     weights = mmyolo_names(build_small('P5', 'v6').state_dict(), 3)
     converted = convert({'meta': {'cfg': config}, 'state_dict': weights})
-    assert not converted.anchors_told
+    assert not converted.has_anchors
     assert converted.network.anchors[0] == ((10, 13), (16, 30), (33, 23))
 
 
