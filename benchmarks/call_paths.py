@@ -124,7 +124,8 @@ def of_head(cfg: Config) -> dict[str, CallPath]:
     model.bbox_head.test_cfg['score_thr'] = 1e-5  # an untrained head is sure of nothing
     with torch.no_grad():
         predict = count(lambda: model.bbox_head.predict(feats, samples, rescale=True))
-    return {'loss': count(lambda: model.train().bbox_head.loss(feats, samples)), 'predict': predict}
+    model.train()
+    return {'loss': count(lambda: model.bbox_head.loss(feats, samples)), 'predict': predict}
 
 
 def of_train(folder: Path, config: Path) -> CallPath:

@@ -27,15 +27,11 @@ class Detections(NamedTuple):
         """Return those of an index or a mask."""
         return Detections(*(field[index] for field in self))
 
-    def counts(self, images: int) -> Tensor:
-        """Return the number of detections of each of N images: (N,) long."""
-        return (self.image[:, None] == torch.arange(images, device=self.image.device)).sum(0)
-
     def by_image(self, images: int) -> list['Detections']:
         """Split into N images."""
         if images == 1:
             return [self]
-        counts = self.counts(images).tolist()
+        counts = torch.bincount(self.image, minlength=images).tolist()
         return [Detections(*parts) for parts in zip(*(field.split(counts) for field in self), strict=True)]
 
 
@@ -177,7 +173,7 @@ def _keep(
 
 def _calls(found: Detections, images: int) -> Iterator[Detections]:
     """Yield consecutive images with at most ``TOGETHER`` detections, or one image that has more."""
-    counts, start, stop = found.counts(images).tolist(), 0, 0
+    counts, start, stop = torch.bincount(found.image, minlength=images).tolist(), 0, 0
     for count in counts:
         if stop > start and stop + count - start > TOGETHER:
             yield found.take(slice(start, stop))
@@ -201,6 +197,6 @@ def _suppress_together(found: Detections, images: int, nms_cfg: dict, max_per_im
     kept = kept.take(kept.image.argsort(stable=True))
     if max_per_img < 1:
         return kept
-    counts = kept.counts(images)
+    counts = torch.bincount(kept.image, minlength=images)
     rank = torch.arange(len(kept.image), device=kept.image.device) - (counts.cumsum(0) - counts)[kept.image]
     return kept.take(rank < max_per_img)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
+from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
 from torch import Tensor
 
@@ -21,7 +21,8 @@ SUM_TOLERANCE = 2e-3
 def collect_boxes(batch_instances: Sequence[InstanceData | None], device: torch.device) -> InstanceData:
     """Return ``bboxes`` (G, 4) float32 and ``image`` (G,) long of all boxes; None is an image without boxes."""
     nothing = torch.zeros(0, 4, device=device)
-    per_image = [nothing if item is None else get_box_tensor(item.bboxes) for item in batch_instances]
+    # mmdet's box classes have a tensor
+    per_image = [nothing if x is None else getattr(x.bboxes, 'tensor', x.bboxes) for x in batch_instances]
     boxes_xyxy = torch.cat([nothing, *per_image]).to(device=device, dtype=torch.float32)
     image = torch.tensor([index for index, boxes in enumerate(per_image) for _ in range(len(boxes))], dtype=torch.long)
     # the host knows the numbers of boxes, and need not wait for the device

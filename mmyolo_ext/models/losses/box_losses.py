@@ -17,11 +17,10 @@ from mmyolo_ext.boxes import (
 )
 from mmyolo_ext.models.losses.utils import (
     MeanOverRanks,
-    box_weight,
     call_loss,
     check_loss,
     check_reduction,
-    reduce_boxes,
+    reduce_elements,
 )
 from mmyolo_ext.registry import MODELS
 
@@ -194,8 +193,10 @@ class IoULoss(nn.Module):
         if self.wise is None:
             loss = 1 - paired_iou(pred, target, self.mode, self.eps, self.power)
         else:
-            loss = self.wise(pred, target, self.eps, self.power, box_weight(weight), mean_over_ranks)
-        return self.loss_weight * reduce_boxes(loss, weight, reduction_override or self.reduction, avg_factor)
+            if weight is not None and weight.dim() > 1:
+                weight = weight.mean(-1)
+            loss = self.wise(pred, target, self.eps, self.power, weight, mean_over_ranks)
+        return self.loss_weight * reduce_elements(loss, weight, reduction_override or self.reduction, avg_factor)
 
 
 def paired_nwd(boxes_xyxy: Tensor, targets_xyxy: Tensor, scale: float) -> Tensor:
@@ -264,7 +265,7 @@ class NWDLoss(nn.Module):
         decode to units of the stride (GFL) ``scale`` is in these units.
         """
         loss = 1 - paired_nwd(pred, target, self.scale / stride)
-        return self.loss_weight * reduce_boxes(loss, weight, reduction_override or self.reduction, avg_factor)
+        return self.loss_weight * reduce_elements(loss, weight, reduction_override or self.reduction, avg_factor)
 
 
 @MODELS.register_module()

@@ -135,22 +135,14 @@ def reduce_elements(elements: Tensor, weight: Tensor | None, reduction: str, avg
     """Weight the elements of a loss and reduce them.
 
     Args:
-        elements: (N, C), or any shape.
-        weight: One per element, per sample (N,), or per element in a row (N*C,).
+        elements: (N, C), or any shape; (N,) for boxes.
+        weight: One per element, per sample (N,), per element in a row (N*C,), or per coordinate of boxes (N, 4).
         reduction: One of ``REDUCTIONS``.
         avg_factor: Divisor of a mean, instead of the number of elements.
     """
-    if weight is not None and weight.dim() < elements.dim():
+    if weight is not None and weight.dim() > elements.dim():
+        weight = weight.mean(-1)
+    elif weight is not None and weight.dim() < elements.dim():
         per_sample = weight.numel() == len(elements)
         weight = weight.view(-1, *[1] * (elements.dim() - 1)) if per_sample else weight.view_as(elements)
     return weight_reduce_loss(elements, weight, reduction, avg_factor)
-
-
-def reduce_boxes(loss: Tensor, weight: Tensor | None, reduction: str, avg_factor: float | None) -> Tensor:
-    """Weight and reduce a loss (G,) of boxes; weights are (G,) or (G, 4), as mmdet's heads give them."""
-    return weight_reduce_loss(loss, box_weight(weight), reduction, avg_factor)
-
-
-def box_weight(weight: Tensor | None) -> Tensor | None:
-    """Return weights (G,) of boxes, from (G,) or (G, 4)."""
-    return weight.mean(-1) if weight is not None and weight.dim() > 1 else weight

@@ -37,7 +37,7 @@ class Positives(NamedTuple):
     @property
     def count(self) -> int | Tensor:
         """Return the number of matches; a scalar tensor with padding, since only the device knows it."""
-        return len(self) if self.valid is None else self.valid.sum()
+        return self.gt.shape[0] if self.valid is None else self.valid.sum()
 
     def without_padding(self) -> 'Positives':
         """Return the matches alone, in their order; the host waits for the device to count them."""
