@@ -45,9 +45,9 @@ def export(folder, monkeypatch, capsys):
 
 
 def test_the_file_lies_beside_the_checkpoint_and_has_been_checked(export, folder):
-    picture = next((folder / 'data' / 'train').glob('*.png'))
+    image_path = next((folder / 'data' / 'train').glob('*.png'))
     options = ('--cfg-options', 'model.test_cfg.score_thr=0.2')
-    code, printed, _ = export('--nms', '--fuse', '--size', 64, 96, '--image', picture, *options)
+    code, printed, _ = export('--nms', '--fuse', '--size', 64, 96, '--image', image_path, *options)
     assert code == 0
     assert f'onnx (opset 17): {folder}/weights.onnx' in printed
     assert 'largest difference to PyTorch: boxes ' in printed and '(bound 0.1 px, 0.0001)' in printed
@@ -75,7 +75,7 @@ def test_a_difference_above_the_bound_is_a_failure(export, folder, tmp_path, mon
         (('--size', 1, 2, 3), '--size takes a side, or height and width, in px, got [1, 2, 3]'),
         (('--size', 50), 'must be multiples of 32, the largest stride, got (50, 50)'),
         (('--out', 'a.pt'), '--out for onnx must end in .onnx, got a.pt'),
-        (('--image', 'none.jpg'), 'there is no picture none.jpg'),
+        (('--image', 'none.jpg'), 'there is no image none.jpg'),
         (('--cfg-options', 'data_root=nowhere/'), 'the test data of the config cannot be read'),
         (('--format', 'torchscript', '--nms'), '--nms is for onnx, openvino and engine'),
     ],
@@ -89,5 +89,5 @@ def test_a_pipeline_that_no_runtime_repeats(folder):
     cfg = load_config(folder / 'mine.py')
     steps = cfg.test_dataloader.dataset.dataset.pipeline
     cfg.test_dataloader.dataset.dataset.pipeline = [s for s in steps if 'Letterbox' not in s['type']]
-    with pytest.raises(ValueError, match='must resize by one mmyolo_ext.Letterbox'):
+    with pytest.raises(ValueError, match='must have one mmyolo_ext.Letterbox'):
         exporting.letterbox_of(cfg)

@@ -31,12 +31,12 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_int8_is_near_and_told_in_the_metadata(folder, monkeypatch, capsys):
+def test_int8_is_close_and_in_the_metadata(folder, monkeypatch, capsys):
     command = ['quantize.py', folder / 'model.onnx', folder / 'mine.py', '--images', '4']
     monkeypatch.setattr(sys, 'argv', [str(part) for part in command])
     runpy.run_path(str(REPO / 'tools' / 'quantize.py'), run_name='__main__')
     printed = capsys.readouterr().out
-    assert 'ranges from 4 pictures' in printed and 'coco/bbox_mAP: ' in printed and ' before, ' in printed
+    assert 'calibrated with 4 images' in printed and 'coco/bbox_mAP: ' in printed and ' before, ' in printed
     small, large = folder / 'model_int8.onnx', folder / 'model.onnx'
     assert small.stat().st_size < large.stat().st_size
     exact, rough = ExportedDetector(large), ExportedDetector(small)
@@ -58,7 +58,7 @@ def test_int8_is_near_and_told_in_the_metadata(folder, monkeypatch, capsys):
 
 
 def test_what_cannot_be_quantised(folder, tmp_path):
-    with pytest.raises(ValueError, match='calibration needs pictures, got none'):
+    with pytest.raises(ValueError, match='calibration needs images, got none'):
         quantize(folder / 'model.onnx', tmp_path / 'a.onnx', [])
     (tmp_path / 'text.onnx').write_text('no model')
     with pytest.raises(ValueError, match='onnx cannot read .*text.onnx'):

@@ -92,7 +92,7 @@ def test_a_change_of_neck_changes_the_neck(part):
 
 
 @pytest.mark.parametrize('path', map(named, CONFIGS))
-def test_pictures_are_what_the_pretrained_weights_saw(path):
+def test_images_are_normalised_as_the_pretrained_weights_expect(path):
     model = Config.fromfile(path).model
     checkpoint = (model.backbone.get('init_cfg') or {}).get('checkpoint', '')
     pretrained = checkpoint.removeprefix('torchvision://')

@@ -21,14 +21,14 @@ CLASSES = ('RBC', 'WBC', 'Platelets')
 
 
 def voc_as_coco(voc: Path, root: Path) -> None:
-    """``root`` gets ``test.json`` and the pictures."""
+    """Write ``test.json`` and the images into ``root``."""
     voc2coco.main([str(voc), str(root), '--classes', *CLASSES, '--one-based'])
     (root / 'JPEGImages').symlink_to((voc / 'JPEGImages').resolve())
 
 
 @pytest.fixture
 def cfg(bccd_dir: Path, tmp_path: Path) -> Config:
-    """The test pictures in the letterbox of the original's validation: centred, by area, in batches of 256 x 352."""
+    """The test images in the letterbox of the original's validation: centred, by area, in batches of 256 x 352."""
     voc_as_coco(bccd_dir, tmp_path)
     letterbox = 'test_dataloader.dataset.dataset.pipeline.2'
     options = {
@@ -45,7 +45,7 @@ def cfg(bccd_dir: Path, tmp_path: Path) -> Config:
 
 @pytest.mark.slow
 def test_ap_of_a_trained_checkpoint(cfg: Config, golden_dir: Path, tmp_path: Path) -> None:
-    told = json.loads((golden_dir / 'yolov5n_bccd.json').read_text())['coco_metric']
+    reported = json.loads((golden_dir / 'yolov5n_bccd.json').read_text())['coco_metric']
     checkpoint = str(golden_dir / 'yolov5n_bccd.pt')
     file = tmp_path / 'model.onnx'
     export_detector(cfg, checkpoint, file, Options(dynamic=True))
@@ -54,5 +54,5 @@ def test_ap_of_a_trained_checkpoint(cfg: Config, golden_dir: Path, tmp_path: Pat
     ours = Runner.from_cfg(cfg).test()
     for name, there in (('coco/bbox_mAP', 'AP'), ('coco/bbox_mAP_50', 'AP50')):
         # mmdet's figures have three decimals
-        assert ours[name] == pytest.approx(told[there], abs=0.002)
+        assert ours[name] == pytest.approx(reported[there], abs=0.002)
         assert exported[name] == pytest.approx(ours[name], abs=0.001)

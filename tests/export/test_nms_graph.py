@@ -17,7 +17,7 @@ SCORES = torch.tensor([[0.9, 0.3], [0.8, 0.1], [0.2, 0.7], [0.05, 0.6]])
 
 
 class Given(nn.Module):
-    """A network that says the same of every picture; of those past the first, only the last place."""
+    """A network with the same outputs for all images, except that later images have only the last prediction."""
 
     def __init__(self, scores: Tensor = SCORES) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ def test_places_of_a_batch_are_sorted_into_images():
 
 @pytest.mark.parametrize('run', [by_torch, by_onnx])
 def test_too_many_candidates(run, tmp_path):
-    # of the first picture 0.9, 0.8 and 0.7 are candidates, of which 0.9 drops 0.8; the second has one above the
+    # of the first image 0.9, 0.8 and 0.7 are candidates, of which 0.9 drops 0.8; the second has one above the
     # threshold, which is not too many
     count, _, scores, labels = run(NMSGraph(Given(), RULE._replace(nms_pre=3)), tmp_path, 2)
     assert count.tolist() == [[2], [1]] and labels.tolist() == [[0, 1, -1, -1], [1, -1, -1, -1]]

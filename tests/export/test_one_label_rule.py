@@ -1,4 +1,4 @@
-"""One picture, one answer: prediction, validation, one view of test-time augmentation, and both exported graphs."""
+"""One rule for the labels of a box: prediction, validation, test-time augmentation of one view, and exports."""
 
 from copy import deepcopy
 
@@ -11,8 +11,8 @@ from tiny_coco import make_tiny_coco, write_user_config
 from untrained import SOFTMAX, stir
 
 from mmyolo_ext.apis import Detector, load_config
-from mmyolo_ext.apis.exporting import export_detector
 from mmyolo_ext.apis.config_nodes import leaf_datasets
+from mmyolo_ext.apis.exporting import export_detector
 from mmyolo_ext.export import parity, runtime
 from mmyolo_ext.export.formats import Options
 from mmyolo_ext.registry import DATASETS, MODELS
@@ -36,7 +36,7 @@ CASES = {
 
 @pytest.fixture(scope='module', params=CASES)
 def setup(request, tmp_path_factory):
-    """(name, config, checkpoint, its detector, pictures): it is fairly sure of much."""
+    """(name, config, checkpoint, its detector, images): with many confident detections."""
     folder = tmp_path_factory.mktemp('labels')
     data = make_tiny_coco(folder / 'data', val=3, background=())
     extra = f'model.update(dict(**{CASES[request.param]!r}))'
@@ -53,19 +53,19 @@ def setup(request, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def predicted(setup):
-    *_, detector, pictures = setup
-    return list(detector(pictures, score_thr=SCORE_THR))
+    *_, detector, image_paths = setup
+    return list(detector(image_paths, score_thr=SCORE_THR))
 
 
 def by_steps(cfg, model, step: str, views: bool) -> list[runtime.Detections]:
-    """What the loop of validation, or of a test with one view, hands to the metric, for one picture at a time."""
+    """What the loop of validation, or of a test with one view, hands to the metric, for one image at a time."""
     cfg = deepcopy(cfg)
     (dataset,) = leaf_datasets(cfg.test_dataloader.dataset)
     if views:
         load, *rest = [kind for kind in dataset.pipeline if kind['type'] != 'LoadAnnotations']
         dataset.pipeline = [load, {'type': 'TestTimeAug', 'transforms': [[kind] for kind in rest]}]
         model = MODELS.build({**cfg.tta_model, 'module': model})
-    # without the rectangles of a batch: each picture in its own square, as in prediction
+    # without the rectangles of a batch: each image in its own square, as in prediction
     samples = DATASETS.build(dataset)
     found = []
     for index in range(len(samples)):
@@ -77,13 +77,13 @@ def by_steps(cfg, model, step: str, views: bool) -> list[runtime.Detections]:
 
 
 def test_labels_of_a_box(setup, predicted):
-    name, *_, pictures = setup
+    name, *_, image_paths = setup
     assert min(len(found.scores) for found in predicted) > 20
     twice = 0
-    for found, picture in zip(predicted, pictures, strict=True):
+    for found, image_path in zip(predicted, image_paths, strict=True):
         # those cut off at the border may coincide by chance
         whole = (found.boxes_xyxy[:, :2] > 0).all(1)
-        whole &= (found.boxes_xyxy[:, 2:] < runtime.read_image(picture).shape[1::-1]).all(1)
+        whole &= (found.boxes_xyxy[:, 2:] < runtime.read_image(image_path).shape[1::-1]).all(1)
         boxes = found.boxes_xyxy[whole]
         twice += len(boxes) - len(np.unique(boxes, axis=0))
         assert len(boxes) > 10 and set(found.labels[whole].tolist()) == {0, 1}
@@ -103,13 +103,13 @@ def test_validation_and_one_view_give_what_prediction_gives(setup, predicted, st
 
 @pytest.mark.parametrize('nms', [False, True])
 def test_the_exported_graph_gives_what_prediction_gives(setup, predicted, nms, tmp_path):
-    name, cfg, checkpoint, _, pictures = setup
+    name, cfg, checkpoint, _, image_paths = setup
     export_detector(cfg, str(checkpoint), tmp_path / 'a.onnx', Options(nms=nms))
     detector = runtime.ExportedDetector(tmp_path / 'a.onnx', threads=1)
     assert detector.rules['activation'] == ('softmax' if 'softmax' in name else 'sigmoid')
     assert detector.rules['multi_label'] == (name == 'sigmoid')
     rules = {**detector.rules, 'score_thr': SCORE_THR}
-    for ours, theirs in zip(detector(pictures, score_thr=SCORE_THR), predicted, strict=True):
+    for ours, theirs in zip(detector(image_paths, score_thr=SCORE_THR), predicted, strict=True):
         # each with the nearest of its label: rounding may swap two of almost one score
         assert len(ours.scores) == len(theirs.scores)
         difference = parity.compare_detections(theirs, ours, rules, parity.EXACT)

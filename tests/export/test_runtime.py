@@ -41,7 +41,7 @@ REFUSED = {'mmyolo_ext', 'mmdet', 'mmengine', 'mmcv', 'torch', 'torchvision', 'o
 
 @pytest.fixture(scope='module')
 def setup(tmp_path_factory):
-    """(config, checkpoint, pictures, files): files are ONNX of open size, of a fixed one, and with NMS inside."""
+    """(config, checkpoint, images, files): files are ONNX of open size, of a fixed one, and with NMS inside."""
     folder = tmp_path_factory.mktemp('runtime')
     data = make_tiny_coco(folder / 'data')
     cfg = load_config(write_user_config(folder / 'mine.py', data))
@@ -65,9 +65,9 @@ def setup(tmp_path_factory):
 
 @pytest.mark.parametrize('name', ['open', 'fixed', 'nms'])
 def test_the_boxes_are_those_of_predict(setup, name):
-    cfg, checkpoint, pictures, files = setup
-    wanted = list(Detector(cfg, checkpoint, 'cpu')(pictures, score_thr=0.25))
-    found = runtime.ExportedDetector(files[name], threads=1)(pictures, score_thr=0.25)
+    cfg, checkpoint, image_paths, files = setup
+    wanted = list(Detector(cfg, checkpoint, 'cpu')(image_paths, score_thr=0.25))
+    found = runtime.ExportedDetector(files[name], threads=1)(image_paths, score_thr=0.25)
     assert sum(len(one.scores) for one in wanted) > 20
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.labels.tolist() == theirs.labels.tolist()
@@ -76,14 +76,14 @@ def test_the_boxes_are_those_of_predict(setup, name):
 
 
 def test_the_figures_are_those_of_a_batch_of_rectangles(setup):
-    cfg, _, pictures, files = setup
+    cfg, _, image_paths, files = setup
     detector = runtime.ExportedDetector(files['open'], threads=1)
     figures = evaluate_exported(detector, load_config(cfg.filename))
     assert 0 <= figures['coco/bbox_mAP'] <= 1
-    # a batch on the canvas of its rectangle is the pictures one by one on it
-    both = detector(pictures[:2], canvas_hw=(96, 64))
+    # a batch on the canvas of its rectangle is the images one by one on it
+    both = detector(image_paths[:2], canvas_hw=(96, 64))
     for index in range(2):
-        (one,) = detector(pictures[index : index + 1], canvas_hw=(96, 64))
+        (one,) = detector(image_paths[index : index + 1], canvas_hw=(96, 64))
         np.testing.assert_allclose(one.boxes_xyxy, both[index].boxes_xyxy, atol=1e-3)
 
 
@@ -102,7 +102,7 @@ def test_the_letterbox_is_that_of_validation(centred, allow_upscale, interpolati
         assert scale_wh == wanted['scale_factor'] and (top, left) == wanted['pad_param'][::2]
 
 
-def test_boxes_go_back_to_the_picture_and_stay_on_it():
+def test_boxes_are_mapped_to_the_image_and_clipped():
     found = runtime.Detections(np.float32([[20, 10, 60, 50], [0, 0, 200, 200]]), np.ones(2), np.zeros(2))
     # scaled by 1/2 in width and 1/4 in height, 10 px left and 5 px above: (20 - 10) * 2 = 20, (10 - 5) * 4 = 20, ...
     moved = runtime.to_image(found, (0.5, 0.25), (10, 5), (150, 120))
@@ -110,16 +110,16 @@ def test_boxes_go_back_to_the_picture_and_stay_on_it():
 
 
 def test_the_copied_file_runs_alone(setup, tmp_path):
-    _, _, pictures, files = setup
+    _, _, image_paths, files = setup
     shutil.copy(runtime.__file__, tmp_path / 'run_me.py')
     shutil.copy(files['open'], tmp_path / 'm.onnx')
-    cv2.imwrite(str(tmp_path / 'grün.png'), cv2.imread(str(pictures[0])))
+    cv2.imwrite(str(tmp_path / 'grün.png'), cv2.imread(str(image_paths[0])))
     code = ALONE.format(refused=REFUSED, argv=['run_me.py', 'm.onnx', 'grün.png', '--score-thr', '0.3'])
     command = [sys.executable, '-P', '-c', code] if sys.version_info >= (3, 11) else [sys.executable, '-c', code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     first, *rows, refused = done.stdout.splitlines()
-    (found,) = runtime.ExportedDetector(files['open'])([pictures[0]], score_thr=0.3)
+    (found,) = runtime.ExportedDetector(files['open'])([image_paths[0]], score_thr=0.3)
     assert first == f'grün.png: {len(found.scores)} boxes' and len(rows) == len(found.scores) > 0
     assert rows[0].split()[0] == ('red', 'blue')[found.labels[0]] and refused == '[]'
     np.testing.assert_allclose([float(side) for side in rows[0].split()[2:]], found.boxes_xyxy[0], atol=0.06)
@@ -135,7 +135,7 @@ def test_it_imports_nothing_else():
 
 
 def test_what_cannot_be_used_is_named(setup, tmp_path):
-    *_, pictures, files = setup
+    *_, image_paths, files = setup
     with pytest.raises(ValueError, match='there is no model nowhere.onnx'):
         runtime.ExportedDetector('nowhere.onnx')
     (tmp_path / 'text.onnx').write_text('no model')
@@ -156,7 +156,7 @@ def test_what_cannot_be_used_is_named(setup, tmp_path):
         runtime.ExportedDetector(files['open'], size_hw=(100, 64))
     detector = runtime.ExportedDetector(files['open'])
     assert detector([]) == []
-    (tmp_path / 'text.jpg').write_text('no picture')
+    (tmp_path / 'text.jpg').write_text('no image')
     (tmp_path / 'empty.jpg').touch()
     for name in ('text.jpg', 'empty.jpg'):
         with pytest.raises(ValueError, match=f'{name} cannot be decoded, is it an image?'):

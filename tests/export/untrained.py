@@ -33,13 +33,13 @@ def stir(detector: nn.Module) -> None:
             nn.init.normal_(module.running_mean, 0.0, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     with torch.no_grad():
-        feats = detector.extract_feat(torch.from_numpy(pictures(1, 128, 128)))
+        feats = detector.extract_feat(torch.from_numpy(random_images(1, 128, 128)))
         for conv, feat in zip(detector.bbox_head.convs_pred, feats, strict=True):
             conv.weight *= 1.5 / conv(feat).std()
             nn.init.normal_(conv.bias, -1.0, 0.5)
 
 
-def pictures(count: int, height: int, width: int) -> np.ndarray:
+def random_images(count: int, height: int, width: int) -> np.ndarray:
     """Noise of several scales, normalised: (N, 3, H, W) float32."""
     rng = np.random.default_rng(height * width)
     coarse = rng.random((count, 3, height // 16, width // 16)).repeat(16, axis=2).repeat(16, axis=3)
@@ -47,9 +47,9 @@ def pictures(count: int, height: int, width: int) -> np.ndarray:
 
 
 def settle(detector: nn.Module, images: np.ndarray) -> None:
-    """Fit batch norms and head to pictures (N, 3, H, W), so that every output differs among places and pictures.
+    """Fit batch norms and head to images (N, 3, H, W), so that every output differs among places and images.
 
-    Where layers are many, :func:`stir` leaves little of the picture at their end, and the same boxes everywhere.
+    Where layers are many, :func:`stir` leaves little of the image at their end, and the same boxes everywhere.
     """
     norms = [module for module in detector.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:

@@ -1,4 +1,4 @@
-"""Exported files on pictures of BCCD: every network, sigmoid and softmax, P6, one picture and eight, several sizes.
+"""Exported files on images of BCCD: every network, sigmoid and softmax, P6, one image and eight, several sizes.
 
 Weights trained with softmax or on P6 are not at hand; seeded ones give boxes of every size with scores up to 1.
 """
@@ -20,7 +20,7 @@ pytest.importorskip('onnxruntime')
 pytest.importorskip('onnx')
 
 P6 = {'backbone__widen_factor': 0.125, 'neck__widen_factor': 0.125, 'bbox_head__num_classes': 3}
-# of each network one activation is checked to the last place of the grid, the other to the detections of --nms
+# per network, one activation is compared by raw predictions, the other by the detections of --nms
 CASES = {
     'yolov5n-sigmoid': ('yolov5/yolov5_n_320_bccd.py', False, {}, False),
     'yolov5n-softmax-nms': ('yolov5/yolov5_n_320_bccd.py', True, {}, True),
@@ -35,7 +35,7 @@ SIZES_HW = ((256, 320), (192, 256), (320, 192))
 
 
 def batch_of(bccd: Path, rules: dict, count: int, size_hw: tuple[int, int]) -> np.ndarray:
-    """The first pictures of the test data, as the network takes them."""
+    """Return the first test images as network input."""
     names = (bccd / 'ImageSets/Main/test.txt').read_text().split()[:count]
     images = [runtime.read_image(bccd / 'JPEGImages' / f'{name}.jpg') for name in names]
     return runtime.normalise([runtime.letterbox(image, size_hw, size_hw, LETTERBOX)[0] for image in images], rules)
@@ -46,8 +46,8 @@ def test_boxes_and_scores_of_pytorch(case: str, bccd_dir: Path, tmp_path: Path) 
     config, softmax, options, nms = CASES[case]
     detector = build(config, softmax, **options)
     names = ('RBC', 'WBC', 'Platelets')
-    told = {key: json.loads(text) for key, text in describe(detector, names, LETTERBOX, SIZES_HW[0]).items()}
-    settle(detector, batch_of(bccd_dir, told, 2, SIZES_HW[0]))
+    metadata = {key: json.loads(text) for key, text in describe(detector, names, LETTERBOX, SIZES_HW[0]).items()}
+    settle(detector, batch_of(bccd_dir, metadata, 2, SIZES_HW[0]))
     detector.bbox_head.test_cfg['score_thr'] = 0.25
     file = tmp_path / 'model.onnx'
     write(detector, file, Options(nms=nms, dynamic=True), names, LETTERBOX, SIZES_HW[0])
@@ -62,7 +62,7 @@ def test_boxes_and_scores_of_pytorch(case: str, bccd_dir: Path, tmp_path: Path) 
 
 
 def in_parts(detector: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """The detector's parts one after the other, without the graph that is exported."""
+    """Return a function that runs the parts of the detector, without the exported graph."""
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
         boxes, objectness, classes = detector.bbox_head.decode(*detector(images))
@@ -72,11 +72,11 @@ def in_parts(detector: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
 
 
 def assert_busy(detector: nn.Module, images: np.ndarray) -> None:
-    """What is compared has, on every picture, many detections, of several classes."""
+    """Check that every image has many detections of several classes."""
     with torch.no_grad():
         boxes, scores = in_parts(detector)(torch.from_numpy(images))
     best, label = scores.max(dim=2)
     above = best > 0.25
     assert (above.sum(dim=1) > 20).all() and len(label[above].unique()) > 1
-    # (K, 4) px of all pictures: not one box again and again
+    # the boxes (K, 4) px of all images differ
     assert boxes[above].std(dim=0).min() > 10
