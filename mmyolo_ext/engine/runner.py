@@ -13,7 +13,6 @@ import torch
 from mmengine.dist import all_gather_object, broadcast_object_list, get_world_size, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook, Hook
-from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
@@ -40,7 +39,6 @@ from mmyolo_ext.engine.prepare_model import forbid_changes, prepare_model
 from mmyolo_ext.engine.run_facts import facts_before, facts_of, optimizer_cfg, shifted, spelled
 from mmyolo_ext.engine.step_guard import StepGuard
 from mmyolo_ext.engine.stopping import Stopper, StopTraining, outcome
-from mmyolo_ext.engine.train_loop import schedulers_of
 from mmyolo_ext.registry import RUNNERS
 
 # components of MMEngine that are replaced, by their names in configs
@@ -182,10 +180,11 @@ class Runner(MMEngineRunner):
             if self._load_from:
                 self.load_checkpoint(self._load_from)
             return
+        if isinstance(self.param_schedulers, dict):
+            raise ValueError('mmyolo_ext.Runner trains with one optimizer, got an OptimWrapperDict')
         self.stopper = Stopper()
-        if hasattr(self.optim_wrapper, 'optimizer'):
-            self.step_guard = StepGuard(**self.cfg.get('step_guard', {}))
-            self.step_guard.attach(self)
+        self.step_guard = StepGuard(**self.cfg.get('step_guard', {}))
+        self.step_guard.attach(self)
         if self._resume:
             self._start = self._find_start()
             if self._start:
@@ -301,15 +300,13 @@ class Runner(MMEngineRunner):
 
     def _resume_schedules(self, states: Any, shift: int) -> None:
         """Load the scheduler states; move those that count iterations by ``shift``, if epochs have another length."""
-        keys = list(self.param_schedulers) if isinstance(self.param_schedulers, dict) else [None]
-        states = [state for key in keys for state in (states or {})[key]] if keys != [None] else list(states or ())
-        schedulers = schedulers_of(self)
-        if len(states) != len(schedulers):
+        states = states or ()
+        if len(states) != len(self.param_schedulers):
             raise ValueError(
-                f'param_scheduler has {len(states)} -> {len(schedulers)} schedules (in the checkpoint -> in the '
-                'config): set it back to resume'
+                f'param_scheduler has {len(states)} -> {len(self.param_schedulers)} schedules (in the checkpoint -> '
+                'in the config): set it back to resume'
             )
-        for scheduler, state in zip(schedulers, states, strict=True):
+        for scheduler, state in zip(self.param_schedulers, states, strict=True):
             state = {key: value for key, value in state.items() if key in vars(scheduler)}
             if shift and not scheduler.by_epoch:
                 state = shifted(scheduler, state, shift)
@@ -444,8 +441,7 @@ class Runner(MMEngineRunner):
         for name, facts in self.checkpoints.entries.items():
             if facts.get('iter') == iteration and facts.get('epoch') == epoch and facts.get('kind') != 'best':
                 return str(self.checkpoints.folder / name)
-        guard = self.step_guard
-        if not (self._train_loop.at_boundary if guard is None else guard.rewind(self)):
+        if not self.step_guard.rewind(self):
             return None
         content = self._content({'epoch': epoch, 'iter': iteration}, True, True)
         optimizer = content['optimizer']
@@ -454,10 +450,8 @@ class Runner(MMEngineRunner):
         groups = [*optimizer.get('param_groups', ()), optimizer.get('base_param_settings')]
         for group, values in zip(groups, boundary.values, strict=False):
             group.update(values)
-        states = iter(boundary.schedules)
-        saved = content.get('param_schedulers') or []
-        for part in saved.values() if isinstance(saved, dict) else [saved]:
-            part[:] = [next(states) for _ in part]
+        if 'param_schedulers' in content:
+            content['param_schedulers'] = boundary.schedules
         by_epoch = isinstance(self.train_loop, EpochBasedTrainLoop)
         ends_epoch = by_epoch and iteration == epoch * len(self.train_dataloader)
         name = f'epoch_{epoch}.pth' if ends_epoch else f'iter_{iteration}.pth'
@@ -485,16 +479,9 @@ class Runner(MMEngineRunner):
             'message_hub': self.message_hub.state_dict(),
         }
         if save_optimizer:
-            if not isinstance(self.optim_wrapper, OptimWrapper):
-                raise TypeError(f'the optimizer wrapper must be an OptimWrapper, got {self.optim_wrapper}')
             content['optimizer'] = self.optim_wrapper.state_dict()
         if save_param_scheduler and self.param_schedulers is not None:
-            given = self.param_schedulers
-            content['param_schedulers'] = (
-                {name: [one.state_dict() for one in part] for name, part in given.items()}
-                if isinstance(given, dict)
-                else [one.state_dict() for one in given]
-            )
+            content['param_schedulers'] = [scheduler.state_dict() for scheduler in self.param_schedulers]
         self.call_hook('before_save_checkpoint', checkpoint=content)
         return content
 

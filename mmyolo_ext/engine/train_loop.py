@@ -27,11 +27,10 @@ class StepBoundary:
         self.position = (runner.epoch, runner.iter)
         # the wrapper's own settings come after those of the optimizer: schedules move them alike
         groups = getattr(runner.optim_wrapper, 'param_groups', [])
-        groups = groups if isinstance(groups, list) else []
         self.values = [
             {key: value for key, value in group.items() if isinstance(value, (int, float, tuple))} for group in groups
         ]
-        self.schedules = [copy.copy(scheduler.state_dict()) for scheduler in schedulers_of(runner)]
+        self.schedules = [copy.copy(scheduler.state_dict()) for scheduler in runner.param_schedulers or ()]
 
 
 class EpochTrainLoop(EpochBasedTrainLoop):
@@ -43,11 +42,9 @@ class EpochTrainLoop(EpochBasedTrainLoop):
 
     Attributes:
         boundary: State of the last optimizer step, of which a checkpoint can be saved; None before the first.
-        at_boundary: Whether nothing has changed since then.
     """
 
     boundary: StepBoundary | None = None
-    at_boundary = False
 
     def run(self) -> nn.Module:
         """Train until ``max_epochs``, or until a hook sets ``stop_training``."""
@@ -56,7 +53,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
 
     def _run(self) -> nn.Module:
         self.runner.call_hook('before_train')
-        _note_boundary(self)
+        self.boundary = StepBoundary(self.runner)
         if self.runner.resumed and self._epoch and self._iter == self._epoch * len(self.dataloader):
             self._validate_if_due()
         while self._epoch < self._max_epochs and not self.stop_training:
@@ -75,7 +72,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
         if is_step_boundary(self.runner):
-            _note_boundary(self)
+            self.boundary = StepBoundary(self.runner)
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
         """Train on one batch; then stop if a signal has arrived."""
@@ -94,12 +91,11 @@ class IterTrainLoop(IterBasedTrainLoop):
     """MMEngine's ``IterBasedTrainLoop`` that can stop between any two iterations; attributes as above."""
 
     boundary: StepBoundary | None = None
-    at_boundary = False
 
     def run(self) -> nn.Module:
         """Train until ``max_iters``, or until a hook sets ``stop_training``."""
         with _watched(self.runner):
-            _note_boundary(self)
+            self.boundary = StepBoundary(self.runner)
             return super().run()
 
     def run_iter(self, data_batch: Any) -> None:
@@ -159,7 +155,6 @@ def _watched(runner) -> AbstractContextManager:
 
 
 def _begin_iteration(loop: EpochTrainLoop | IterTrainLoop) -> None:
-    loop.at_boundary = False
     if loop.runner.stopper is not None:
         loop.runner.stopper.defer_worker_deaths()
 
@@ -167,16 +162,6 @@ def _begin_iteration(loop: EpochTrainLoop | IterTrainLoop) -> None:
 def _end_iteration(loop: EpochTrainLoop | IterTrainLoop) -> None:
     runner = loop.runner
     if is_step_boundary(runner):
-        _note_boundary(loop)
+        loop.boundary = StepBoundary(loop.runner)
     if runner.stopper is not None:
         runner.stopper.check(runner)
-
-
-def _note_boundary(loop: EpochTrainLoop | IterTrainLoop) -> None:
-    loop.boundary, loop.at_boundary = StepBoundary(loop.runner), True
-
-
-def schedulers_of(runner) -> list:
-    """Return the schedulers of all optimizers of a runner."""
-    given = runner.param_schedulers or []
-    return [one for part in given.values() for one in part] if isinstance(given, dict) else list(given)

@@ -25,7 +25,7 @@ class FakeTime(types.SimpleNamespace):
 
 
 class SlowDataset(ToyDataset):
-    """Every sample takes as long as ``cost`` says of its place in the order of asking."""
+    """The n-th requested sample takes ``cost(n)`` seconds."""
 
     def __init__(self, clock: FakeTime, cost, length: int = 10) -> None:
         super().__init__(length)

@@ -65,7 +65,7 @@ def test_keys_multiply_rate_and_decay_and_the_longest_counts():
     groups = YOLOOptimConstructor(WRAPPER, cfg)(model).optimizer.param_groups
     rates, decays = rates_of(model, groups), rates_of(model, groups, 'weight_decay')
     assert rates['backbone.layers.0.0.weight'] == pytest.approx(0.01 * 0.125 * 0.1)
-    assert rates['backbone.layers.2.0.weight'] == pytest.approx(0.01 * 0.5)  # the longer key says nothing of the rate
+    assert rates['backbone.layers.2.0.weight'] == pytest.approx(0.01 * 0.5)  # the longer key sets no rate
     assert decays['backbone.layers.2.0.weight'] == pytest.approx(1.5e-3)
     assert decays['backbone.layers.2.1.weight'] == 0.0  # a norm does not decay, whatever the multiple
     assert (rates['bbox_head.weight'], decays['bbox_head.weight']) == (0.02, 0.0)
@@ -75,14 +75,14 @@ def test_keys_multiply_rate_and_decay_and_the_longest_counts():
 def test_frozen_parameters_are_in_no_group_and_change_no_rate(monkeypatch):
     model = Detector()
     model.backbone.layers[0].requires_grad_(False)
-    said = []
-    monkeypatch.setattr(constructor, 'print_log', lambda text, logger: said.append(text))
+    logged = []
+    monkeypatch.setattr(constructor, 'print_log', lambda text, logger: logged.append(text))
     groups = YOLOOptimConstructor(WRAPPER, {'layer_decay': 0.5})(model).optimizer.param_groups
     rates = rates_of(model, groups)
     assert not [name for name in rates if name.startswith('backbone.layers.0')]
     assert rates['backbone.layers.1.0.weight'] == 0.0025
     # a stage has 4 weights and 2 biases of the convolution, 2 and 2 of the norm; neck 6, head 9
-    lines = said[0].splitlines()
+    lines = logged[0].splitlines()
     assert lines[0] == 'Training 35 parameters; 10 are frozen (10 of backbone).'
     assert lines[2].split() == [
         *('0.01', '0.0005', 'decay', '2', '10', 'neck,', 'bbox_head'),

@@ -1,4 +1,4 @@
-"""A validation that an interruption took away is made when the training goes on."""
+"""A validation that was interrupted runs when the training resumes."""
 
 import pytest
 from mmengine.evaluator import BaseMetric
@@ -79,7 +79,7 @@ def test_none_is_made_where_none_was_due(tmp_path):
 
 
 @pytest.mark.parametrize('loop', [{'val_begin': 3}, {'val_interval': 3}, {'dynamic_intervals': [(2, 4)]}])
-def test_the_loop_says_when_one_is_due(tmp_path, loop):
+def test_the_loop_defines_when_one_is_due(tmp_path, loop):
     assert train(tmp_path, {'before_epoch': 3}, **loop) in ([], [2])
     assert 2 not in train(tmp_path, resume=True, **loop)
 

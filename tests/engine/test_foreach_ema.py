@@ -1,4 +1,4 @@
-"""The average of the weights by one call: mmdet's, to the last bit, and by hand."""
+"""EMA of all tensors by one call: mmdet's, to the last bit, and by hand."""
 
 import copy
 import math
@@ -53,25 +53,25 @@ def test_it_is_mmdets_to_the_last_bit(update_buffers: bool, interval: int) -> No
 
 def test_by_hand() -> None:
     model = nn.Linear(1, 1, bias=False)
-    average = ForeachEMA(model, momentum=0.1, gamma=2)
+    ema = ForeachEMA(model, momentum=0.1, gamma=2)
     expected = None
     for update, weight in enumerate([5.0, 7.0, 4.0]):
         model.weight.data.fill_(weight)
-        average.update_parameters(model)
+        ema.update_parameters(model)
         # the first copies; then 0.9 exp(-(1 + n) / 2) + 0.1 of the way: exp(-1) -> 0.4311, exp(-1.5) -> 0.3008
         share = 0.9 * math.exp(-(1 + update) / 2) + 0.1
         expected = weight if expected is None else expected + share * (weight - expected)
-        assert average.module.weight.item() == pytest.approx(expected, rel=1e-6)
+        assert ema.module.weight.item() == pytest.approx(expected, rel=1e-6)
     assert expected == pytest.approx(5 + 0.431 * 2 - 0.3008 * (5 + 0.431 * 2 - 4), abs=2e-3)
-    assert int(average.steps) == 3
+    assert int(ema.steps) == 3
 
 
 def test_what_is_not_in_the_graph_stays_out_of_it() -> None:
     model = network()
-    average = ForeachEMA(model, update_buffers=True)
-    average.update_parameters(model)
-    average.update_parameters(model)
-    assert not any(tensor.requires_grad for tensor in average.module.parameters())
+    ema = ForeachEMA(model, update_buffers=True)
+    ema.update_parameters(model)
+    ema.update_parameters(model)
+    assert not any(tensor.requires_grad for tensor in ema.module.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -83,20 +83,20 @@ def test_checkpoints_fit_both() -> None:
         theirs.update_parameters(model)
     ours = MODELS.build({'type': 'mmyolo_ext.ForeachEMA', 'model': network(), 'update_buffers': True})
     ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
-    for average in (theirs, ours):
-        average.update_parameters(model)
+    for ema in (theirs, ours):
+        ema.update_parameters(model)
     assert all(torch.equal(value, ours.state_dict()[name]) for name, value in theirs.state_dict().items())
 
 
 def test_a_layer_that_was_exchanged_is_followed_from_the_next_epoch_on() -> None:
     model = nn.Sequential(nn.Linear(1, 1, bias=False))
-    average = ForeachEMA(model, momentum=0.5, gamma=1)
+    ema = ForeachEMA(model, momentum=0.5, gamma=1)
     for _ in range(60):  # the weight of an update nears the momentum
-        average.update_parameters(model)
-    before = float(average.module[0].weight)
+        ema.update_parameters(model)
+    before = float(ema.module[0].weight)
     model[0].weight = nn.Parameter(torch.full((1, 1), before + 8))
-    average.update_parameters(model)
-    assert float(average.module[0].weight) == before
-    average.find_tensors()
-    average.update_parameters(model)
-    assert float(average.module[0].weight) == pytest.approx(before + 4)
+    ema.update_parameters(model)
+    assert float(ema.module[0].weight) == before
+    ema.find_tensors()
+    ema.update_parameters(model)
+    assert float(ema.module[0].weight) == pytest.approx(before + 4)

@@ -41,9 +41,9 @@ def test_the_fused_form_takes_the_same_steps(optimizer: dict) -> None:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize('said', [{'fused': False}, {'foreach': True}, {'foreach': False}, {'differentiable': True}])
-def test_what_the_config_says_counts(said: dict) -> None:
-    (found,) = fused(wrapper_of(ToyModel(), {**SGD, **said}))
+@pytest.mark.parametrize('form', [{'fused': False}, {'foreach': True}, {'foreach': False}, {'differentiable': True}])
+def test_the_config_decides(form: dict) -> None:
+    (found,) = fused(wrapper_of(ToyModel(), {**SGD, **form}))
     assert not found
 
 
@@ -69,7 +69,7 @@ def test_parameters_that_cannot_be_fused() -> None:
 
 @pytest.mark.parametrize('optimizer', [SGD, ADAMW], ids=['SGD', 'AdamW'])
 @pytest.mark.parametrize(('before', 'after'), [(False, True), (True, False)])
-def test_a_checkpoint_of_the_other_form_goes_on(optimizer: dict, before: bool, after: bool) -> None:
+def test_a_checkpoint_of_the_other_form_resumes(optimizer: dict, before: bool, after: bool) -> None:
     model = ToyModel()
     first = wrapper_of(model, {**optimizer, **({} if before else {'fused': False})})
     for seed in range(3):

@@ -132,7 +132,7 @@ def test_ema_follows_its_formula(tmp_path):
     assert not torch.equal(ema['norm.running_mean'], recorder.weights[-1]['norm.running_mean'])
 
 
-def test_checkpoint_holds_the_averaged_weights(tmp_path):
+def test_a_checkpoint_holds_the_ema(tmp_path):
     runner, _ = train(tmp_path, max_epochs=1)
     saved = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
     ema = hook_of(runner, 'StepEMAHook').ema_model.module.state_dict()

@@ -387,7 +387,7 @@ def test_an_older_checkpoint_sets_the_newer_ones_aside(straight, tmp_path):
     assert names(tmp_path) == [f'epoch_{number}.pth' for number in (1, 2, 3, 4)]
 
 
-def test_a_run_goes_on_in_another_folder_and_leaves_the_first_alone(tmp_path):
+def test_a_run_resumes_in_another_folder_and_keeps_the_first(tmp_path):
     scores = validated({1: 0.5, 2: 0.4, 3: 0.3, 4: 0.6})
     a, b = tmp_path / 'a', tmp_path / 'b'
     train(a, 12, checkpoint=BEST, **scores)
@@ -611,7 +611,7 @@ def test_without_accumulation_another_batch_is_refused_between_epochs_too(tmp_pa
         train(tmp_path, resume=True, batch_size=5, hooks=RECIPE_HOOKS[1:])
 
 
-def test_more_epochs_are_allowed_and_said(tmp_path):
+def test_more_epochs_are_allowed_and_logged(tmp_path):
     train(tmp_path, 11)
     runner, _ = train(tmp_path, resume=True, max_epochs=6)
     assert runner.epoch == 6
@@ -622,10 +622,10 @@ def test_more_epochs_are_allowed_and_said(tmp_path):
 
 
 def test_a_full_disk_costs_no_good_checkpoint(tmp_path, monkeypatch):
-    real, room = os.fsync, [10_000_000]
+    real, free = os.fsync, [10_000_000]
 
     def fsync(handle):
-        if room[0] == 0 and not os.path.isdir(f'/proc/self/fd/{handle}'):
+        if free[0] == 0 and not os.path.isdir(f'/proc/self/fd/{handle}'):
             raise OSError(errno.ENOSPC, 'No space left on device')
         real(handle)
 
@@ -634,7 +634,7 @@ def test_a_full_disk_costs_no_good_checkpoint(tmp_path, monkeypatch):
     class Fill(Hook):
         def before_train_epoch(self, runner) -> None:
             if runner.epoch == 2:
-                room[0] = 0
+                free[0] = 0
 
     with pytest.raises(StopTraining) as stop:
         train(tmp_path, hooks=[*RECIPE_HOOKS, Fill()])
@@ -642,7 +642,7 @@ def test_a_full_disk_costs_no_good_checkpoint(tmp_path, monkeypatch):
     assert stop.value.code == 1 and '\n' not in message
     assert 'epoch_3.pth: No space left on device' in message and 'epoch_2.pth. Resume with:' in message
     assert names(tmp_path) == ['epoch_1.pth', 'epoch_2.pth'] and not list(tmp_path.glob('.*writing'))
-    room[0] = 1
+    free[0] = 1
     runner, _ = train(tmp_path, resume=True)
     assert runner.epoch == 4
 
@@ -662,7 +662,7 @@ def test_a_full_disk_is_helped_by_what_would_be_deleted_anyway(tmp_path, monkeyp
     assert names(tmp_path) == ['epoch_3.pth', 'epoch_4.pth']
 
 
-def test_what_is_not_plain_is_left_out_and_said(tmp_path):
+def test_what_is_not_plain_is_left_out_and_logged(tmp_path):
     class Odd(Hook):
         def before_save_checkpoint(self, runner, checkpoint) -> None:
             checkpoint['mine'] = {'a': 1, 'b': logging.getLogger('odd'), 'c': np.float64(2.0)}

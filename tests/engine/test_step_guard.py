@@ -161,7 +161,7 @@ def test_only_skips_in_a_row_are_counted(train, faulty, max_skips, stopped_at):
         assert f'iteration {stopped_at} ' in runner.error and runner.iter == stopped_at - 1
 
 
-def test_the_stop_says_where_and_its_dump_replays(train):
+def test_the_error_names_the_place_and_its_dump_replays(train):
     runner = train(faulty=(4,), max_skips=0)
     assert '\n' not in runner.error
     for part in ('epoch 1, iteration 3', 'loss is nan', 'data_preprocessor', 'AMP scale: none', 'tools/replay.py'):

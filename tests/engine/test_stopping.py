@@ -139,7 +139,7 @@ def test_two_ranks_stop_together(trainings, undisturbed, tmp_path, event, rank, 
     _, output = trainings.run(tmp_path, event, 7, rank, ranks=2)
     assert 'Traceback' not in output, output
     assert list(map(int, (tmp_path / 'codes').read_text().split())) == codes, output
-    assert any(re.match(line, said) for said in output.splitlines()), output
+    assert any(re.match(line, printed) for printed in output.splitlines()), output
     assert all_gone(tmp_path)
     code, output = trainings.run(tmp_path, ranks=2, resume=True)
     assert code == 0, output

@@ -68,7 +68,7 @@ def test_two_ranks_step_like_one(tmp_path):
             assert not torch.equal(value, start[key])
 
 
-def test_averaged_statistics_are_made_equal_over_ranks(monkeypatch):
+def test_statistics_of_the_ema_are_averaged_over_ranks(monkeypatch):
     reduced = []
     monkeypatch.setattr(step_ema, 'is_distributed', lambda: True)
     monkeypatch.setattr(step_ema, 'all_reduce_params', lambda buffers, op: reduced.append((buffers, op)))

@@ -13,7 +13,7 @@ class KillHook(Hook):
     """Kill a rank, or the launcher that started it, after some iterations; never twice.
 
     Args:
-        marker: File that says that it has been done.
+        marker: File that exists after it was done.
         iteration: Completed iterations.
         rank: Rank that is killed.
         launcher: Kill the launcher of this rank instead.

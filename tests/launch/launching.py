@@ -1,4 +1,4 @@
-"""Start launchers in tests, read what they say and end them."""
+"""Start launchers in tests, read their output and end them."""
 
 import os
 import signal
@@ -12,10 +12,10 @@ import torch
 from tiny_coco import REPO
 
 SECONDS = 300
-# A launcher that waits for a lost node, or for more nodes than the least, waits seconds in place of a minute.
+# A launcher that waits for a lost node, or for more nodes than the least, waits seconds instead of a minute.
 QUICK = 'keep_alive_interval=1,last_call_timeout=1'
 PATHS = f'{REPO}:{Path(__file__).parent}'
-# Three iterations an epoch on two ranks, two epochs; the log says what is resumed.
+# Three iterations an epoch on two ranks, two epochs; the log shows what is resumed.
 SETTINGS = """
 log_level = 'INFO'
 batch_size = 1

@@ -12,12 +12,12 @@ import json, os, sys
 from pathlib import Path
 from mmengine.config import Config
 from torch import distributed
-from mmyolo_ext.apis import rank_check
+from mmyolo_ext.apis import distributed as checks
 
 distributed.init_process_group('gloo')
 rank = distributed.get_rank()
 os.environ['LOCAL_RANK'] = '0'
-rank_check.socket.gethostname = lambda: f'node{rank}'
+checks.socket.gethostname = lambda: f'node{rank}'
 for case in sys.argv[1:]:
     root = f'{case}/{rank}'
     dataset = {'type': 'Coco', 'data_root': root, 'ann_file': 'train.json', 'data_prefix': {'img': 'train'}}
@@ -26,7 +26,7 @@ for case in sys.argv[1:]:
         cfg['train_dataloader']['batch_size'] = 4
         cfg['seed'] = 1
     try:
-        rank_check.check_ranks(Config(cfg), ['train_dataloader', 'val_dataloader'])
+        checks.check_ranks(Config(cfg), ['train_dataloader', 'val_dataloader'])
         message = 'all equal'
     except ValueError as error:
         message = str(error)
