@@ -1,12 +1,12 @@
-"""How long assigning and the losses take, forward and backward, from the raw maps of a head to their gradients.
+"""Time assignment and losses, forward and backward, from the maps of a head to their gradients.
 
-By default 16 pictures of 640 x 640 px, 80 classes and 120 boxes in all; the 1x1 convolutions are left out. The time is
-told in milliseconds and in matrix products (float32, 1024 x 1024, two threads) of the same minute::
+By default for 16 images of 640 x 640 px, 80 classes and 120 boxes in all, without the 1x1 convolutions. Times are in
+milliseconds and in matrix products (float32, 1024 x 1024, two threads) measured in the same minute::
 
     OMP_NUM_THREADS=2 python benchmarks/loss.py [--device cuda] [--images 1 16] [--repeats 15]
 
-Freed memory is kept, as by our tools: else most of it would be the gradient's 137 MB, which Linux would hand out anew
-each step, page by page. The line says whether it could be kept.
+Freed memory is kept, as in the command-line tools: else most of the time would go into the 137 MB of the gradient,
+which Linux would map anew page by page in each step. The result shows whether it was kept.
 """
 
 import argparse
@@ -35,18 +35,18 @@ CASES = {
     'yolov3': ('YOLOv3Head', torch.float32, False),
     'yolov3 channels-last': ('YOLOv3Head', torch.float32, True),
 }
-BOXES_A_PICTURE = 7.5
+BOXES_PER_IMAGE = 7.5
 
 
 def without_convolutions(kind: str, num_classes: int) -> nn.Module:
-    """A head that takes the maps which its convolutions would give it."""
+    """Return a head that takes the maps themselves instead of features."""
     head = HEADS[kind](num_classes=num_classes, in_channels=[8, 8, 8])
     head.convs_pred = nn.ModuleList(nn.Identity() for _ in head.convs_pred)
     return head.train()
 
 
 def truth(images: int, size: int, num_classes: int, boxes: int, device: str) -> list[DetDataSample]:
-    """Boxes of sides from 1% to 60% of the picture, anywhere, on pictures drawn by lot."""
+    """Return boxes with sides from 1% to 60% of the image, at random places of random images."""
     rng = np.random.RandomState(0)
     image = rng.randint(0, images, boxes)
     side, center = rng.uniform(0.01, 0.6, (boxes, 2)), rng.uniform(0, 1, (boxes, 2))
@@ -62,7 +62,7 @@ def truth(images: int, size: int, num_classes: int, boxes: int, device: str) -> 
 
 
 def raw_maps(head: nn.Module, images: int, size: int, dtype: torch.dtype, channels_last: bool) -> list[Tensor]:
-    """Leaves with gradients, of normal numbers."""
+    """Return normally distributed maps that require gradients."""
     generator = torch.Generator().manual_seed(0)
     channels = head.num_anchors * (5 + head.num_classes)
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -76,12 +76,12 @@ def raw_maps(head: nn.Module, images: int, size: int, dtype: torch.dtype, channe
 
 
 def step(head: nn.Module, maps: list[Tensor], samples: list[DetDataSample]) -> Callable[[], Any]:
-    """Assign, losses, gradients of the maps."""
+    """Return a call that assigns, computes the losses and the gradients of the maps."""
     return lambda: torch.autograd.grad(sum(head.loss(maps, samples).values()), maps)
 
 
 def positives(head: nn.Module, maps: list[Tensor], samples: list[DetDataSample]) -> int:
-    """How many places learn a box: as many rows of the class logits get a gradient."""
+    """Return the number of predictions that are positives: their box channels get a gradient."""
     gradients = step(head, maps, samples)()
     return sum(
         int((grad.unflatten(1, (head.num_anchors, -1))[:, :, :4] != 0).any(2).sum().item()) for grad in gradients
@@ -89,7 +89,7 @@ def positives(head: nn.Module, maps: list[Tensor], samples: list[DetDataSample])
 
 
 def in_matmuls(call: Callable[[], Any], repeats: int) -> dict[str, float]:
-    """Milliseconds, and the same in matrix products measured just before and just after."""
+    """Return the time in milliseconds and in matrix products measured just before and after."""
     before = calibrate()
     times = measure(call, repeats, warmup=2)
     matmul_ms = (before['matmul_ms'] + calibrate()['matmul_ms']) / 2
@@ -99,24 +99,24 @@ def in_matmuls(call: Callable[[], Any], repeats: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto')
-    parser.add_argument('--images', type=int, nargs='+', default=[16], help='pictures of a batch, 7.5 boxes on each')
-    parser.add_argument('--size', type=int, default=640, help='side of the pictures, px')
+    parser.add_argument('--images', type=int, nargs='+', default=[16], help='images per batch, with 7.5 boxes each')
+    parser.add_argument('--size', type=int, default=640, help='side of the images, px')
     parser.add_argument('--classes', type=int, default=80)
     parser.add_argument('--repeats', type=int, default=15)
-    parser.add_argument('--only', default='', help='the cases alone whose name has this text')
+    parser.add_argument('--only', default='', help='only cases whose name contains this text')
     options = parser.parse_args()
     if options.device == 'auto':
         options.device = 'cuda' if torch.cuda.is_available() else 'cpu'
     figures, memory_kept = {}, keep_freed_memory()
     for images in options.images:
-        boxes = round(images * BOXES_A_PICTURE)
+        boxes = round(images * BOXES_PER_IMAGE)
         samples = truth(images, options.size, options.classes, boxes, options.device)
         for name, (kind, dtype, channels_last) in CASES.items():
             if options.only not in name or (dtype == torch.float16 and options.device == 'cpu'):
                 continue
             head = without_convolutions(kind, options.classes).to(options.device)
             maps = raw_maps(head, images, options.size, dtype, channels_last)
-            case = {'images': images, 'boxes': boxes, 'places_taught': positives(head, maps, samples)}
+            case = {'images': images, 'boxes': boxes, 'positives': positives(head, maps, samples)}
             figures[f'{name}, batch {images}'] = {**case, **in_matmuls(step(head, maps, samples), options.repeats)}
     about = {name: getattr(options, name) for name in ('device', 'size', 'classes')}
     report('loss', {**about, 'memory_kept': memory_kept, 'cases': figures})

@@ -1,9 +1,8 @@
-"""Draw every weighting curve of our losses, each computed by calling the loss itself.
+"""Draw the curves of the losses by calling them.
 
     python benchmarks/loss_curves.py [--out docs/images/loss_curves.png]
 
-Needs matplotlib, and pillow, which comes with it. The colours are those of Okabe and Ito, which people with any kind
-of colour blindness tell apart.
+Needs matplotlib. The colours are those of Okabe and Ito, which are distinguishable with any kind of colour blindness.
 """
 
 import argparse
@@ -19,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-import mmyolo_ext  # noqa: F401  (supplies mmcv's ops before mmdet is imported)
+import mmyolo_ext  # noqa: F401  (installs mmcv's ops before mmdet is imported)
 from mmyolo_ext.boxes import cxcywh_to_xyxy
 from mmyolo_ext.models.losses import BCELoss, FocalLoss, IoULoss, NWDLoss, QualityFocalLoss
 from mmyolo_ext.models.losses.box_losses import LOSS_MODES, WiseIoUV3
@@ -30,7 +29,7 @@ OUT = Path(__file__).parents[1] / 'docs' / 'images' / 'loss_curves.png'
 BLACK, ORANGE, SKY, GREEN = '#000000', '#e69f00', '#56b4e9', '#009e73'
 BLUE, RED, PINK = '#0072b2', '#d55e00', '#cc79a7'
 COLOURS = (BLUE, RED, GREEN, ORANGE, PINK)
-# of a curve that several modes share, the last of them here
+# a curve of several modes has the colour of the last one here
 MODE_COLOURS = {
     'giou': SKY,
     'diou': BLUE,
@@ -45,7 +44,7 @@ POINTS = 401
 
 
 def binary_losses(target: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """Each loss as a function of the predicted probability."""
+    """Return each loss as a function of the predicted probability."""
     probabilities = torch.linspace(0.002, 0.998, POINTS, dtype=torch.float64)
     losses = {
         'BCE': BCELoss(),
@@ -60,7 +59,7 @@ def binary_losses(target: float) -> tuple[Tensor, dict[str, Tensor]]:
 
 def draw_binary(axes: Axes, target: float) -> None:
     probabilities, curves = binary_losses(target)
-    # where the target is 0 or 1 the two agree: dashes let the one show through the other
+    # equal for targets of 0 and 1: dashes show both
     plot(axes, probabilities, curves, (BLUE, ORANGE, BLACK), ('-', '-', '--'))
     axes.set(
         title=f'class and objectness, target {target:g}', xlabel='predicted probability', xlim=(0, 1), ylim=(0, 2)
@@ -73,7 +72,7 @@ def draw_slide(axes: Axes) -> None:
     values = torch.linspace(0, 1, 2 * POINTS)
     for index, mean in enumerate((0.2, 0.4, 0.6)):
         weights = slide_weight(values, torch.tensor(mean))
-        # the jump is no slope
+        # do not connect the jump
         jump = int(weights.diff().abs().argmax()) + 1
         axes.plot(values[:jump], weights[:jump], color=COLOURS[index], linewidth=3 - index)
         axes.plot(values[jump:], weights[jump:], color=COLOURS[index], linewidth=1.8, label=f'mean {mean}')
@@ -84,11 +83,11 @@ def draw_slide(axes: Axes) -> None:
 
 
 def of_modes(boxes_cxcywh: Tensor) -> dict[str, Tensor]:
-    """Every IoU loss of boxes against a square of side 1 at 0; those that agree everywhere share a name."""
+    """Return every IoU loss of boxes against a unit square at 0; equal curves share a name."""
     target = cxcywh_to_xyxy(torch.tensor([[0.0, 0, 1, 1]], dtype=torch.float64)).expand(len(boxes_cxcywh), 4)
     curves: dict[str, Tensor] = {}
     for mode in LOSS_MODES:
-        # of v3 the factor depends on what was seen before: drawn by itself
+        # the factor of v3 depends on previous calls: it has a panel of its own
         if mode == 'wiou_v3':
             continue
         loss = IoULoss(mode)(cxcywh_to_xyxy(boxes_cxcywh), target, reduction_override='none')
@@ -111,7 +110,7 @@ def draw_aspect(axes: Axes) -> None:
     ratio = torch.logspace(0, math.log10(8), POINTS, dtype=torch.float64)
     zero, root = torch.zeros_like(ratio), ratio.sqrt()
     plot_modes(axes, ratio, of_modes(torch.stack([zero, zero, root, 1 / root], 1)))
-    axes.set(title='IoU losses, a square stretched at its place', xlabel='width / height (the area stays)')
+    axes.set(title='IoU losses, a square stretched in place', xlabel='width / height (the area stays)')
     axes.set_xscale('log')
     axes.set_xticks([1, 2, 4, 8], labels=['1', '2', '4', '8'])
     axes.minorticks_off()

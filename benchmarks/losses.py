@@ -1,10 +1,10 @@
-"""Train one small detector on BCCD with each class loss, several times, and tell what differs.
+"""Train a small detector on BCCD with each class loss and several seeds, and compare.
 
-The detector is YOLOv5n at 256 px, from scratch, with the weights' average of the last epoch tested. The runs differ in
-the seed (starting weights, order and warps of the pictures) and in one loss; everything else is the same::
+The detector is YOLOv5n at 256 px, from scratch; the EMA weights of the last epoch are tested. Runs differ in the seed
+(initial weights, order and augmentation of the images) and in one loss::
 
-    python benchmarks/losses.py                     # hours; goes on where it was stopped
-    python benchmarks/losses.py --report            # the table and the plot again, from the figures kept
+    python benchmarks/losses.py                     # hours; resumes an interrupted study
+    python benchmarks/losses.py --report            # only write the table and the plot
 
 Every finished run is one entry of ``benchmarks/results/losses.json``; the table goes into ``docs/guides/losses.md``,
 the plot into ``docs/images/losses_bccd.png``.
@@ -24,7 +24,7 @@ BASE = 'configs/yolov5/yolov5_n_320_bccd.py'
 BCE = {'type': 'mmyolo_ext.BCELoss'}
 SOFTMAX = {'type': 'mmdet.CrossEntropyLoss', 'use_sigmoid': False}
 
-# name -> (which loss of the head, what it is without its gain, gains)
+# name -> (loss of the head, its config without the gain, gains)
 VARIANTS = {
     'bce': ('loss_cls', BCE, (0.5, 0.125)),
     'softmax': ('loss_cls', SOFTMAX, (0.5, 0.125)),
@@ -41,10 +41,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description='Compare the class losses on BCCD')
     parser.add_argument('--only', nargs='+', choices=VARIANTS, default=list(VARIANTS), metavar='LOSS')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
-    parser.add_argument('--gains', nargs='+', type=int, default=[0], help='which of the gains listed for each loss')
-    parser.add_argument('--jobs', type=int, default=1, help='trainings at a time; the cores are shared out')
+    parser.add_argument('--gains', nargs='+', type=int, default=[0], help='indices of the gains of each loss')
+    parser.add_argument('--jobs', type=int, default=1, help='number of parallel trainings, which share the cores')
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/losses')
-    parser.add_argument('--report', action='store_true', help='train nothing')
+    parser.add_argument('--report', action='store_true', help='do not train')
     args = parser.parse_args()
     if not args.report:
         train_all(args)
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def train_all(args: argparse.Namespace) -> None:
-    """Every run that has no figures yet; seeds in the outer loop, so that a broken-off study compares alike."""
+    """Run what has no figures yet; seeds in the outer loop, so that an interrupted study compares all losses."""
     todo = [
         (name, VARIANTS[name][2][index], seed)
         for index in args.gains
@@ -86,7 +86,7 @@ def train(name: str, gain: float, seed: int, work_dir: Path, threads: int) -> tu
 
 
 def config_text(name: str, gain: float, seed: int) -> str:
-    """The config of a run: small pictures and a small step, so that 40 epochs of 292 pictures suffice to learn."""
+    """Return the config of a run: small images and frequent steps, so that 40 epochs of 292 images suffice."""
     slot, loss, _ = VARIANTS[name]
     warmup = {'convert_to_iter_based': True, 'warmup_epochs': 3, 'min_warmup_iters': 100}
     schedule = [
@@ -119,7 +119,7 @@ def config_text(name: str, gain: float, seed: int) -> str:
 
 
 def with_gain(loss: dict, gain: float) -> dict:
-    """The gain stands with the innermost loss."""
+    """Add the gain to the innermost loss."""
     return {**loss, 'loss': with_gain(loss['loss'], gain)} if 'loss' in loss else {**loss, 'loss_weight': gain}
 
 

@@ -1,4 +1,4 @@
-"""The table and the plot of ``losses.py``, from the figures it kept."""
+"""Write the table and the plot of ``losses.py`` from its figures."""
 
 import statistics
 from collections import defaultdict
@@ -12,7 +12,7 @@ COLUMNS = {
     'WBC_precision': 'AP of WBC',
     'Platelets_precision': 'AP of platelets',
 }
-REFERENCE = ('bce', '0.5')  # what the others are told against, seed by seed
+REFERENCE = ('bce', '0.5')  # compared with the others seed by seed
 Groups = dict[tuple[str, str], dict[str, dict]]  # (loss, gain) -> seed -> figures
 
 
@@ -30,7 +30,7 @@ def write_report(results: dict[str, dict], root: Path) -> None:
 
 
 def table(groups: Groups) -> str:
-    """Mean and standard deviation over the seeds; the best AP first. Then AP less that of BCE with the same seed."""
+    """Return mean and standard deviation over the seeds, best AP first, and AP minus that of BCE, seed by seed."""
     head = ['loss', 'gain', 'seeds', *COLUMNS.values(), "AP less BCE's, same seed"]
     lines = [f'| {" | ".join(head)} |', f'|{"---|" * len(head)}']
     for (name, gain), runs in ranking(groups):
@@ -43,7 +43,7 @@ def table(groups: Groups) -> str:
 
 
 def ranking(groups: Groups) -> list[tuple[tuple[str, str], dict[str, dict]]]:
-    """By mean AP, the best first."""
+    """Sort by mean AP, best first."""
     return sorted(groups.items(), key=lambda item: -statistics.mean(values(item[1], 'bbox_mAP')))
 
 
@@ -52,13 +52,13 @@ def values(runs: dict[str, dict], column: str) -> list[float]:
 
 
 def cell(numbers: list[float], form: str = '.3f') -> str:
-    """Mean and standard deviation, which one run alone does not have."""
+    """Format mean and standard deviation, the latter for more than one run."""
     spread = f' ± {statistics.stdev(numbers):.3f}' if len(numbers) > 1 else ''
     return f'{statistics.mean(numbers):{form}}{spread}'
 
 
 def draw(groups: Groups, target: Path) -> None:
-    """A dot for each run, a bar for the mean."""
+    """Draw a dot for each run and a bar for the mean."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -71,7 +71,7 @@ def draw(groups: Groups, target: Path) -> None:
             dots = values(runs, column)
             axis.scatter(dots, [row] * len(dots), s=22, color='#1b7f79', alpha=0.8, linewidths=0)
             axis.scatter(statistics.mean(dots), row, s=140, color='#22223b', marker='|')
-        axis.set_xlabel(f'{COLUMNS[column]} on the 72 test pictures')
+        axis.set_xlabel(f'{COLUMNS[column]} on the 72 test images')
         axis.grid(axis='x', alpha=0.3)
         axis.spines[['top', 'right']].set_visible(False)
     axes[0].set_yticks(range(len(ranked)), [f'{name}, gain {gain}' for (name, gain), _ in ranked])
