@@ -25,14 +25,14 @@ class Converted:
         state_dict: of a ``YOLODetector``.
         network: what it is the state dict of.
         source: the format it came in, one of :data:`YOLOV5_FORMATS`.
-        anchors_told: whether the file says the anchors; the published ones are taken where not.
+        has_anchors: whether the file has the anchors; else the published ones are used.
         left_out: names in the file that are no weights, such as anchors.
     """
 
     state_dict: dict[str, Tensor]
     network: Network
     source: str
-    anchors_told: bool
+    has_anchors: bool
     left_out: tuple[str, ...] = ()
 
 

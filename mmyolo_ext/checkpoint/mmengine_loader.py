@@ -52,7 +52,7 @@ def _read(path: Path, map_location: Any) -> Any:
     checkpoint = {'state_dict': converted.state_dict, 'meta': {}}
     if network.classes:
         checkpoint['meta']['dataset_meta'] = {'classes': network.classes}
-    if converted.anchors_told:
+    if converted.has_anchors:
         checkpoint[ANCHORS] = network.anchors
     else:
         print_log(f'{path} does not tell its anchors: those of the config are taken.', 'current', WARNING)

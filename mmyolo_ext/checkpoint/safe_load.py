@@ -1,8 +1,8 @@
 """Read PyTorch checkpoints without executing what is in them.
 
-A checkpoint is a pickle, and a pickle may call any function. PyTorch's ``weights_only`` reading calls none, but it
-refuses files that hold anything besides weights, as pickled models and the checkpoints of MMEngine do. Those are read
-here: tensors and plain data as they are, objects of any other class as :class:`StandIn`.
+A checkpoint is a pickle, and a pickle may call any function. PyTorch's ``weights_only=True`` calls none, but it
+refuses files that hold anything besides weights, such as pickled models and checkpoints of MMEngine. This module reads
+them: tensors and plain data as they are, objects of any other class as :class:`~.pickle_objects.StandIn`.
 """
 
 import io
@@ -17,10 +17,8 @@ import torch
 from mmengine.dist import barrier, is_main_process
 from torch import Tensor
 
-from mmyolo_ext.checkpoint.pickle_objects import RefusedError, StandIn
+from mmyolo_ext.checkpoint.pickle_objects import RefusedError
 from mmyolo_ext.checkpoint.safe_pickle import PICKLE_START, PickleModule, load_legacy
-
-__all__ = ['StandIn', 'read_checkpoint']
 
 ZIP_START = b'PK\x03\x04'
 # torch stores without compression; a zip that grows by more was made to fill the memory
@@ -29,15 +27,15 @@ MOST_VALUES, MOST_DEPTH = 20_000_000, 100
 
 
 def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
-    """What a file of ``torch.save``, in its form of today or before 1.6, or of ``pickle`` holds.
+    """Return the content of a file of ``torch.save`` (of any version) or ``pickle``.
 
     Args:
-        path: ``~`` is the home folder.
-        map_location: as in ``torch.load``.
+        path: File; ``~`` is the home folder.
+        map_location: As in ``torch.load``.
 
     Raises:
-        ValueError: no such file; one that cannot be read: empty, cut short, of another format; one that names code,
-            of which nothing has run.
+        ValueError: If the file does not exist, is empty, cut short or of another format, or names code; that code has
+            not run.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -67,9 +65,9 @@ def _read(file: BinaryIO, size: int, map_location: Any) -> Any:
     start = file.read(len(ZIP_START))
     file.seek(0)
     if start == ZIP_START:
-        rooms = _storage_rooms(file, size)
+        sizes = _storage_sizes(file, size)
         file.seek(0)
-        return torch.load(file, map_location, PickleModule(lambda key: rooms.get(key, 0)), weights_only=False)
+        return torch.load(file, map_location, PickleModule(lambda key: sizes.get(key, 0)), weights_only=False)
     if start[:1] != PICKLE_START:
         raise ValueError(f'it starts with {start!r}')
     if _is_torch_legacy(file):
@@ -78,22 +76,22 @@ def _read(file: BinaryIO, size: int, map_location: Any) -> Any:
 
 
 def check_growth(entries: list[zipfile.ZipInfo], size: int) -> None:
-    """Refuse a zip whose entries are together far larger than the file, compressed or overlapping.
+    """Refuse a zip whose entries together are far larger than the file, because compressed or overlapping.
 
     Raises:
-        RefusedError: They are.
+        RefusedError: If they are.
     """
     if sum(entry.file_size for entry in entries) > MOST_GROWTH * size + 2**20:
         raise RefusedError(f'more than {MOST_GROWTH} times its own size')
 
 
 def _count(node: Any, counted: dict[int, int], depth: int) -> int:
-    """Return the number of values in plain containers, with those that are there by reference.
+    """Return the number of values in plain containers, counting repeated references.
 
-    A file may refer to a list again and again, or to itself: whoever walks through it would never end.
+    A file may refer to a list many times, or to the list from within: code that walks through it would never end.
 
     Raises:
-        RefusedError: There are too many, or they are nested too deeply.
+        RefusedError: If there are too many values, or they are nested too deeply.
     """
     if not isinstance(node, (dict, list, tuple, set, frozenset)):
         return 1
@@ -108,28 +106,28 @@ def _count(node: Any, counted: dict[int, int], depth: int) -> int:
     return counted[id(node)]
 
 
-def _storage_rooms(file: BinaryIO, size: int) -> dict[str, int]:
-    """Bytes of every storage in a zip of torch, by its key; anything else in the file must be as torch writes it."""
+def _storage_sizes(file: BinaryIO, size: int) -> dict[str, int]:
+    """Return the bytes of every storage in a zip of torch by its key; refuse what torch would not write."""
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
     if any(entry.filename.startswith(('/', '\\')) or '..' in entry.filename.split('/') for entry in entries):
         raise RefusedError('a file outside of the archive')
     check_growth(entries, size)
     file.seek(0)
-    # by torch's own list, for by it torch decides to run a program
+    # torch's own list of records decides whether it runs a program
     if 'constants.pkl' in torch._C.PyTorchFileReader(file).get_all_records():
         raise RefusedError('a program of TorchScript (torch.jit.save), which is code and not a checkpoint')
     inside = {entry.filename.partition('/')[2]: entry.file_size for entry in entries}
-    return {name.removeprefix('data/'): room for name, room in inside.items() if name.startswith('data/')}
+    return {name.removeprefix('data/'): count for name, count in inside.items() if name.startswith('data/')}
 
 
 def _is_torch_legacy(file: BinaryIO) -> bool:
-    """Whether the first pickle in the file is the number that torch wrote before 1.6."""
+    """Return whether the first pickle in the file is the magic number that torch wrote before 1.6."""
     first = io.BytesIO(file.read(32))
     file.seek(0)
     try:
         return PickleModule(lambda key: 0).load(first) == torch.serialization.MAGIC_NUMBER
-    # cut after 32 bytes, or not for us: the reading of all of it will tell
+    # cut after 32 bytes, or refused: reading the whole file decides
     except Exception:
         return False
 
@@ -183,19 +181,21 @@ def _named_tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def downloaded(url: str, with_hash: bool = False) -> Path:
-    """The file, kept where ``torch.hub`` keeps its own; rank 0 downloads for all that share its disk.
+    """Download a file once into the cache of ``torch.hub``; rank 0 downloads for all that share its disk.
 
     Args:
-        url: ``http(s)://``, ending with the name of a file.
-        with_hash: the name ends with the start of the file's SHA-256, after a hyphen, which must be right.
+        url: ``http(s)://``, ending with a file name.
+        with_hash: Check the start of the file's SHA-256, which ends the name after a hyphen.
+
+    Returns:
+        Path of the file.
 
     Raises:
-        ValueError: no name of a file, nothing can be downloaded from there, or another hash. Every rank raises it:
-            none is left waiting.
+        ValueError: If the URL names no file, the download fails, or the hash differs; on every rank.
     """
     path = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(url).path).name
     if not path.suffix:
-        raise ValueError(f'{url} does not end with the name of a file: download it and give the path')
+        raise ValueError(f'{url} does not end with a file name: download the file and give its path')
     if is_main_process():
         try:
             _download(url, path, with_hash)

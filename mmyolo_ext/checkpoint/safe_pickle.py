@@ -1,6 +1,6 @@
-"""A reader of pickles that calls nothing that a file names.
+"""Read pickles without calling anything that a file names.
 
-Python's own reader in Python, with every instruction replaced that makes, calls or changes an object.
+The unpickler is Python's own, with every instruction replaced that makes, calls or changes an object.
 """
 
 import io
@@ -19,31 +19,29 @@ PICKLE_START = b'\x80'
 
 
 class SafeUnpickler(pickle._Unpickler):
-    """Reads one pickle.
+    """Unpickler of one pickle.
 
-    What it refuses raises :class:`RefusedError`, a damaged pickle anything else.
+    A pickle that asks for anything but data raises :class:`RefusedError`, a damaged one any other exception.
     """
+
+    total_bytes: int | None = None  # of all storages together; None where storage_bytes limits each
 
     dispatch = dict(pickle._Unpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
-        """Never imports anything, see :func:`resolve`."""
+        """Return what a name stands for, without importing anything; see :func:`resolve`."""
         return NESTED_STORAGE if (module, name) == ('torch.storage', '_load_from_bytes') else resolve(module, name)
 
     def get_extension(self, code: int) -> None:
-        """Numbers that stand for names in a table of the process."""
+        """Refuse numbers that stand for names in a table of the process."""
         raise RefusedError(f'the extension {code}')
 
-    def storage_room(self, key: Any) -> int | None:
-        """How many bytes a storage can have; None where the file does not hold any."""
-        return None
-
-    def total_room(self) -> int | None:
-        """How many bytes all storages can have together; None where :meth:`storage_room` limits each."""
+    def storage_bytes(self, key: Any) -> int | None:
+        """Return the number of bytes that the file holds for a storage; None where it does not hold any."""
         return None
 
     def load_bytearray8(self) -> None:
-        # Python's own makes an array of the stated length before it reads
+        # Python's own allocates the stated length before it reads
         (length,) = struct.unpack('<Q', self.read(8))
         self.append(bytearray(self.read(length)))
 
@@ -60,7 +58,7 @@ class SafeUnpickler(pickle._Unpickler):
         self.stack[-1] = build(self.stack[-1], args, kwargs)
 
     def _instantiate(self, klass: Any, args: list) -> None:
-        """Of the instructions INST and OBJ."""
+        """Build an object for the instructions INST and OBJ."""
         self.append(build(klass, tuple(args)))
 
     def load_build(self) -> None:
@@ -117,7 +115,7 @@ class SafeUnpickler(pickle._Unpickler):
 
     @staticmethod
     def _is_module(saved: Any) -> bool:
-        """Before torch 1.6 a class of modules came with its source, which torch would compare with files here."""
+        """Return whether an entry is a class with its source, as files from before torch 1.6 have it."""
         return type(saved) is tuple and len(saved) == 4 and saved[0] in ('module', b'module')
 
     def _checked_storage(self, saved: Any) -> tuple:
@@ -126,17 +124,22 @@ class SafeUnpickler(pickle._Unpickler):
             raise RefusedError('a persistent id that is not a storage')
         kind, key, count = saved[1], saved[2], saved[4]
         dtype = torch.uint8 if kind is torch.UntypedStorage else getattr(kind, 'dtype', None)
-        if not isinstance(dtype, torch.dtype) or type(count) is not int or count < 0 or not _is_key(key):
+        if (
+            not isinstance(dtype, torch.dtype)
+            or type(count) is not int
+            or count < 0
+            or not (isinstance(key, str) and re.fullmatch(r'\w+', key))
+        ):
             raise RefusedError('a storage without type and size')
-        room = self.storage_room(key)
-        if room is not None and count * dtype.itemsize > room:
-            raise ValueError(f'the storage {key} should have {count} x {dtype}, of which the file holds {room} bytes')
-        if self.total_room() is not None:
+        held = self.storage_bytes(key)
+        if held is not None and count * dtype.itemsize > held:
+            raise ValueError(f'the storage {key} should have {count} x {dtype}, of which the file holds {held} bytes')
+        if self.total_bytes is not None:
             claimed = self.__dict__.setdefault('claimed', {})
             self.sum_claimed = getattr(self, 'sum_claimed', 0) + max(count * dtype.itemsize - claimed.get(key, 0), 0)
             claimed[key] = max(count * dtype.itemsize, claimed.get(key, 0))
-            if self.sum_claimed > self.total_room():
-                raise ValueError(f'the storages should have more bytes together than the file, {self.total_room()}')
+            if self.sum_claimed > self.total_bytes:
+                raise ValueError(f'the storages should have more bytes together than the file, {self.total_bytes}')
         return saved
 
 
@@ -158,34 +161,28 @@ for _code, _name in {
 
 
 class PickleModule:
-    """Stands for the module ``pickle`` in ``torch.load``, which finds the storages of tensors by itself.
+    """Replacement of the module ``pickle`` in ``torch.load``, which reads the storages of tensors itself.
 
     Args:
-        storage_room: how many bytes the file holds for the storage of a key.
-        total: and for all of them, where that is known of all alone.
+        storage_bytes: Returns the number of bytes that the file holds for the storage of a key.
+        total_bytes: Number of bytes of all storages, where only their sum is known.
     """
 
     __name__ = 'mmyolo_ext.checkpoint.safe_pickle'
 
-    def __init__(self, storage_room: Callable[[Any], int], total: int | None = None) -> None:
-        class Unpickler(SafeUnpickler):
-            def total_room(self) -> int | None:
-                return total
-
-            def storage_room(self, key: Any) -> int:
-                return storage_room(key)
-
-        self.Unpickler = Unpickler
+    def __init__(self, storage_bytes: Callable[[Any], int], total_bytes: int | None = None) -> None:
+        limits = {'storage_bytes': staticmethod(storage_bytes), 'total_bytes': total_bytes}
+        self.Unpickler = type('Unpickler', (SafeUnpickler,), limits)
 
     def load(self, file: BinaryIO, **kwargs: Any) -> Any:
-        """One pickle, the file left where it ends."""
+        """Read one pickle, and leave the file at its end."""
         return self.Unpickler(file, **kwargs).load()
 
 
 def load_legacy(content: bytes, map_location: Any = 'cpu') -> Any:
-    """What torch wrote before 1.6, and writes still for a storage in a plain pickle: four pickles, then the numbers.
+    """Read the format of torch before 1.6, still used for a storage in a plain pickle: four pickles, then the data.
 
-    From memory: of a file on disk torch would first try whether it is a tar archive, and unpack it.
+    It reads from memory, because torch would first try to unpack a file on disk as a tar archive.
     """
     module = PickleModule(lambda key: len(content), len(content))
     return torch.load(io.BytesIO(content), map_location, module, weights_only=False)
@@ -198,7 +195,3 @@ def _nested_storage(content: Any) -> Any:
 
 
 NESTED_STORAGE = Builder(_nested_storage)
-
-
-def _is_key(key: Any) -> bool:
-    return isinstance(key, str) and bool(re.fullmatch(r'\w+', key))

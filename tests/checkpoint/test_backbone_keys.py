@@ -93,7 +93,7 @@ def test_a_broken_download_says_what_to_delete(downloads: list, tmp_path: Path) 
 
 
 def test_a_url_without_a_file(downloads: list) -> None:
-    with pytest.raises(ValueError, match='https://host/ does not end with the name of a file'):
+    with pytest.raises(ValueError, match='https://host/ does not end with a file name'):
         fetch('https://host/')
 
 

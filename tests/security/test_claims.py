@@ -21,13 +21,13 @@ DANGEROUS = re.compile(
     r'.*\.fromstring|init_detector|DetInferencer|torch\.hub\.load|torch\.jit\.load|.*\.extractall|os\.system)$'
 )
 KNOWN = {
-    ('mmyolo_ext/checkpoint/safe_load.py', 'torch.load'): 'with the reader of pickles that calls nothing',
+    ('mmyolo_ext/checkpoint/safe_load.py', 'torch.load'): 'with the unpickler that calls nothing',
     ('mmyolo_ext/checkpoint/safe_pickle.py', 'torch.load'): 'likewise',
     ('mmyolo_ext/cli/run.py', 'exec'): "mmdet's own tools, named by the user",
-    ('mmyolo_ext/datasets/annotation_arrays.py', 'pickle.loads'): 'bytes of the same process',
-    ('mmyolo_ext/datasets/collate.py', 'pickle.loads'): 'bytes of a worker of the same run',
+    ('mmyolo_ext/datasets/cached_dataset.py', 'pickle.loads'): 'bytes of the same process',
+    ('mmyolo_ext/datasets/shared_memory.py', 'pickle.loads'): 'bytes of a worker of the same run',
     ('mmyolo_ext/engine/non_finite.py', 'torch.load'): 'with weights_only=True',
-    ('mmyolo_ext/export/torchscript.py', 'torch.jit.load'): 'a file that has just been written',
+    ('mmyolo_ext/export/formats.py', 'torch.jit.load'): 'a file that has just been written',
 }
 
 
