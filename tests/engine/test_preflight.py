@@ -64,20 +64,20 @@ def test_training_without_a_box_stops(tmp_path):
 
 def test_labels_beyond_the_classes_are_named():
     with pytest.raises(ValueError, match=r"labels \[-1, 2\], but there are 2 classes: \('a', 'b'\)"):
-        check_labels(Wrapper(Labelled([[0, 2], [-1], [1]])), needs_boxes=True)
+        check_labels(Wrapper(Labelled([[0, 2], [-1], [1]])))
 
 
 def test_a_data_set_that_reports_is_not_read_again():
     dataset = Labelled([[7]])
     dataset.report = {'kept': 1}
-    check_labels(Wrapper(dataset), needs_boxes=True)
+    check_labels(Wrapper(dataset))
 
 
 def test_a_large_data_set_is_read_evenly():
     reads = []
     dataset = Labelled([[0]] * 2500)
     dataset.get_data_info = lambda index: reads.append(index) or {'instances': [{'bbox_label': 0}]}
-    check_labels(dataset, needs_boxes=True)
+    check_labels(dataset)
     assert len(reads) == 1000 and reads[0] == 0 and reads[-1] == 2499
     assert {after - before for before, after in zip(reads, reads[1:], strict=False)} == {2, 3}  # 2499 / 999 = 2.5
 

@@ -17,8 +17,8 @@ from mmyolo_ext.engine.prepare_model import check_compiler
 from mmyolo_ext.registry import HOOKS
 
 WAITING, PREPROCESSING, BOXES = 'waiting for data', 'preprocessing', 'decoding, NMS'
-# methods that turn maps into boxes: of heads, of our heads on whole maps, of models with test-time augmentation
-TO_BOXES = ('predict_by_feat', '_detect', 'merge_preds')
+# methods that turn maps into boxes: of heads, and of models with test-time augmentation
+TO_BOXES = ('predict_by_feat', 'merge_preds')
 
 
 @HOOKS.register_module()

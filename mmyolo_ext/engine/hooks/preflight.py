@@ -1,6 +1,6 @@
-"""Compare model, config and data before the first step."""
+"""Checks before the first step: model, data, evaluator and checkpoint."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
@@ -22,7 +22,7 @@ from mmyolo_ext.engine.fit_checks import (
 from mmyolo_ext.registry import HOOKS
 
 MAX_LABELS_READ = 1000  # images
-# What apis.load_config turns into the settings of every part; a runner that still finds them got a raw config.
+# keys that apis.load_config replaces by settings; a runner that finds them got a raw config
 SHORTCUTS = ('class_names', 'train_ann', 'train_img', 'val_ann', 'val_img', 'input_size')
 
 
@@ -71,7 +71,7 @@ class PreflightHook(Hook):
             )
         train = runner.train_dataloader.dataset
         check_classes(runner.model, train, 'training')
-        check_labels(train, needs_boxes=True)
+        check_labels(train)
         validation = evaluator = None
         if isinstance(runner.val_loop, BaseLoop):
             validation, evaluator = runner.val_dataloader.dataset, runner.val_evaluator
@@ -103,28 +103,31 @@ class PreflightHook(Hook):
         )
 
 
-def _report(runner: Runner, look: Callable[[], list[Finding]]) -> None:
-    """Log the findings of the first process; stop all of them if one is an error."""
+def _report(runner: Runner, look: Callable[[], Iterable[Finding]]) -> None:
+    """Log what rank 0 finds; raise an error on all ranks if a finding is one."""
     if runner.cfg.get('check', 'on') == 'off':
         return
-    findings = []
+    shared = [[]]
     if is_main_process():
         try:
-            findings = list(look())
-        except Exception as error:  # an unusual data set is not refused, and the other ranks wait below
-            findings = [(False, f'the data could not be examined: {type(error).__name__}: {error}')]
-    shared = [findings]
+            shared[0] = list(look())
+        except Exception as error:  # a dataset of an unknown kind is allowed, and the other ranks wait below
+            shared[0] = [(False, f'the data could not be examined: {type(error).__name__}: {error}')]
     broadcast_object_list(shared, src=0)
-    errors = [text for is_error, text in shared[0] if is_error]
     for is_error, text in shared[0]:
         if not is_error:
             runner.logger.warning(f'Check: {text}')
+    errors = [text for is_error, text in shared[0] if is_error]
     if errors:
         raise ValueError('. '.join(errors) + '. (To skip this check: --check off, or check = "off" in the config)')
 
 
 def check_classes(model: nn.Module, dataset: object, split: str) -> None:
-    """The data set names as many classes as every box head predicts."""
+    """Check that every box head predicts as many classes as the dataset has.
+
+    Raises:
+        ValueError: If the numbers differ.
+    """
     classes = class_names(dataset)
     for name, num_classes in head_classes(model):
         if classes is not None and num_classes != len(classes):
@@ -135,39 +138,41 @@ def check_classes(model: nn.Module, dataset: object, split: str) -> None:
 
 
 def check_same_classes(train: object, validation: object) -> None:
-    """Training and validation name the same classes in the same order."""
+    """Check that training and validation have the same classes in the same order.
+
+    Raises:
+        ValueError: If they differ.
+    """
     ours, theirs = class_names(train), class_names(validation)
     if None not in (ours, theirs) and ours != theirs:
         raise ValueError(
             f'training names the classes {ours}, validation {theirs}: set class_names in your config (it sets both), '
-            'or metainfo=dict(classes=...) of both data sets alike'
+            'or metainfo=dict(classes=...) of both data sets'
         )
 
 
-def check_labels(dataset: object, needs_boxes: bool) -> None:
-    """Every label read is one of the classes, and there is at least one box.
+def check_labels(dataset: object) -> None:
+    """Check that labels are in the range of the classes, and that there is a box.
 
-    Of a data set that does not count its boxes itself (attribute ``report``) at most 1000 images, evenly spread, are
-    read.
+    At most 1000 images, evenly spread, are read. Datasets with an attribute ``report`` check their boxes themselves.
+
+    Raises:
+        ValueError: If a label is out of range or there is no box.
     """
     reports = [getattr(leaf, 'report', None) is not None for leaf in leaf_datasets(dataset)]
     if all(reports) or not hasattr(dataset, 'get_data_info') or len(dataset) == 0:
-        return  # a data set that reports has looked at each box, and refuses to be without any
+        return
     classes = class_names(dataset)
     read = spread(len(dataset), MAX_LABELS_READ)
-    labels = {label for index in read for label in _labels(dataset.get_data_info(index))}
-    if needs_boxes and not labels:
+    labels = {box['bbox_label'] for index in read for box in dataset.get_data_info(index).get('instances', [])}
+    if not labels:
         raise ValueError(
             f'no box in {len(read)} training images of {type(dataset).__name__}, whose classes are {classes}: compare '
             'them with the names in the annotation file'
         )
     wrong = sorted(label for label in labels if classes is not None and not 0 <= label < len(classes))
     if wrong:
-        raise ValueError(f'the annotations hold the labels {wrong}, but there are {len(classes)} classes: {classes}')
-
-
-def _labels(info: dict) -> list[int]:
-    return [instance['bbox_label'] for instance in info.get('instances', [])]
+        raise ValueError(f'the annotations have the labels {wrong}, but there are {len(classes)} classes: {classes}')
 
 
 def _fit_checkpoint(runner: Runner, checkpoint: dict, starts: bool) -> None:
