@@ -1,6 +1,6 @@
-"""Make a checkpoint fit a model where it is clear how, and say what was done.
+"""Compare a checkpoint with a model, and adapt it where it is clear how.
 
-Letters: L levels, A priors of a level, C classes.
+Letters: L levels, A anchors of a level, C classes.
 """
 
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-NOT_WEIGHTS = 'num_batches_tracked'  # counters of batch norm, which say nothing about the fit
+NOT_WEIGHTS = 'num_batches_tracked'  # counters of batch norm, irrelevant to the fit
 
 Shape = tuple[int, ...] | str  # of a tensor; for anything else the name of its type
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Names of tensors, each in the order of the side that it comes from.
+    """Comparison of a model's state dict with a checkpoint's, by name and shape.
 
     Attributes:
-        matched: in both, of one shape.
-        missing: in the model alone.
-        unexpected: in the checkpoint alone.
-        reshaped: in both, with the shape in the model and that in the checkpoint.
+        matched: Names in both, with the same shape.
+        missing: Names in the model only.
+        unexpected: Names in the checkpoint only.
+        reshaped: Names in both with different shapes: that in the model, that in the checkpoint.
     """
 
     matched: tuple[str, ...]
@@ -33,7 +33,7 @@ class LoadReport:
 
     @classmethod
     def of(cls, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> 'LoadReport':
-        """Compare a model's state dict with a checkpoint's; the counters of batch norms are left out of both."""
+        """Compare a model's state dict with a checkpoint's, ignoring the counters of batch norms."""
         wanted, given = _weights(wanted), _weights(given)
         shapes = {name: (_shape(wanted[name]), _shape(given[name])) for name in wanted if name in given}
         return cls(
@@ -45,11 +45,11 @@ class LoadReport:
 
     @property
     def complete(self) -> bool:
-        """Whether every tensor of the model has its own, and none of the checkpoint is left."""
+        """Return whether all names and shapes are the same."""
         return not (self.missing or self.reshaped or self.unexpected)
 
     def __str__(self) -> str:
-        """One sentence without a full stop, with a few names of each kind."""
+        """Return one sentence without a full stop, with a few names of each kind."""
         wanted = len(self.matched) + len(self.missing) + len(self.reshaped)
         parts = [f'{len(self.matched)} of {wanted} tensors match']
         if self.missing:
@@ -66,7 +66,7 @@ class LoadReport:
         return ', '.join(parts)
 
     def table(self) -> str:
-        """All names that do not match, a layer a line; empty if there are none."""
+        """Return all names that do not match, one layer per line; empty if there are none."""
         shapes = (f'{name} {here}, in the checkpoint {there}' for name, (here, there) in self.reshaped.items())
         kinds = (
             ('missing in the checkpoint', self.missing),
@@ -80,7 +80,7 @@ class LoadReport:
         return '\n'.join(lines)
 
     def full_table(self, left_out: tuple[str, ...] = ()) -> str:
-        """How many tensors of each kind, then :meth:`table`, then the names that are no weights."""
+        """Return the number of tensors of each kind, :meth:`table`, and the names that are not weights."""
         rows = {
             'matched': len(self.matched),
             'missing': len(self.missing),
@@ -94,7 +94,7 @@ class LoadReport:
 
 
 def compare(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[int, str]:
-    """How many tensors fit by name and shape, and a sentence on all of them."""
+    """Return the number of tensors that match, and the sentence of :class:`LoadReport`."""
     report = LoadReport.of(wanted, given)
     return len(report.matched), str(report)
 
@@ -112,7 +112,7 @@ def _some(names: tuple[str, ...], limit: int = 3) -> str:
 
 
 def _by_layer(names: Iterable[str]) -> list[str]:
-    """``a.weight``, ``a.bias`` -> ``a: weight, bias``; what follows a name after a blank stays with it."""
+    """``a.weight``, ``a.bias`` -> ``a: weight, bias``; text after a blank stays with its name."""
     layers: dict[str, list[str]] = {}
     for entry in names:
         name, blank, rest = entry.partition(' ')
@@ -126,24 +126,30 @@ def _by_layer(names: Iterable[str]) -> list[str]:
 
 PREDICTIONS = 'bbox_head.convs_pred.'
 HEADS = ('bbox_head.', 'roi_head.bbox_head.')
-# keys of a checkpoint by which its reader tells more than weights
+# keys that mmengine_loader adds to a checkpoint
 ANCHORS, DARKNET_FILE = 'anchors_px', 'darknet_file'
 
 
 def fit(model: nn.Module, checkpoint: MutableMapping[str, Any], start_anew: bool) -> tuple[LoadReport, list[str]]:
-    """Change the weights in ``checkpoint``, in place, to those that the model can take.
+    """Adapt the weights in ``checkpoint`` to the model, in place.
 
-    * ``module.`` before names, from a wrapper for several devices, is taken off.
+    * The prefix ``module.`` of names is removed.
     * A file of Darknet is read by the model, which must be a ``DarknetCfg``.
-    * Weights of which none fits are taken for those of the backbone alone, if it knows how to name them.
-    * With ``start_anew``, a head for other classes: of our heads' predictions, boxes and objectness are kept and the
-      classes start anew; of other heads, whatever has another shape.
+    * If no name matches, the weights are tried as those of the backbone, translated by its ``translate``.
+    * With ``start_anew``, a head for other classes is initialised: for our heads the class outputs, while boxes and
+      objectness are kept; for other heads every tensor of another shape.
+
+    Args:
+        model: Model to load into.
+        checkpoint: Result of :func:`~.mmengine_loader.read_weights`.
+        start_anew: Whether a training starts from the weights, so that mismatches in the head are acceptable.
 
     Returns:
-        What fits now, and sentences on what was changed.
+        The comparison with the adapted weights, and sentences on what was changed.
 
     Raises:
-        ValueError: a file of Darknet for another model, or, without ``start_anew``, other anchors than the head's.
+        ValueError: If a file of Darknet is for another model, or, without ``start_anew``, anchors differ from the
+            head's.
     """
     state = checkpoint.get('state_dict', checkpoint)
     plain = {str(key).removeprefix('module.'): value for key, value in state.items()}
@@ -186,13 +192,13 @@ def _as_backbone(model: nn.Module, given: dict[str, Any]) -> dict[str, Any] | No
 
 def _fit_classes(model: nn.Module, wanted: dict[str, Tensor], given: dict[str, Any], report: LoadReport) -> list[str]:
     head = getattr(model, 'bbox_head', None)
-    priors = getattr(head, 'num_anchors', None)
-    ours = [name for name in report.reshaped if name.startswith(PREDICTIONS)] if isinstance(priors, int) else []
-    before = {_classes_of(given[name], wanted[name], priors) for name in ours}
+    num_anchors = getattr(head, 'num_anchors', None)
+    ours = [name for name in report.reshaped if name.startswith(PREDICTIONS)] if isinstance(num_anchors, int) else []
+    before = {_classes_of(given[name], wanted[name], num_anchors) for name in ours}
     notes = []
     if len(before) == 1 and None not in before:
         for name in ours:
-            given[name] = _with_other_classes(given[name], wanted[name], priors)
+            given[name] = _with_other_classes(given[name], wanted[name], num_anchors)
         notes.append(
             f'the checkpoint has {before.pop()} classes, the model {head.num_classes}: the class outputs of '
             'bbox_head.convs_pred start anew, boxes and objectness are kept'
@@ -207,28 +213,28 @@ def _fit_classes(model: nn.Module, wanted: dict[str, Tensor], given: dict[str, A
     return notes
 
 
-def _classes_of(given: Any, wanted: Tensor, priors: int) -> int | None:
-    """C of a prediction (A * (5 + C), ...) that differs in nothing else."""
+def _classes_of(given: Any, wanted: Tensor, num_anchors: int) -> int | None:
+    """Return C of a prediction layer (A * (5 + C), ...) if it differs in nothing else."""
     if not isinstance(given, Tensor) or given.dim() == 0 or given.shape[1:] != wanted.shape[1:]:
         return None
-    classes = given.shape[0] // priors - 5
-    return classes if given.shape[0] % priors == 0 and classes > 0 else None
+    classes = given.shape[0] // num_anchors - 5
+    return classes if given.shape[0] % num_anchors == 0 and classes > 0 else None
 
 
-def _with_other_classes(given: Tensor, wanted: Tensor, priors: int) -> Tensor:
+def _with_other_classes(given: Tensor, wanted: Tensor, num_anchors: int) -> Tensor:
     # (A * (5 + C), ...) -> (A, 5 + C, ...)
-    merged = wanted.detach().clone().unflatten(0, (priors, -1))
-    merged[:, :5] = given.unflatten(0, (priors, -1))[:, :5].to(merged)
+    merged = wanted.detach().clone().unflatten(0, (num_anchors, -1))
+    merged[:, :5] = given.unflatten(0, (num_anchors, -1))[:, :5].to(merged)
     return merged.flatten(0, 1)
 
 
 def _compare_anchors(model: nn.Module, anchors: Any, start_anew: bool) -> list[str]:
-    """(L, A, 2) px of the checkpoint against the head's."""
+    """Compare the checkpoint's anchors, (L, A, 2) px, with the head's."""
     own = getattr(getattr(model, 'bbox_head', None), 'anchors_wh', None)
     if anchors is None or own is None:
         return []
-    told = torch.tensor(anchors, dtype=torch.float32)
-    if told.shape == own.shape and torch.allclose(told, own.cpu(), rtol=1e-3):
+    given = torch.tensor(anchors, dtype=torch.float32)
+    if given.shape == own.shape and torch.allclose(given, own.cpu(), rtol=1e-3):
         return []
     text = (
         f'the checkpoint was trained with the anchors {anchors}, the config has others: set base_sizes of '

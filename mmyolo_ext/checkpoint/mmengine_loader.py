@@ -1,4 +1,4 @@
-"""Read any checkpoint for MMEngine's runner: without executing anything of it, and in our names."""
+"""Let MMEngine read any checkpoint without executing anything in it, and with our names."""
 
 from logging import WARNING
 from pathlib import Path
@@ -24,14 +24,14 @@ FOREIGN = ('ultralytics', 'mmyolo')
 
 
 def read_weights(path: str | Path, map_location: Any = 'cpu') -> Any:
-    """A checkpoint as the runner takes it.
+    """Return a checkpoint for MMEngine's runner.
 
-    Our own and mmdet's come as they are, so that a training can be resumed from them. Those of Ultralytics and MMYOLO
-    come as ``state_dict`` in our names, with the class names in ``meta`` and the anchors. A bare state dict is put
-    under ``state_dict``. A ``.weights`` file of Darknet is left to the model.
+    Our own checkpoints and mmdet's are returned as they are, so that a run can resume from them. Those of Ultralytics
+    and MMYOLO are converted to a ``state_dict`` with our names, the class names in ``meta``, and the anchors. A bare
+    state dict is wrapped in ``state_dict``. The model reads a ``.weights`` file of Darknet itself.
 
     Raises:
-        ValueError: the file is missing, broken or hostile, holds NaN or infinity, or a model that ours cannot be.
+        ValueError: If the file is missing, broken or hostile, holds NaN or infinity, or a model that ours cannot be.
     """
     path = Path(path).expanduser()
     checkpoint = _read(path, map_location)
@@ -55,19 +55,19 @@ def _read(path: Path, map_location: Any) -> Any:
     if converted.has_anchors:
         checkpoint[ANCHORS] = network.anchors
     else:
-        print_log(f'{path} does not tell its anchors: those of the config are taken.', 'current', WARNING)
+        print_log(f'{path} holds no anchors: those of the config are used.', 'current', WARNING)
     return checkpoint
 
 
 def yolov5_in_our_names(content: Any, source: str | Path) -> Any:
-    """For backbones: what a file holds, as a state dict in our names where it is of Ultralytics or MMYOLO.
+    """Convert a checkpoint of Ultralytics or MMYOLO to a state dict with our names; return others as they are.
 
     Args:
-        content: of the file, see :func:`.read_checkpoint`.
-        source: of the content, for messages.
+        content: Result of :func:`~.safe_load.read_checkpoint`.
+        source: Its file, for messages.
 
     Raises:
-        ValueError: a model of theirs that ours cannot be.
+        ValueError: If our model cannot be theirs.
     """
     return _converted(content, source).state_dict if detect(content) in FOREIGN else content
 
@@ -86,19 +86,19 @@ def _converted(content: Any, source: str | Path) -> Converted:
     return converted
 
 
-# MMEngine names the reader in its log by what follows the tenth letter
+# MMEngine logs the name of the loader from its eleventh letter on
 def load_from_local(filename: str, map_location: Any = None) -> Any:
-    """:func:`read_weights` for paths."""
+    """Read a path by :func:`read_weights`."""
     return read_weights(filename, map_location)
 
 
 def load_from_http(filename: str, map_location: Any = None) -> Any:
-    """:func:`read_weights` after :func:`.downloaded`."""
+    """Download a file, then read it by :func:`read_weights`."""
     return read_weights(downloaded(filename), map_location)
 
 
 def load_from_catalogue(filename: str, map_location: Any = None) -> Any:
-    """:func:`read_weights` for names of MMEngine's lists: ``torchvision://``, ``mmcls://``, ``open-mmlab://``."""
+    """Read a model of MMEngine's lists: ``torchvision://``, ``mmcls://``, ``open-mmlab://``."""
     scheme, _, name = filename.partition('://')
     if scheme in ('torchvision', 'modelzoo'):
         urls = get_torchvision_models()
@@ -114,14 +114,14 @@ def load_from_catalogue(filename: str, map_location: Any = None) -> Any:
 
 
 def load_from_storage(filename: str, map_location: Any = None) -> Any:
-    """Refuse an address whose reader in MMEngine would execute what is in the file."""
+    """Refuse an address whose loader in MMEngine would execute the content of the file."""
     raise ValueError(f'{filename} cannot be read from there: download the file, and give its path')
 
 
 def install_reader() -> None:
-    """Let MMEngine read checkpoints by this module: ``load_from``, ``resume`` and ``init_cfg`` of any model.
+    """Replace MMEngine's loaders, for ``load_from``, ``resume`` and ``init_cfg`` of any model.
 
-    All addresses that MMEngine knows are replaced, for its own readers unpickle what they get.
+    The loaders of all its addresses are replaced, because they unpickle files.
     """
     theirs = [prefix for prefix, loader in CheckpointLoader._schemes.items() if loader.__module__ == MMENGINE]
     CheckpointLoader.register_scheme(theirs, load_from_storage, force=True)

@@ -1,6 +1,11 @@
 """YOLOv5 checkpoints of Ultralytics, releases 5.0 to 7.0: a pickled model, or the state dict of one.
 
-The pickled model comes from the reader as stand-ins; its tensors are found by walking through them.
+A pickled model is read as stand-ins, whose tensors are collected recursively.
+
+Layers are numbered there and named here. The numbers follow from the order of the layers: the stem; for every stage a
+convolution and a CSP block, with the pooling next to the last block; top-down, for every joint of two levels a 1x1
+convolution, an upsampling, a concatenation and a block; bottom-up, for every joint a convolution, a concatenation and
+a block; the head.
 """
 
 import re
@@ -21,15 +26,15 @@ PYRAMIDS = {'SPP': 'v5', 'SPPF': 'v6'}
 
 
 def is_ultralytics(content: Any) -> bool:
-    """Whether the content of a file is such a checkpoint."""
+    """Return whether the content of a file is a checkpoint of Ultralytics."""
     return _model(content) is not None or bool(_plain(content))
 
 
 def weights_of(content: Any) -> dict[str, Tensor]:
-    """Weights and buffers by their names, ``model.N....``; float32. The averaged model is taken where there is one.
+    """Return weights and buffers by their names ``model.N....`` in float32, those of the EMA if the file has one.
 
     Raises:
-        ValueError: a model that is not a YOLOv5 detector, is fused, or has layers that our network has otherwise.
+        ValueError: If the model is no YOLOv5 detector, is fused, or has layers that differ from our network's.
     """
     model = _model(content)
     tensors = _plain(content) if model is None else dict(_tensors(model))
@@ -43,10 +48,10 @@ def weights_of(content: Any) -> dict[str, Tensor]:
 
 
 def shape_of(weights: Mapping[str, Tensor]) -> tuple[int, str]:
-    """How many levels and which version, ``'v5'`` or ``'v6'``, by names and shapes.
+    """Return the number of levels and the version, ``'v5'`` or ``'v6'``, from names and shapes.
 
     Raises:
-        ValueError: it is not a YOLOv5 detector.
+        ValueError: If it is not a YOLOv5 detector.
     """
     head = max((int(match[1]) for name in weights if (match := NAME.match(name))), default=0)
     levels = sum(bool(re.fullmatch(rf'model\.{head}\.m\.\d+\.weight', name)) for name in weights)
@@ -59,7 +64,7 @@ def shape_of(weights: Mapping[str, Tensor]) -> tuple[int, str]:
 
 
 def facts_of(content: Any, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the file tells besides weights, as :func:`.network.describe` takes it."""
+    """Return the facts that a file holds besides weights, for :func:`.network.describe`."""
     model = _model(content)
     levels, _ = shape_of(weights)
     strides = [8 * 2**level for level in range(levels)]
@@ -68,19 +73,19 @@ def facts_of(content: Any, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     options = content.get('opt') if isinstance(content, Mapping) else None
     options = options.state if isinstance(options, StandIn) else options
     size = options.get('imgsz') if isinstance(options, dict) else None
-    told = model.get('stride') if model else None
+    stated = model.get('stride') if model else None
     return {
         'deepen_factor': _number(plan.get('depth_multiple')),
         'widen_factor': _number(plan.get('width_multiple')),
         'classes': _class_names(model.get('names') if model else None),
-        'strides': [int(stride) for stride in told.tolist()] if isinstance(told, Tensor) else None,
+        'strides': [int(stride) for stride in stated.tolist()] if isinstance(stated, Tensor) else None,
         'anchors': _anchors(weights, levels, strides),
         'input_size': size if type(size) is int else None,
     }
 
 
 def _model(content: Any) -> StandIn | None:
-    """The pickled model, out of its checkpoint and its wrapper for several devices."""
+    """Return the pickled model of a checkpoint, without its wrapper for several devices."""
     candidates = [content.get('ema'), content.get('model')] if isinstance(content, Mapping) else [content]
     for model in candidates:
         if isinstance(model, StandIn) and isinstance(model.get('_modules'), dict):
@@ -90,7 +95,7 @@ def _model(content: Any) -> StandIn | None:
 
 
 def _plain(content: Any) -> dict[str, Tensor]:
-    """A state dict with such names, alone or under a key; empty if there is none."""
+    """Return a state dict with such names, alone or under a key; empty if there is none."""
     if not isinstance(content, Mapping):
         return {}
     for part in (content, *(content.get(key) for key in ('state_dict', 'ema', 'model'))):
@@ -123,7 +128,7 @@ def _tensors(model: StandIn) -> Iterator[tuple[str, Tensor]]:
 
 
 def _check_modules(model: StandIn, levels: int) -> None:
-    """What does not show in names and shapes must be as in our network, or the outputs would differ."""
+    """Check the properties that names and shapes do not show, and that would change the outputs."""
     for name, module in _modules(model):
         kind = type(module).__name__
         if name.endswith('.act.') and kind != 'SiLU':
@@ -140,7 +145,7 @@ def _check_modules(model: StandIn, levels: int) -> None:
 
 
 def _anchors(weights: Mapping[str, Tensor], levels: int, strides: list[int]) -> list | None:
-    """(levels, A, 2) in px; the file holds them in cells."""
+    """Return the anchors, (levels, A, 2) px; the file holds them in units of cells."""
     anchors = weights.get(f'model.{head_number(levels)}.anchors')
     if anchors is None or anchors.dim() != 3:
         return None
@@ -185,7 +190,7 @@ NOT_WEIGHTS = ('anchors', 'anchor_grid')  # buffers of the head, which our confi
 
 
 class Layer(NamedTuple):
-    """One numbered layer that has weights; ``part`` is its name with us."""
+    """A numbered layer with weights; ``part`` is our name."""
 
     number: int
     part: str
@@ -193,7 +198,7 @@ class Layer(NamedTuple):
 
 
 def layers(levels: int, version: str) -> Iterator[Layer]:
-    """All layers with weights of a network with so many levels."""
+    """Yield all layers with weights of a network."""
     yield Layer(0, 'backbone.layers.0', CONV)
     last = levels + 1
     for stage in range(1, last + 1):
@@ -214,15 +219,15 @@ def layers(levels: int, version: str) -> Iterator[Layer]:
 
 
 def head_number(levels: int) -> int:
-    """The number of the head, which is the last layer."""
+    """Return the number of the head, the last layer."""
     return 9 * levels - 3
 
 
 def to_ours(weights: Mapping[str, Tensor], levels: int, version: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """``model.N....`` -> our names; and the names that are no weights.
+    """Rename ``model.N....`` to our names; return them and the names that are not weights.
 
     Raises:
-        ValueError: a layer or a part of one that YOLOv5 does not have there.
+        ValueError: If YOLOv5 has no such layer, or no such tensor in it.
     """
     known = {layer.number: layer for layer in layers(levels, version)}
     renamed, others = {}, []
@@ -241,10 +246,10 @@ def to_ours(weights: Mapping[str, Tensor], levels: int, version: str) -> tuple[d
 
 
 def from_ours(weights: Mapping[str, Tensor], levels: int, version: str) -> dict[str, Tensor]:
-    """Our names -> ``model.N....``, in the order of the layers.
+    """Rename our names to ``model.N....``, in the order of the layers.
 
     Raises:
-        ValueError: a name that no layer has.
+        ValueError: If no layer has a name.
     """
     parts = sorted(layers(levels, version), key=lambda layer: layer.number)
     renamed = {}
@@ -274,10 +279,10 @@ OUT_WIDTHS = {3: (256, 512, 1024), 4: (256, 512, 768, 1024)}
 
 
 def to_ultralytics(state_dict: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:
-    """Every tensor under its name there, bit by bit the same, and the buffers that its head holds: the anchors.
+    """Return every tensor under Ultralytics' name, unchanged, and the anchors, which its head holds as buffers.
 
     Raises:
-        ValueError: a tensor that YOLOv5 does not have.
+        ValueError: If YOLOv5 does not have a tensor.
     """
     renamed = from_ours(state_dict, network.levels, network.version)
     head = f'model.{head_number(network.levels)}'
@@ -291,8 +296,8 @@ def to_ultralytics(state_dict: Mapping[str, Tensor], network: Network) -> dict[s
 
 
 def model_yaml(network: Network) -> str:
-    """The text of the ``.yaml`` from which Ultralytics builds this network; one layer a line."""
-    anchors = [[side for prior in level for side in prior] for level in network.anchors]
+    """Return the text of the ``.yaml`` from which Ultralytics builds this network."""
+    anchors = [[side for anchor in level for side in anchor] for level in network.anchors]
     lines = [
         f'nc: {network.num_classes}',
         f'depth_multiple: {network.deepen_factor}',
@@ -310,7 +315,7 @@ def model_yaml(network: Network) -> str:
 
 
 def backbone_layers(network: Network) -> list[list[Any]]:
-    """(from, number, module, arguments) of the layers of the backbone, at full width and depth."""
+    """Return (from, number, module, arguments) of the layers of the backbone, at full width and depth."""
     is_v5 = network.version == 'v5'
     widths, depths = STAGE_WIDTHS[network.levels], STAGE_DEPTHS[network.version, network.levels]
     rows: list[list[Any]] = [[-1, 1, 'Focus', [widths[0], 3]] if is_v5 else [-1, 1, 'Conv', [widths[0], 6, 2, 2]]]
@@ -325,12 +330,12 @@ def backbone_layers(network: Network) -> list[list[Any]]:
 
 
 def head_layers(levels: int) -> list[list[Any]]:
-    """(from, number, module, arguments) of neck and head."""
+    """Return (from, number, module, arguments) of neck and head."""
     widths = OUT_WIDTHS[levels]
     start = 2 * levels + 4
     rows: list[list[Any]] = []
     for joint in reversed(range(levels - 1)):
-        # the block of a stage stands right after its convolution
+        # the block of a stage follows its convolution
         lateral = 2 * (joint + 2)
         rows += [
             [-1, 1, 'Conv', [widths[joint], 1, 1]],

@@ -194,7 +194,7 @@ def moment_of(facts: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return what ``checkpoints.json`` says of each file; nothing where it is missing or damaged.
+    """Return the entries of ``checkpoints.json`` by file name; empty if it is missing or damaged.
 
     Only plain file names and known facts of the right type are taken, whoever wrote the file.
     """
@@ -382,18 +382,19 @@ STATISTICS = ('running_mean', 'running_var')
 
 
 def slim(state_dict: Mapping[str, Tensor], half: bool) -> tuple[dict[str, Tensor], list[str]]:
-    """Copies of the tensors that share no memory and lie in the usual order, whatever the layout in training was.
+    """Copy the tensors of a state dict for publication: contiguous, without shared memory.
 
     Args:
-        state_dict: of a model.
-        half: store floating-point tensors in float16; the statistics of norm layers, and tensors with a value beyond
-            65504, the largest of float16, stay in float32.
+        state_dict: Weights that were validated, ``state_dict`` of a checkpoint: MMEngine's ``EMAHook`` stores the EMA
+            there, and the weights to resume from in ``ema_state_dict``.
+        half: Store floating-point tensors in float16, except the statistics of norm layers and tensors with a value
+            beyond 65504, the largest of float16, which stay in float32.
 
     Returns:
-        The copies, and the names of those beside the statistics that stayed.
+        The copies, and the names of the tensors besides statistics that stay in float32.
 
     Raises:
-        ValueError: a value is not finite.
+        ValueError: If a value is not finite.
     """
     broken = [name for name, value in state_dict.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
@@ -413,10 +414,9 @@ def slim(state_dict: Mapping[str, Tensor], half: bool) -> tuple[dict[str, Tensor
 
 
 def pack(state_dict: Mapping[str, Tensor], meta: Mapping[str, Any]) -> tuple[bytes, str]:
-    """The bytes of the file, and the name's part for them: the first digits of their SHA-256.
+    """Return the bytes of a published file, and the first digits of their SHA-256 for its name.
 
-    The same weights and ``meta`` give the same bytes with one release of PyTorch, for it writes neither time nor name
-    into what it saves to memory.
+    The same weights and ``meta`` give the same bytes with the same release of PyTorch.
     """
     stream = io.BytesIO()
     torch.save({'meta': dict(meta), 'state_dict': dict(state_dict)}, stream)

@@ -200,5 +200,5 @@ def test_factors_are_those_of_our_layers() -> None:
         found = find_deepen_factor((3, 6, 9, 3), blocks)
         assert [scaled_depth(base, found) for base in (3, 6, 9, 3)] == blocks
     # what the file says is taken before what is common, if it fits: 64 x 0.26 = 16.6 -> 24
-    assert find_widen_factor((64,), (24,), told=0.26) == 0.26
-    assert find_widen_factor((64,), (24,), told=0.25) == 0.26
+    assert find_widen_factor((64,), (24,), stated=0.26) == 0.26
+    assert find_widen_factor((64,), (24,), stated=0.25) == 0.26
