@@ -42,6 +42,6 @@ val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 default_hooks = dict(
-    sample_seed=dict(type='mmyolo_ext.SampleSeedHook'),  # sets the epoch of SeededDataset
+    sampler_seed=dict(type='mmyolo_ext.SampleSeedHook'),  # sets the epoch of SeededDataset
     close_mosaic=dict(type='mmyolo_ext.CloseMosaicHook', num_last_epochs=2),
 )

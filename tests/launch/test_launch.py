@@ -1,4 +1,4 @@
-"""What tools/launch.py makes of processes that fail, are killed, restart and find each other."""
+"""Launching: processes that fail, are killed, restart and find each other."""
 
 import os
 import re
@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import pytest
 from launching import SECONDS, Started, launch, run
 from tiny_coco import REPO
+
+from mmyolo_ext.cli.launch import first_failure
 
 # A process that needs no torch, so that only the launcher takes time to start.
 SCRIPT = """
@@ -76,12 +78,9 @@ def test_the_process_that_failed_first_is_named_and_gives_the_exit_code(script, 
         ({0: (4, 1), 1: (5, -signal.SIGKILL)}, 0),
     ],
 )
-def test_the_cause_of_failures_comes_before_their_consequences(monkeypatch, failures, first):
-    monkeypatch.syspath_prepend(REPO / 'tools')
-    import launch as launcher
-
+def test_the_cause_of_failures_comes_before_their_consequences(failures, first):
     failures = {rank: SimpleNamespace(timestamp=time, exitcode=code) for rank, (time, code) in failures.items()}
-    assert launcher.first_failure(failures)[0] == first
+    assert first_failure(failures)[0] == first
 
 
 @pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
