@@ -93,12 +93,6 @@ class LoadReport:
         return '\n'.join(f'  {line}' for line in lines)
 
 
-def compare(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[int, str]:
-    """Return the number of tensors that match, and the sentence of :class:`LoadReport`."""
-    report = LoadReport.of(wanted, given)
-    return len(report.matched), str(report)
-
-
 def _weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in state_dict.items() if not name.endswith(NOT_WEIGHTS)}
 

@@ -83,7 +83,7 @@ def test_no_network(downloads: list, monkeypatch: pytest.MonkeyPatch) -> None:
         fetch('torchvision://mobilenet_v3_small')
 
 
-def test_a_broken_download_says_what_to_delete(downloads: list, tmp_path: Path) -> None:
+def test_a_broken_download_names_the_file_to_delete(downloads: list, tmp_path: Path) -> None:
     (tmp_path / 'checkpoints').mkdir()
     (tmp_path / 'checkpoints' / 'light.pth').write_bytes(b'<html>')
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Trainings and tests take any checkpoint by one reader; what was taken is told, what cannot be stops."""
+"""Check that training and test read any checkpoint, report what is loaded, and stop where nothing fits."""
 
 import os
 from pathlib import Path
@@ -230,7 +230,7 @@ def test_a_darknet_file_needs_its_model(tmp_path: Path) -> None:
         fit(Named(3), read_weights(path), start_anew=True)
 
 
-def test_the_detector_for_pictures_takes_it(tmp_path: Path, foreign: str, weights: dict) -> None:
+def test_the_detector_loads_it(tmp_path: Path, foreign: str, weights: dict) -> None:
     config = Path(__file__).parents[2] / 'configs' / 'yolov5' / 'yolov5_n_320_bccd.py'
     with pytest.raises(ValueError, match='does not fit the config'):
         Detector(config, foreign)

@@ -1,4 +1,4 @@
-"""What goes into a published file, and what its name says."""
+"""Check the content and the name of published files."""
 
 import hashlib
 import io

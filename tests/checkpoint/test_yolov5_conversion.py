@@ -118,7 +118,7 @@ def test_the_pools_of_release_5(arch: str, number: int, ours: tuple, other: tupl
     converted = convert(with_pools(ours))
     assert (converted.network.arch, converted.network.version) == (arch, 'v5')
     detector.load_state_dict(converted.state_dict)
-    # what the network pools by is what its yaml says there, and what the file says
+    # the pools of the network are those of its yaml and of the file
     pyramid = detector.backbone.layers[-1][1]
     assert tuple(pool.kernel_size for pool in pyramid.poolings) == ours
     assert f'[-1, 1, SPP, [1024, {list(ours)}]]' in model_yaml(network)
@@ -169,7 +169,7 @@ def mmyolo_names(ours: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
     return renamed
 
 
-def test_mmyolo_with_what_its_meta_tells() -> None:
+def test_mmyolo_with_facts_in_meta() -> None:
     ours = build_small('P5', 'v6').state_dict()
     weights = {f'module.{name}': tensor for name, tensor in mmyolo_names(ours, 3).items()}
     anchors = [[(1, 2), (3, 4), (5, 6)], [(7, 8), (9, 10), (11, 12)], [(13, 14), (15, 16), (17, 18.5)]]
@@ -199,6 +199,6 @@ def test_factors_are_those_of_our_layers() -> None:
         blocks = [scaled_depth(base, factor) for base in (3, 6, 9, 3)]
         found = find_deepen_factor((3, 6, 9, 3), blocks)
         assert [scaled_depth(base, found) for base in (3, 6, 9, 3)] == blocks
-    # what the file says is taken before what is common, if it fits: 64 x 0.26 = 16.6 -> 24
+    # the factor in the file is preferred to common ones if it fits: 64 x 0.26 = 16.6 -> 24
     assert find_widen_factor((64,), (24,), stated=0.26) == 0.26
     assert find_widen_factor((64,), (24,), stated=0.25) == 0.26

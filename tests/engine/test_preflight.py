@@ -1,13 +1,11 @@
 """What does not fit is named on both sides before the first step."""
 
 import pytest
-import torch
 from mmengine.config import Config
 from mmengine.model import BaseTTAModel
 from torch import nn
 from toy_runner import ToyDataset, ToyModel, toy_runner
 
-from mmyolo_ext.checkpoint.matching import compare
 from mmyolo_ext.engine.fit_checks import class_names, head_classes
 from mmyolo_ext.engine.hooks.preflight import check_labels, check_same_classes
 
@@ -113,14 +111,6 @@ def test_shortcuts_that_were_never_applied_stop_the_run(tmp_path):
     runner.cfg = Config({'class_names': ('a',), 'lr': 1})
     with pytest.raises(ValueError, match=r"\['class_names'\].*load_config"):
         runner.train()
-
-
-def test_compare_counts_by_name_and_shape():
-    wanted = {'a': torch.zeros(2), 'b': torch.zeros(3), 'c': torch.zeros(1)}
-    fits, text = compare(wanted, {'a': torch.zeros(2), 'b': torch.zeros(4), 'x': torch.zeros(1)})
-    assert fits == 1
-    assert text.startswith('1 of 3 tensors match, 1 are missing (c), 1 have another shape (b;')
-    assert '(3,) in the model, (4,) in the checkpoint' in text
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch, call, code)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_the_error_of_the_system_is_told_when_torch_hides_it(tmp_path, monkeypatch):
+def test_the_error_of_the_system_is_raised_when_torch_hides_it(tmp_path, monkeypatch):
     def write(self, data):
         self.error = OSError(errno.ENOSPC, 'No space left on device')
         raise self.error
@@ -124,7 +124,7 @@ def test_links_are_neither_followed_nor_deleted(tmp_path):
 @pytest.mark.parametrize(
     'text', ['', '[]', '{"a.pth": 3}', '[' * 100_000, '{"a.pth": {"epoch": "1", "sha256": 5, "score": "x", "odd": 1}}']
 )
-def test_a_damaged_manifest_tells_nothing(tmp_path, text):
+def test_a_damaged_manifest_is_ignored(tmp_path, text):
     (tmp_path / MANIFEST).write_text(text)
     assert read_manifest(tmp_path) in ({}, {'a.pth': {}})
 

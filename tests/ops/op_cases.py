@@ -51,7 +51,7 @@ def _boxes(rng: np.random.RandomState, kind: str, count: int) -> np.ndarray:
 
 
 def crowded_boxes(rng: np.random.RandomState, count: int, objects: int, size: float = 640) -> np.ndarray:
-    """Raw predictions: heaps of jittered boxes around a few objects, some sticking out of the picture."""
+    """Raw predictions: heaps of jittered boxes around a few objects, some reaching beyond the image."""
     centres, sides = rng.rand(objects, 2) * size, 10 + rng.rand(objects, 2) * size / 4
     which = rng.randint(objects, size=count)
     centre = centres[which] + (rng.rand(count, 2) + rng.rand(count, 2) - 1) * sides[which] / 4

@@ -1,6 +1,6 @@
 """MMDetection's detectors on our ops: each builds from its own config, trains a step and predicts.
 
-The pictures are small, proposals few and weights random; what is tested is that every op is there and gives finite
+The images are small, proposals few and weights random; the test checks that every op exists and gives finite
 numbers in both directions.
 """
 
@@ -57,7 +57,7 @@ FAMILIES = {
     # corner pooling
     'cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco': 128,
 }
-"""Config of mmdet, and the side of the picture in pixels."""
+"""Config of mmdet, and the side of the image in pixels."""
 
 SHORTENED = {'max_per_img': 30, 'nms_pre': 100, 'num_queries': 40, 'num_proposals': 40, 'num': 32, 'num_stacks': 1}
 
@@ -77,7 +77,7 @@ def seed() -> None:
 
 
 def shorten(node: object) -> None:
-    """In place: no downloaded weights, no picture enlarged, few proposals, and no prediction too poor to pass NMS."""
+    """In place: no downloaded weights, no image enlarged, few proposals, and no prediction too poor to pass NMS."""
     if isinstance(node, dict):
         for key, value in list(node.items()):
             if key in ('pretrained', 'batch_augments') or (key == 'init_cfg' and 'Pretrained' in str(value)):

@@ -5,7 +5,7 @@ import importlib
 import numpy as np
 import pytest
 import torch
-from mmcv.ops import batched_nms, nms
+from mmcv.ops import batched_nms, nms, nms_match, soft_nms
 from op_cases import KINDS, nms_case
 
 nms_module = importlib.import_module('mmyolo_ext.ops.nms')
@@ -141,3 +141,89 @@ def test_half_precision_and_gradients_are_accepted() -> None:
     scores = torch.tensor([0.5, 0.75, 0.25], requires_grad=True)
     assert nms(boxes, scores, 0.5)[1].tolist() == [1, 2]
     assert nms(boxes.detach().half(), scores.detach().half(), 0.5)[1].tolist() == [1, 2]
+
+
+def test_groups_by_hand() -> None:
+    # Unit-high boxes of length 10: the second overlaps the first by 6/14, the third by 10/10; the fourth is far away.
+    dets = torch.tensor(
+        [[4.0, 0, 14, 1, 0.8], [0, 0, 10, 1, 0.9], [0, 0, 10, 1, 0.7], [100, 0, 110, 1, 0.95], [5, 0, 15, 1, 0.1]]
+    )
+    # At 0.4: the best near box 1 takes 0 (6/14) and 2; box 4 (5/15 with box 1) was not taken, and 0 is gone.
+    assert [group.tolist() for group in nms_match(dets, 0.4)] == [[3], [1, 0, 2], [4]]
+
+
+def test_threshold_is_reached_unlike_in_nms() -> None:
+    dets = torch.tensor([[0.0, 0, 10, 10, 0.9], [5, 0, 10, 10, 0.8]])
+    assert [group.tolist() for group in nms_match(dets, 0.5)] == [[0, 1]]
+
+
+def test_empty_and_one_of_nms_match() -> None:
+    assert nms_match(torch.zeros(0, 5), 0.5) == []
+    assert [group.tolist() for group in nms_match(torch.tensor([[0.0, 0, 1, 1, 0.5]]), 0.5)] == [[0]]
+
+
+# Common 5 x 10, union 100 + 50 - 50: IoU 1/2 with the first, the third far away.
+BOXES = torch.tensor([[0.0, 0, 10, 10], [5, 0, 10, 10], [50, 50, 60, 60]])
+SCORES = torch.tensor([0.9, 0.8, 0.3])
+
+
+@pytest.mark.parametrize(
+    ('method', 'second'),
+    [('naive', None), ('linear', 0.8 * 0.5), ('gaussian', 0.8 * np.exp(-0.25 / 0.5))],
+)
+def test_scores_decay(method: str, second: float | None) -> None:
+    dets, indices = soft_nms(BOXES, SCORES, iou_threshold=0.3, sigma=0.5, min_score=0.01, method=method)
+    if second is None:
+        assert indices.tolist() == [0, 2]
+        return
+    assert indices.tolist() == [0, 1, 2]
+    assert dets[:, 4].tolist() == pytest.approx([0.9, second, 0.3], rel=1e-6)
+    assert torch.equal(dets[:, :4], BOXES[indices])
+
+
+def test_naive_acts_from_the_threshold_on() -> None:
+    assert soft_nms(BOXES, SCORES, iou_threshold=0.5, method='naive')[1].tolist() == [0, 2]
+    assert soft_nms(BOXES, SCORES, iou_threshold=0.51, method='naive')[1].tolist() == [0, 1, 2]
+
+
+def test_min_score_drops() -> None:
+    # 0.8 / 2 stays, 0.3 falls.
+    assert soft_nms(BOXES, SCORES, iou_threshold=0.3, min_score=0.35, method='linear')[1].tolist() == [0, 1]
+
+
+def test_empty() -> None:
+    dets, indices = soft_nms(torch.zeros(0, 4), torch.zeros(0))
+    assert dets.shape == (0, 5) and indices.shape == (0,)
+
+
+@pytest.mark.parametrize('method', ['naive', 'linear', 'gaussian'])
+@pytest.mark.parametrize('offset', [0, 1])
+def test_equals_the_definition_of_soft_nms(method: str, offset: int) -> None:
+    """Take the best box, decay the others, forget the poor ones, again: distinct scores leave no choice of order."""
+    case = nms_case(4)
+    boxes, scores = case['boxes'].astype(float), case['scores'].astype(float)
+    left, expected = list(range(len(boxes))), []
+    while left:
+        best = max(left, key=lambda index: scores[index])
+        left.remove(best)
+        expected.append((best, scores[best]))
+        for index in left:
+            iou = _iou_soft_nms(boxes[best], boxes[index], offset)
+            if method == 'gaussian':
+                scores[index] *= np.exp(-(iou**2) / 0.5)
+            elif iou >= 0.3:
+                scores[index] *= 1 - iou if method == 'linear' else 0
+        left = [index for index in left if scores[index] >= 0.05]
+    dets, indices = soft_nms(
+        case['boxes'], case['scores'], iou_threshold=0.3, sigma=0.5, min_score=0.05, method=method, offset=offset
+    )
+    assert len(expected) > 3
+    assert indices.tolist() == [index for index, _ in expected]
+    assert dets[:, 4] == pytest.approx([score for _, score in expected], rel=1e-4)
+
+
+def _iou_soft_nms(a: np.ndarray, b: np.ndarray, offset: int) -> float:
+    width = max(0, min(a[2], b[2]) - max(a[0], b[0]) + offset)
+    height = max(0, min(a[3], b[3]) - max(a[1], b[1]) + offset)
+    areas = sum((box[2] - box[0] + offset) * (box[3] - box[1] + offset) for box in (a, b))
+    return width * height / (areas - width * height)

@@ -1,4 +1,4 @@
-"""SECURITY.md says what the sources do."""
+"""Check the claims of SECURITY.md against the sources."""
 
 import ast
 import re

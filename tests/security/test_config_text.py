@@ -12,7 +12,7 @@ from mmyolo_ext.checkpoint.config_text import parse_config, parse_plain_parts
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
-def test_values_are_those_that_the_text_says() -> None:
+def test_values_are_those_of_the_text() -> None:
     text = 'a = dict(b=[1, (2.5, "x")], c={"d e": None, 3: -1})\ne = 1e-05\nf = (True, False, ())\ng = -inf\nh = [nan]'
     parsed = parse_config(text)
     assert parsed['a'] == {'b': [1, (2.5, 'x')], 'c': {'d e': None, 3: -1}}

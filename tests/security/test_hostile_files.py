@@ -559,7 +559,7 @@ def predicted(folder: Path, content: bytes) -> Callable:
 
 
 def png(width: int, height: int) -> bytes:
-    """A PNG that says that it has so many pixels, all black."""
+    """Return a PNG whose header states this number of pixels, all black."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack('>I', len(content)) + name + content + struct.pack('>I', zlib.crc32(name + content))

@@ -1,11 +1,40 @@
-"""Sigmoid focal loss against hand-derived values, their definition, and finite differences."""
+"""Check CARAFE, masked convolution and sigmoid focal loss by loops, definitions and finite differences."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mmcv.ops import sigmoid_focal_loss
+from mmcv.ops import carafe, masked_conv2d, sigmoid_focal_loss
+
+
+def test_equals_the_loop() -> None:
+    rng = np.random.RandomState(0)
+    features, masks = rng.randn(2, 4, 3, 5), rng.randn(2, 2 * 9, 6, 10)
+    expected = np.zeros((2, 4, 6, 10))
+    padded = np.pad(features, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    for n, c, y, x in np.ndindex(expected.shape):
+        kernel = masks[n, c // 2 * 9 : c // 2 * 9 + 9, y, x].reshape(3, 3)
+        expected[n, c, y, x] = (padded[n, c, y // 2 : y // 2 + 3, x // 2 : x // 2 + 3] * kernel).sum()
+    output = carafe(torch.from_numpy(features), torch.from_numpy(masks), 3, 2, 2)
+    np.testing.assert_allclose(output.numpy(), expected, atol=1e-12)
+
+
+def test_gradients_equal_finite_differences() -> None:
+    rng = np.random.RandomState(1)
+    inputs = [torch.from_numpy(rng.randn(*shape)).requires_grad_() for shape in ((1, 2, 2, 3), (1, 9, 4, 6))]
+    assert torch.autograd.gradcheck(lambda features, masks: carafe(features, masks, 3, 1, 2), inputs)
+
+
+@pytest.mark.parametrize('share', [0.0, 0.3, 1.0])
+def test_equals_the_convolution_where_asked_for(share: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features, weight = (torch.randn(*shape, generator=generator) for shape in ((1, 3, 6, 8), (4, 3, 3, 5)))
+    bias = torch.randn(4, generator=generator)
+    mask = (torch.rand(1, 6, 8, generator=generator) < share).float()
+    expected = F.conv2d(features, weight, bias, padding=(1, 2)) * mask
+    assert torch.allclose(masked_conv2d(features, mask, weight, bias, (1, 2)), expected, atol=1e-5)
 
 
 def test_sigmoid_by_hand() -> None:
