@@ -1,4 +1,4 @@
-"""A COCO data set of a few pictures with coloured squares, and a user's config for it, to run the tools on."""
+"""A COCO data set of a few images with coloured squares, and a user's config for it, to run the tools on."""
 
 import json
 from collections.abc import Sequence
@@ -14,27 +14,27 @@ SHAPES_HW = ((64, 64), (48, 64), (64, 40))
 
 
 def make_tiny_coco(root: Path, train: int = 6, val: int = 5, background: Sequence[int] = (2, 5)) -> Path:
-    """Write ``root/{train,val}/*.png`` and ``root/{train,val}.json``; the pictures of ``background`` have no box."""
+    """Write ``root/{train,val}/*.png`` and ``root/{train,val}.json``; the images of ``background`` have no box."""
     rng = np.random.RandomState(0)
     for split, count in (('train', train), ('val', val)):
         (root / split).mkdir(parents=True)
         coco = {'images': [], 'annotations': [], 'categories': []}
         coco['categories'] = [{'id': label + 1, 'name': name} for label, name in enumerate(CLASSES)]
         for number in range(count):
-            _add_picture(coco, root / split, number, SHAPES_HW[number % 3], rng, number not in background)
+            _add_image(coco, root / split, number, SHAPES_HW[number % 3], rng, number not in background)
         (root / f'{split}.json').write_text(json.dumps(coco))
     return root
 
 
-def _add_picture(
+def _add_image(
     coco: dict, folder: Path, number: int, shape_hw: tuple, rng: np.random.RandomState, boxes: bool
 ) -> None:
-    picture = rng.randint(90, 140, (*shape_hw, 3)).astype(np.uint8)
+    image = rng.randint(90, 140, (*shape_hw, 3)).astype(np.uint8)
     image_id = number + 1
     for label in range(2) if boxes else ():
         side = int(rng.randint(14, 24))
         x, y = (int(rng.randint(0, limit - side)) for limit in shape_hw[::-1])
-        picture[y : y + side, x : x + side] = COLOURS[label]
+        image[y : y + side, x : x + side] = COLOURS[label]
         coco['annotations'].append(
             {
                 'id': len(coco['annotations']) + 1,
@@ -46,7 +46,7 @@ def _add_picture(
             }
         )
     name = f'{number:03}.png'
-    cv2.imwrite(str(folder / name), picture)
+    cv2.imwrite(str(folder / name), image)
     coco['images'].append({'id': image_id, 'file_name': name, 'height': shape_hw[0], 'width': shape_hw[1]})
 
 

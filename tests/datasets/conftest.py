@@ -1,4 +1,4 @@
-"""Pictures with painted rectangles, small COCO folders, and the boxes read back from the pixels."""
+"""Images with painted rectangles, small COCO folders, and the boxes read back from the pixels."""
 
 import copy
 import json
@@ -19,7 +19,7 @@ class Painter:
 
     @staticmethod
     def sample(height, width, boxes=(), colours=None, labels=None, ignore=None):
-        """A results dict: grey picture, box k filled with colours[k] (a grey level)."""
+        """A results dict: grey image, box k filled with colours[k] (a grey level)."""
         image = np.full((height, width, 3), BACKGROUND, np.uint8)
         colours = colours or [200] * len(boxes)
         for (x1, y1, x2, y2), colour in zip(boxes, colours, strict=True):
@@ -54,7 +54,7 @@ def painter():
 
 @pytest.fixture
 def quartet(painter):
-    """Four pictures of several shapes with one or two boxes each, all of different grey levels, and the levels."""
+    """Four images of several shapes with one or two boxes each, all of different grey levels, and the levels."""
     colours = [60, 75, 90, 140, 160, 180, 200]
     shapes = [(96, 128), (72, 128), (96, 60), (90, 110)]
     boxes = [[(10, 20, 60, 70), (80, 40, 120, 90)], [(30, 10, 90, 60)], [(8, 8, 50, 88)], [(5, 5, 50, 45),
@@ -70,7 +70,7 @@ def quartet(painter):
 
 @pytest.fixture
 def write_coco(tmp_path):
-    """Writes a COCO file, ``changes`` over a valid one of two pictures and two boxes; returns its path."""
+    """Writes a COCO file, ``changes`` over a valid one of two images and two boxes; returns its path."""
 
     def write(text=None, name='train.json', **changes) -> Path:
         content = {

@@ -1,4 +1,4 @@
-"""Pictures decoded once: the same samples with and without the cache, in one process and in several."""
+"""Images decoded once: the same samples with and without the cache, in one process and in several."""
 
 import copy
 import multiprocessing
@@ -40,16 +40,16 @@ def test_a_cached_sample_is_the_same(build, size, tmp_path):
     assert not plain._cache.kept
 
 
-def test_pictures_are_shrunk_by_area_and_boxes_follow(build, coco_folder):
+def test_images_are_shrunk_by_area_and_boxes_follow(build, coco_folder):
     dataset = build(32)
     for i, scale in ((1, 0.5), (2, 0.8)):  # 64 x 48 and 40 x 40 (h x w) into 32 x 32
         info, sample = dataset.get_data_info(i), dataset[i]
-        picture = cv2.imread(str(coco_folder / f'{i}.png'))
-        height, width = int(picture.shape[0] * scale), int(picture.shape[1] * scale)
+        original = cv2.imread(str(coco_folder / f'{i}.png'))
+        height, width = int(original.shape[0] * scale), int(original.shape[1] * scale)
         np.testing.assert_array_equal(
-            sample['img'], cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+            sample['img'], cv2.resize(original, (width, height), interpolation=cv2.INTER_AREA)
         )
-        assert sample['img_shape'] == (height, width) and sample['ori_shape'] == picture.shape[:2]
+        assert sample['img_shape'] == (height, width) and sample['ori_shape'] == original.shape[:2]
         assert sample['scale_factor'] == (scale, scale)
         boxes = [[scale * edge for edge in instance['bbox']] for instance in info['instances']]
         np.testing.assert_allclose(sample['gt_bboxes'].tensor, np.reshape(boxes, (-1, 4)), rtol=1e-6)
@@ -85,7 +85,7 @@ def test_a_sample_can_be_changed_without_harm(build):
     assert content(dataset[5]) == before
 
 
-def test_the_bound_is_kept_and_told(build, caplog, tmp_path):
+def test_the_bound_is_kept_and_reported(build, caplog, tmp_path):
     # 32 x 24 (3 bytes): 2,304 each of the first two of three, 32 x 32: 3,072 of the third; 4 x 7,680 in all.
     dataset = build(32, max_gb=10000e-9)
     assert dataset._cache.kept == 4 and dataset._cache.kept_bytes == 7680 + 2304
@@ -96,7 +96,7 @@ def test_the_bound_is_kept_and_told(build, caplog, tmp_path):
     assert dataset._cache._valid.tolist() == [True] * 4
 
 
-def test_the_log_tells_how_much_is_kept(build, monkeypatch):
+def test_the_log_reports_how_much_is_kept(build, monkeypatch):
     said = []
     monkeypatch.setattr('mmyolo_ext.datasets.cached_dataset.print_log', lambda text, **_: said.append(text))
     build(32, max_gb=10000e-9)
@@ -135,7 +135,7 @@ def test_a_later_run_reads_the_file(build, tmp_path):
     assert len(list(tmp_path.glob('*.images'))) == 2  # another size is another file
 
 
-def test_a_changed_picture_is_decoded_anew(build, coco_folder, tmp_path):
+def test_a_changed_image_is_decoded_anew(build, coco_folder, tmp_path):
     path = coco_folder / '4.png'
     before, times = path.read_bytes(), (os.stat(path).st_atime_ns, os.stat(path).st_mtime_ns)
     fill(build(folder=str(tmp_path)), range(12))
@@ -185,7 +185,7 @@ def test_a_disk_without_room(build, tmp_path, monkeypatch):
         build(folder=str(tmp_path))
 
 
-def test_a_skipped_picture_is_replaced_alike(build, coco_folder):
+def test_a_skipped_image_is_replaced_alike(build, coco_folder):
     whole = (coco_folder / '3.png').read_bytes()
     loading = {'pipeline': [{'type': 'mmyolo_ext.LoadImage', 'skip_broken': True}]}
     try:

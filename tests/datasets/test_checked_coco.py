@@ -18,7 +18,7 @@ def box(*bbox, id=1, image_id=1, category_id=7, **more):
 
 
 def load(path, classes=('cat', 'dog'), **options):
-    options = {'metainfo': {'classes': classes}, 'data_prefix': {'img': 'pictures'}, **options}
+    options = {'metainfo': {'classes': classes}, 'data_prefix': {'img': 'images'}, **options}
     return CheckedCocoDataset(ann_file=str(path), **options)
 
 
@@ -31,13 +31,13 @@ def test_a_good_file(write_coco):
         {
             'type': 'mmyolo_ext.CheckedCocoDataset',
             'ann_file': str(write_coco()),
-            'data_prefix': {'img': 'pictures'},
+            'data_prefix': {'img': 'images'},
             'metainfo': {'classes': ('cat', 'dog')},
         }
     )
-    assert len(dataset) == 2  # the picture without boxes stays
+    assert len(dataset) == 2  # the image without boxes stays
     first = dataset.get_data_info(0)
-    assert (first['img_path'], first['img_id'], first['height'], first['width']) == ('pictures/1.png', 1, 30, 40)
+    assert (first['img_path'], first['img_id'], first['height'], first['width']) == ('images/1.png', 1, 30, 40)
     assert first['instances'] == [
         {'bbox': [1, 2, 11, 22], 'bbox_label': 0, 'ignore_flag': 0},
         {'bbox': [5, 5, 15, 15], 'bbox_label': 1, 'ignore_flag': 0},
@@ -49,7 +49,7 @@ def test_a_good_file(write_coco):
     assert dataset.get_cat_ids(0) == [0, 1]
 
 
-def test_pictures_without_boxes_leave_when_asked(write_coco):
+def test_images_without_boxes_leave_when_asked(write_coco):
     assert len(load(write_coco(), filter_cfg={'filter_empty_gt': True})) == 1
     with pytest.raises(ValueError, match='filter_cfg=.* leaves no image'):
         load(write_coco(), filter_cfg={'min_size': 500})
@@ -60,7 +60,7 @@ def test_pictures_without_boxes_leave_when_asked(write_coco):
     [
         ([5, 5, 0, 10], 'of zero or negative size'),
         ([5, 5, 10, -1], 'of zero or negative size'),
-        ([40, 5, 10, 10], 'outside the image'),  # its left edge on the picture's right
+        ([40, 5, 10, 10], 'outside the image'),  # its left edge on the image's right
         ([-10, 5, 10, 10], 'outside the image'),
         ([5, 30, 10, 10], 'outside the image'),
         ([5, 5, 0.9, 10], 'under one pixel'),
@@ -239,7 +239,7 @@ def test_metainfo_that_mmdet_would_misread(write_coco):
     with pytest.raises(ValueError, match='\'CLASSES\', which mmdet ignores: write it "classes"'):
         load(write_coco(), metainfo={'CLASSES': ('cat', 'dog')})
     with pytest.raises(ValueError, match='data_prefix must be dict'):
-        load(write_coco(), data_prefix={'img_path': 'pictures'})
+        load(write_coco(), data_prefix={'img_path': 'images'})
 
 
 def test_nothing_to_train_on(write_coco):
@@ -250,7 +250,7 @@ def test_nothing_to_train_on(write_coco):
         assert len(load(path, test_mode=True)) == 2
 
 
-def test_pictures_to_predict_on_need_no_annotations(write_coco):
+def test_images_to_predict_on_need_no_annotations(write_coco):
     path = write_coco()
     content = json.loads(path.read_text())
     del content['annotations']
@@ -259,7 +259,7 @@ def test_pictures_to_predict_on_need_no_annotations(write_coco):
 
 
 def test_instances_are_not_carried_along(write_coco):
-    """MultiImageMixDataset would copy them for every picture at every step."""
+    """MultiImageMixDataset would copy them for every image at every step."""
     dataset = load(write_coco(), pipeline=[{'type': 'mmdet.LoadAnnotations', 'with_bbox': True}])
     assert 'instances' not in dataset[0] and len(dataset[0]['gt_bboxes']) == 2
     assert dataset[1]['gt_bboxes'].tensor.shape == (0, 4)

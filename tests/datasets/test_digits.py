@@ -75,7 +75,7 @@ def test_labels_are_those_of_the_scans(made, scans):
     assert {box['category_id'] for box in boxes} == set(range(10))
 
 
-def test_coco_file_fits_the_pictures(made):
+def test_coco_file_fits_the_images(made):
     coco = json.loads((made / 'annotations/val.json').read_text())
     assert [category['name'] for category in coco['categories']] == list('0123456789')
     assert [image['id'] for image in coco['images']] == list(range(20))
@@ -87,7 +87,7 @@ def test_coco_file_fits_the_pictures(made):
     assert len({box['id'] for box in coco['annotations']}) == len(coco['annotations'])
 
 
-def test_boxes_are_tight_around_the_ink_of_the_picture(drawn, scans):
+def test_boxes_are_tight_around_the_ink_of_the_image(drawn, scans):
     """Found again from pixels: a digit put alone on a flat ground changes just the pixels of its box."""
     flat = replace(drawn[0].background, kind='flat', bgr=(200.0,) * 3, other_bgr=(200.0,) * 3, grain=0.0)
     for digit in [digit for scene in drawn[:30] for digit in scene.digits]:
@@ -107,7 +107,7 @@ def test_sizes_keep_the_limits_and_use_them(drawn, scans):
 
 
 def test_digits_overlap_and_touch_within_the_limits(drawn, scans):
-    """Slow count on whole-picture masks."""
+    """Slow count on whole-image masks."""
     box_shares, ink_shares = [], []
     for scene in drawn[:80]:
         masks = np.zeros((len(scene.digits), SIZE, SIZE), bool)

@@ -12,7 +12,7 @@ SIDES_HW = [(480, 640), (640, 480), (300, 600), (500, 500), (240, 320)]
 
 
 class Sides(BaseDataset):
-    """Pictures of given sides, without files."""
+    """Images of given sides, without files."""
 
     def __init__(self, sides_hw=SIDES_HW, pipeline=(), **kwargs):
         self.sides_hw = sides_hw
@@ -61,8 +61,8 @@ def test_rectangles(sides_hw, options, expected):
     assert rectangle(np.array(sides_hw, float), **arguments) == expected
 
 
-def test_every_picture_fits_unshrunk():
-    """Letterbox in the batch's canvas resizes a picture exactly as in its size alone."""
+def test_every_image_fits_unshrunk():
+    """Letterbox in the batch's canvas resizes a image exactly as in its size alone."""
     rng = np.random.RandomState(0)
     sides = [tuple(int(s) for s in rng.randint(20, 800, 2)) for _ in range(60)]
     pipeline = [paint, {'type': 'mmyolo_ext.Letterbox', 'size_hw': 320, 'centred': True}]

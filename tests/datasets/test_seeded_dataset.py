@@ -1,6 +1,7 @@
-"""Samples depend on (seed, epoch, index) alone, whoever makes them."""
+"""Samples depend on (seed, epoch, index) alone: the same bytes for any number of workers and ranks."""
 
 import pickle
+import random
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from mmengine.dataset import sampler as mmengine_sampler
 from torch.utils.data import DataLoader, Dataset
 
 from mmyolo_ext.datasets import SeededDataset
+from mmyolo_ext.datasets.seeded_dataset import kept_generators, seed_generators
 from mmyolo_ext.datasets.transforms import Mosaic
 from mmyolo_ext.registry import DATASETS
 
@@ -46,18 +48,18 @@ def fast_mix(dataset, *pipeline):
 
 @pytest.fixture(params=['in steps', 'fused', 'fused, in a file'])
 def full(coco_config, tmp_path, request):
-    """The whole training pipeline, mixup around mosaic: in single steps, or fused, with pictures kept."""
+    """The whole training pipeline, mixup around mosaic: in single steps, or fused, with images kept."""
     mixup = {'type': 'mmyolo_ext.MixUp', 'prob': 0.5}
     if request.param == 'in steps':
         return mix(mix(coco_config(), MOSAIC, AFFINE), mixup, *REST)
-    pictures = {
+    cached = {
         'type': 'mmyolo_ext.CachedDataset', 'size': SIZE,
         'dataset': coco_config(pipeline=[{'type': 'mmyolo_ext.LoadImage'}]),
         'folder': str(tmp_path) if request.param.endswith('file') else None,
     }  # fmt: skip
     flip = {'type': 'mmyolo_ext.HorizontalFlip', 'prob': 0.5}
     pack = {'type': 'mmyolo_ext.PackInputs', 'meta_keys': ('img_id', 'flip')}
-    return fast_mix(fast_mix(pictures, FUSED), mixup, REST[0], flip, pack)
+    return fast_mix(fast_mix(cached, FUSED), mixup, REST[0], flip, pack)
 
 
 def build(config, epoch=0, seed=0):
@@ -126,7 +128,7 @@ def test_an_epoch_reached_straight_or_by_resuming(full):
 
 
 def test_seed_epoch_and_index_all_count():
-    """What a picture that draws one number draws."""
+    """What a image that draws one number draws."""
 
     class Drawing(Dataset):
         def __len__(self):
@@ -218,7 +220,7 @@ def test_closing_nested_mixes(full):
 
 
 def test_closing_a_fused_mosaic_keeps_its_affine(coco_config):
-    """The rest of the same transform goes on: all pictures fill one size, and none shows another."""
+    """The rest of the same transform goes on: all images fill one size, and none shows another."""
     steps = {**FUSED, 'prob': 1.0}, {'type': 'mmyolo_ext.PackInputs', 'meta_keys': ()}
     dataset = build(fast_mix(coco_config(), *steps))
     mixed = {dataset[i]['inputs'].shape for i in range(12)}
@@ -258,7 +260,7 @@ def test_closing_nothing_is_an_error(coco_config):
     assert not dataset.mosaic_closed
 
 
-def test_a_broken_picture_is_replaced_alike(coco_config, coco_folder, tmp_path):
+def test_a_broken_image_is_replaced_alike(coco_config, coco_folder, tmp_path):
     """With skip_broken another sample takes its place: the same one in every run."""
     whole = (coco_folder / '3.png').read_bytes()
     try:
@@ -287,3 +289,49 @@ def test_the_interface(full):
         dataset.set_epoch(-1, 0)
     copied = pickle.loads(pickle.dumps(dataset))
     assert content(copied[3]) == content(dataset[3])
+
+
+def draws():
+    return random.random(), np.random.rand(), torch.rand(1).item()
+
+
+def start():
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+
+
+def test_the_callers_draws_go_on():
+    start()
+    expected = [draws(), draws()]
+    start()
+    found = [draws()]
+    with kept_generators():
+        seed_generators(0, 1, 2)
+        draws()
+    assert [*found, draws()] == expected
+
+
+def test_they_go_on_after_an_error():
+    start()
+    expected = [draws(), draws()]
+    start()
+    found = [draws()]
+    with pytest.raises(ZeroDivisionError), kept_generators():
+        seed_generators(0, 1, 2)
+        draws()
+        raise ZeroDivisionError
+    assert [*found, draws()] == expected
+
+
+def test_keys_are_hashed_not_added():
+    def first_draws(*key):
+        with kept_generators():
+            seed_generators(*key)
+            return draws()
+
+    keys = [(s, e, i) for s in range(3) for e in range(3) for i in range(3)] + [(2**40, 0, 0), (0, 2**31, 0)]
+    found = [first_draws(*key) for key in keys]
+    for generator in range(3):
+        assert len({draw[generator] for draw in found}) == len(keys)
+    assert found == [first_draws(*key) for key in keys]

@@ -19,7 +19,7 @@ CLASSES = ('cat', 'dog')
 
 @pytest.fixture
 def ann_file(tmp_path):
-    """Two pictures of 100 x 100 px: a cat of 40 x 40 px on each, and a dog on the second."""
+    """Two images of 100 x 100 px: a cat of 40 x 40 px on each, and a dog on the second."""
     boxes = [(1, 1, [10, 10, 40, 40]), (2, 1, [10, 10, 40, 40]), (2, 2, [50, 50, 40, 40])]
     content = {
         'images': [{'id': i, 'width': 100, 'height': 100, 'file_name': f'{i}.jpg'} for i in (1, 2)],

@@ -139,10 +139,10 @@ def test_through_the_cache_and_the_mosaic(coco_config, coco_folder, tmp_path):
         annotation['soft_label'] = [1 - share, share]
     (tmp_path / 'soft.json').write_text(json.dumps(content))
     changes = {'ann_file': str(tmp_path / 'soft.json'), 'metainfo': {'classes': ('thing', 'other')}}
-    pictures = {'type': 'mmyolo_ext.CachedDataset', 'size': 32, 'dataset': coco_config(pipeline=[LOAD], **changes)}
+    cached = {'type': 'mmyolo_ext.CachedDataset', 'size': 32, 'dataset': coco_config(pipeline=[LOAD], **changes)}
     pack = {'type': 'mmyolo_ext.PackInputs', 'meta_keys': ('img_id',)}
     steps = [{'type': 'mmyolo_ext.MosaicAffine', 'size': 32}, {'type': 'mmyolo_ext.HorizontalFlip'}, pack]
-    config = {'type': 'mmyolo_ext.MixDataset', 'dataset': pictures, 'pipeline': steps}
+    config = {'type': 'mmyolo_ext.MixDataset', 'dataset': cached, 'pipeline': steps}
     dataset = DATASETS.build({'type': 'mmyolo_ext.SeededDataset', 'dataset': config})
     cached, plain = dataset.dataset.dataset, DATASETS.build(coco_config(**changes))
     for index in range(12):

@@ -25,7 +25,7 @@ from mmyolo_ext.datasets.transforms import tiles as T
         ((101, 640), (320, 320), (320, 320), {}, (51, 320), (0, 269, 0, 0), (0.5, 51 / 101)),
         # Not square: min(192 / 480, 320 / 640) = 0.4.
         ((480, 640), (192, 320), (192, 320), {}, (192, 256), (0, 0, 0, 64), (0.4, 0.4)),
-        # The batch's canvas is larger than the size: the picture is fitted into the size all the same.
+        # The batch's canvas is larger than the size: the image is fitted into the size all the same.
         ((480, 640), (320, 320), (256, 352), {'centred': True}, (240, 320), (8, 8, 16, 16), (0.5, 0.5)),
         # A canvas lower than the size: min(192, 320) / 480 = 0.4.
         ((480, 640), (320, 320), (192, 320), {}, (192, 256), (0, 0, 0, 64), (0.4, 0.4)),
@@ -67,7 +67,7 @@ def test_identity_and_whole_pixel_shifts_are_exact():
 
 @pytest.mark.parametrize('factor', [2, 0.5])
 def test_warp_shares_the_convention_of_resize(factor):
-    """Were one of them to count from pixel centres, the pictures would be half a source pixel apart."""
+    """Were one of them to count from pixel centres, the images would be half a source pixel apart."""
     image = cv2.GaussianBlur(np.random.RandomState(0).randint(0, 256, (40, 60, 3), dtype=np.uint8), (5, 5), 0)
     size_hw = (int(40 * factor), int(60 * factor))
     warped = F.warp_image(image, np.diag([factor, factor, 1.0]), size_hw, 114)
@@ -142,7 +142,7 @@ def test_box_filter_of_nothing():
 
 
 def test_tiles_by_hand():
-    # Canvas 8 x 8, point (x, y) = (3, 5), pictures 4 x 4, the last 2 rows x 6 columns.
+    # Canvas 8 x 8, point (x, y) = (3, 5), images 4 x 4, the last 2 rows x 6 columns.
     tiles = T.place_tiles([(4, 4), (4, 4), (4, 4), (2, 6)], (3, 5), (8, 8))
     assert tiles[0] == ((1, 0, 4, 4), (0, 1, 3, 5), (-1, 1))
     assert tiles[1] == ((0, 0, 4, 4), (3, 1, 7, 5), (3, 1))

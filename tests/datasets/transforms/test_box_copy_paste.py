@@ -148,17 +148,17 @@ def test_outside_a_mixing_data_set_a_partner_is_missing(painter):
 
 @pytest.mark.parametrize('source', ['image', 'partner'])
 def test_in_a_data_set_ahead_of_the_mosaic(coco_config, source):
-    pictures = {'type': 'mmyolo_ext.CachedDataset', 'size': 32,
+    cached = {'type': 'mmyolo_ext.CachedDataset', 'size': 32,
                 'dataset': coco_config(pipeline=[{'type': 'mmyolo_ext.LoadImage'}])}  # fmt: skip
     paste = {'type': 'mmyolo_ext.BoxCopyPaste', 'prob': 1.0, 'source': source, 'max_copies': 5, 'max_overlap': 0.5}
     mix = {'type': 'mmyolo_ext.MixDataset'}
-    inner = {**mix, 'dataset': pictures, 'pipeline': [paste]}
+    inner = {**mix, 'dataset': cached, 'pipeline': [paste]}
     pack = {'type': 'mmyolo_ext.PackInputs', 'meta_keys': ('img_id',)}
     mosaic = [{'type': 'mmyolo_ext.MosaicAffine', 'size': 32}, pack]
     seeded = {'type': 'mmyolo_ext.SeededDataset', 'dataset': {**mix, 'dataset': inner, 'pipeline': mosaic}}
     dataset = DATASETS.build(seeded)
     plain = DATASETS.build(
-        {'type': 'mmyolo_ext.SeededDataset', 'dataset': {**mix, 'dataset': pictures, 'pipeline': mosaic}}
+        {'type': 'mmyolo_ext.SeededDataset', 'dataset': {**mix, 'dataset': cached, 'pipeline': mosaic}}
     )
     counts = [sum(len(one[i]['data_samples'].gt_instances) for i in range(12)) for one in (dataset, plain)]
     assert counts[0] > counts[1] + 6

@@ -53,7 +53,7 @@ def test_letterbox_moves_boxes_with_pixels(painter, centred, batch_shape_hw):
     rows, columns = out['img_shape'][0] - 77, out['img_shape'][1] - 128
     top, left = (rows // 2, columns // 2) if centred else (0, 0)
     assert out['pad_param'] == (top, rows - top, left, columns - left)
-    # What the head does with pad_param and scale_factor leads back to the original picture.
+    # What the head does with pad_param and scale_factor leads back to the original image.
     undone = (boxes_of(out) - [left, top, left, top]) / np.tile(out['scale_factor'], 2)
     np.testing.assert_allclose(undone, [[20, 30, 80, 90], [120, 0, 200, 50]], atol=1e-4)
 
@@ -82,7 +82,7 @@ def test_mosaic_moves_boxes_with_pixels(painter, quartet):
 
 
 def test_mosaic_drops_what_is_cut_off(painter, monkeypatch):
-    """The point at (64, 48): the first picture is seen from its columns 64 and rows 48 on."""
+    """The point at (64, 48): the first image is seen from its columns 64 and rows 48 on."""
     boxes = [(0, 0, 64, 48), (55, 40, 65, 60), (60, 50, 68, 60), (60, 0, 70, 49), (64, 48, 66, 49)]
     samples = [painter.sample(96, 128, boxes), *[painter.sample(96, 128)] * 3]
     monkeypatch.setattr(Mosaic, 'draw', lambda self, rng: (64, 48))
@@ -94,7 +94,7 @@ def test_mosaic_drops_what_is_cut_off(painter, monkeypatch):
 
 
 def test_mosaic_keeps_boxes_on_their_tile(painter, monkeypatch):
-    """An annotation that reaches beyond its picture must not spill onto the neighbour."""
+    """An annotation that reaches beyond its image must not spill onto the neighbour."""
     samples = [painter.sample(96, 128) for _ in range(4)]
     samples[0]['gt_bboxes'] = HorizontalBoxes(torch.tensor([[100.0, 60, 150, 120]]))
     samples[0] |= {'gt_bboxes_labels': np.array([3]), 'gt_ignore_flags': np.array([False])}

@@ -32,7 +32,7 @@ def run(painter, transform, samples):
 
 
 @pytest.mark.parametrize('transform', ALL, ids=lambda t: type(t).__name__)
-def test_pictures_without_boxes(painter, transform):
+def test_images_without_boxes(painter, transform):
     out = run(painter, transform, [painter.sample(60, 50)] * 4)
     assert isinstance(out['gt_bboxes'], HorizontalBoxes)
     assert out['gt_bboxes'].tensor.shape == (0, 4) and out['gt_bboxes'].tensor.dtype == torch.float32
@@ -41,7 +41,7 @@ def test_pictures_without_boxes(painter, transform):
 
 
 @pytest.mark.parametrize('transform', ALL, ids=lambda t: type(t).__name__)
-def test_pictures_alone(painter, transform):
+def test_images_alone(painter, transform):
     sample = {'img': painter.sample(60, 50)['img'], 'img_shape': (60, 50)}
     out = run(painter, transform, [sample] * 4)
     assert not [key for key in out if key.startswith('gt_')]
@@ -66,7 +66,7 @@ def test_types_and_inputs_are_kept(painter, quartet, transform):
 
 
 @pytest.mark.parametrize('transform', ALL, ids=lambda t: type(t).__name__)
-def test_other_pictures_are_refused(painter, transform):
+def test_other_images_are_refused(painter, transform):
     sample = painter.sample(60, 50)
     for image in (sample['img'][..., 0], sample['img'].astype(np.float32)):
         with pytest.raises(ValueError, match='uint8'):

@@ -1,4 +1,4 @@
-"""Broken pictures are named; whole ones, however odd, are read."""
+"""Broken images are named; whole ones, however odd, are read."""
 
 import warnings
 
@@ -9,16 +9,16 @@ import pytest
 from mmyolo_ext.datasets.transforms import LoadImage
 from mmyolo_ext.image_io import is_truncated
 
-PICTURE = np.random.RandomState(0).randint(0, 256, (40, 60, 3), dtype=np.uint8)
+IMAGE = np.random.RandomState(0).randint(0, 256, (40, 60, 3), dtype=np.uint8)
 
 
 def encoded(extension, *options):
-    return cv2.imencode(extension, PICTURE, options)[1].tobytes()
+    return cv2.imencode(extension, IMAGE, options)[1].tobytes()
 
 
 def with_thumbnail(jpeg):
     """A JPEG whose first segment holds a whole JPEG, end marker included, as cameras write it."""
-    thumbnail = cv2.imencode('.jpg', PICTURE[:8, :8])[1].tobytes()
+    thumbnail = cv2.imencode('.jpg', IMAGE[:8, :8])[1].tobytes()
     segment = b'\xff\xe1' + (len(thumbnail) + 2).to_bytes(2, 'big') + thumbnail
     return jpeg[:2] + segment + jpeg[2:]
 
@@ -42,23 +42,23 @@ BROKEN = {
     'half.png': (encoded('.png')[: len(encoded('.png')) // 2], 'cut short'),
     'last_byte.png': (encoded('.png')[:-1], 'cut short'),
     'empty.jpg': (b'', 'empty'),
-    'garbage.jpg': (b'this is no picture at all', 'cannot be decoded'),
+    'garbage.jpg': (b'this is no image at all', 'cannot be decoded'),
     'garbage.png': (bytes(range(256)) * 4, 'cannot be decoded'),
 }
 
 
 @pytest.mark.parametrize('name', WHOLE)
-def test_whole_pictures(tmp_path, name):
+def test_whole_images(tmp_path, name):
     (tmp_path / name).write_bytes(WHOLE[name])
     results = LoadImage()({'img_path': str(tmp_path / name), 'height': 40, 'width': 60})
     assert results['img'].shape == (40, 60, 3) and results['img'].dtype == np.uint8
     assert results['img_shape'] == results['ori_shape'] == (40, 60)
     if name.endswith(('png', 'bmp')) and 'jpeg' not in name:
-        np.testing.assert_array_equal(results['img'], PICTURE)  # blue first
+        np.testing.assert_array_equal(results['img'], IMAGE)  # blue first
 
 
 @pytest.mark.parametrize('name', BROKEN)
-def test_broken_pictures_are_named(tmp_path, name):
+def test_broken_images_are_named(tmp_path, name):
     content, reason = BROKEN[name]
     path = tmp_path / name
     path.write_bytes(content)
@@ -72,7 +72,7 @@ def test_broken_pictures_are_named(tmp_path, name):
         assert loader({'img_path': str(path)}) is None
 
 
-def test_missing_pictures_are_named(tmp_path):
+def test_missing_images_are_named(tmp_path):
     with pytest.raises(ValueError, match=r'nowhere\.jpg: No such file.*data_prefix'):
         LoadImage()({'img_path': str(tmp_path / 'nowhere.jpg')})
     with pytest.raises(ValueError, match=f'{tmp_path}: Is a directory'):
@@ -95,7 +95,7 @@ def test_every_cut_of_a_jpeg_is_found():
     assert all(is_truncated(content[:end]) for end in range(2, len(content)))
 
 
-def test_float_pictures_when_asked(tmp_path):
+def test_float_images_when_asked(tmp_path):
     (tmp_path / 'a.png').write_bytes(WHOLE['plain.png'])
     image = LoadImage(to_float32=True)({'img_path': str(tmp_path / 'a.png')})['img']
     assert image.dtype == np.float32

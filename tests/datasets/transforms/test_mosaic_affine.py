@@ -18,7 +18,7 @@ TURNED = [{'degrees': 30}, {'shear': 15}, {'degrees': 180, 'shear': 5, 'scale': 
 
 
 def resized(sample, size_hw):
-    """The picture fitted into ``size_hw`` by mmdet."""
+    """The image fitted into ``size_hw`` by mmdet."""
     height, width = sample['img'].shape[:2]
     ratio = min(size_hw[0] / height, size_hw[1] / width)
     scale = (int(width * ratio + 0.5), int(height * ratio + 0.5))
@@ -54,7 +54,7 @@ def compare(painter, samples, size_hw, options, seed):
 
 
 def smooth_quartet(painter, shapes_hw):
-    """Four pictures of blurred noise, as smooth as photographs, with three boxes each."""
+    """Four images of blurred noise, as smooth as photographs, with three boxes each."""
     rng, samples = np.random.RandomState(0), []
     for k, (height, width) in enumerate(shapes_hw):
         corners = rng.uniform(0, 0.7, (3, 2)) * (width, height)
@@ -68,7 +68,7 @@ def smooth_quartet(painter, shapes_hw):
 
 @pytest.mark.parametrize('options', STRAIGHT)
 def test_straight_is_the_same_to_the_bit(painter, options):
-    """Pictures of the size they are to have: the window is cut and resized here and there."""
+    """Images of the size they are to have: the window is cut and resized here and there."""
     samples = smooth_quartet(painter, [(96, 128), (72, 128), (96, 60), (96, 110)])
     differences, boxes = zip(*(compare(painter, samples, SIZE_HW, options, seed) for seed in range(30)), strict=True)
     assert max(differences) == 0 and sum(boxes) > 60
@@ -76,7 +76,7 @@ def test_straight_is_the_same_to_the_bit(painter, options):
 
 @pytest.mark.parametrize('options', TURNED)
 def test_turned_differs_by_interpolation(painter, options):
-    """At the seams and the rims alone, where a pixel belongs to one picture and is not blended with the next."""
+    """At the seams and the rims alone, where a pixel belongs to one image and is not blended with the next."""
     samples = smooth_quartet(painter, [(96, 128), (72, 128), (96, 60), (96, 110)])
     differences, boxes = zip(*(compare(painter, samples, SIZE_HW, options, seed) for seed in range(30)), strict=True)
     assert max(differences) < 2 and sum(boxes) > 60
@@ -84,7 +84,7 @@ def test_turned_differs_by_interpolation(painter, options):
 
 @pytest.mark.parametrize('options', STRAIGHT + TURNED)
 def test_enlarged_differs_by_interpolation(painter, options):
-    """Small pictures of several sizes: one interpolation in the place of two."""
+    """Small images of several sizes: one interpolation instead of two."""
     samples = smooth_quartet(painter, [(48, 64), (50, 90), (80, 50), (96, 128)])
     differences, boxes = zip(*(compare(painter, samples, SIZE_HW, options, seed) for seed in range(30)), strict=True)
     assert max(differences) < 2 and sum(boxes) > 60
@@ -92,7 +92,7 @@ def test_enlarged_differs_by_interpolation(painter, options):
 
 @pytest.mark.parametrize('degrees', [0, 10])
 @pytest.mark.parametrize('size', [640, 320, 800])
-def test_on_real_pictures(painter, bccd_config, degrees, size):
+def test_on_real_images(painter, bccd_config, degrees, size):
     """640 x 480 photographs, kept, halved and enlarged."""
     load = [{'type': 'mmyolo_ext.LoadImage'}]
     loaded = DATASETS.build(
@@ -150,7 +150,7 @@ def test_a_pixel_belongs_to_the_tile_that_holds_its_centre():
 
 @pytest.mark.parametrize('turn', [0, 1e-9])
 def test_what_the_canvas_cuts_off_is_dropped(turn):
-    """The point at (64, 48) shows the first picture from its column 64 and row 48 on; the canvas comes out halved."""
+    """The point at (64, 48) shows the first image from its column 64 and row 48 on; the canvas comes out halved."""
     boxes = np.array([[0, 0, 70, 60], [40, 30, 110, 90]], np.float32)
     own = Annotations(boxes, np.array([3, 4]), np.array([False, True]))
     none = own.moved(boxes, slice(0))
@@ -164,7 +164,7 @@ def test_what_the_canvas_cuts_off_is_dropped(turn):
 
 @pytest.mark.parametrize('options', [{'degrees': 30}, {'shear': 20}, {'degrees': 45, 'scale_up': 1.7}])
 def test_no_gap_between_turned_tiles(options):
-    """Four white pictures leave no grey where they meet."""
+    """Four white images leave no grey where they meet."""
     images, resized_hw = [np.full((60, 90, 3), 255, np.uint8)] * 4, [(96, 128)] * 4
     tiles = T.place_tiles(resized_hw, (128, 96), (192, 256))
     shear, scale = options.get('shear', 0), options.get('scale_up', 1)
