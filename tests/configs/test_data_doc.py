@@ -1,4 +1,4 @@
-"""docs/guides/data.md: its examples train as they stand there, and do what is told of them."""
+"""docs/guides/data.md: its examples train as they stand there, and do what the page claims."""
 
 import math
 import re
@@ -50,9 +50,9 @@ def loaded(config, epoch, workers):
     dataset.set_epoch(epoch, 0)
     loader = DataLoader(dataset, batch_size=4, num_workers=workers, collate_fn=stack_inputs)
     return [
-        (picture.numpy().tobytes(), sample.gt_instances.bboxes.tensor.tolist(), sample.gt_instances.labels.tolist())
+        (image.numpy().tobytes(), sample.gt_instances.bboxes.tensor.tolist(), sample.gt_instances.labels.tolist())
         for batch in loader
-        for picture, sample in zip(batch['inputs'], batch['data_samples'], strict=True)
+        for image, sample in zip(batch['inputs'], batch['data_samples'], strict=True)
     ]
 
 
@@ -63,19 +63,19 @@ def test_the_same_samples_from_any_number_of_workers(name, written, bccd_coco):
     assert loaded(config, 1, 2) == alone != loaded(config, 0, 0)
 
 
-def test_balanced_pictures_are_repeated_by_the_share_of_their_classes(written, bccd_coco):
+def test_balanced_images_are_repeated_by_the_share_of_their_classes(written, bccd_coco):
     dataset = DATASETS.build(load_for_bccd(written('ClassBalancedDataset'), bccd_coco).train_dataloader.dataset)
     balanced = dataset.dataset.dataset
-    pictures = balanced.dataset
-    sets = [set(pictures.get_cat_ids(index)) for index in range(len(pictures))]
+    cached = balanced.dataset
+    sets = [set(cached.get_cat_ids(index)) for index in range(len(cached))]
     for index, labels in enumerate(sets):
-        assert labels == {instance['bbox_label'] for instance in pictures.get_data_info(index)['instances']}
+        assert labels == {instance['bbox_label'] for instance in cached.get_data_info(index)['instances']}
     shares = {label: sum(label in one for one in sets) / len(sets) for label in range(3)}
-    # the paper's r(I) = max over the classes of the picture of max(1, sqrt(t / f(c))), t = 0.9, rounded up
+    # the paper's r(I) = max over the classes of the image of max(1, sqrt(t / f(c))), t = 0.9, rounded up
     times = [max(math.ceil(max(1.0, math.sqrt(0.9 / shares[label]))) for label in one) for one in sets]
-    assert len(dataset) == sum(times) > len(pictures)
+    assert len(dataset) == sum(times) > len(cached)
     assert Counter(balanced.get_data_info(k)['img_id'] for k in range(len(dataset))) == {
-        pictures.get_data_info(index)['img_id']: count for index, count in enumerate(times)
+        cached.get_data_info(index)['img_id']: count for index, count in enumerate(times)
     }
     repeats = [k for k in range(len(dataset)) if balanced.get_data_info(k)['img_id'] == balanced[0]['img_id']]
     samples = [dataset[k]['inputs'] for k in repeats]
@@ -83,7 +83,7 @@ def test_balanced_pictures_are_repeated_by_the_share_of_their_classes(written, b
 
 
 def test_batches_come_in_several_sizes(written, bccd_coco):
-    """Picture, boxes and what the head reads change together, in whole strides; losses stay finite."""
+    """Image, boxes and what the head reads change together, in whole strides; losses stay finite."""
     cfg = load_for_bccd(written('BatchSyncRandomResize'), bccd_coco, side=320)
     cfg.model.data_preprocessor.batch_augments[0].interval = 1
     torch.manual_seed(0)
