@@ -94,7 +94,7 @@ def assert_positives(head: nn.Module, inputs: GoldenInputs, expected_levels: lis
 
 
 def _boxes(case: dict[str, Any], rng: np.random.RandomState) -> np.ndarray:
-    """Rows (image, class, cx, cy, w, h), the last four as shares of the picture."""
+    """Rows (image, class, cx, cy, w, h), the last four as shares of the image."""
     if 'raw' in case:
         return np.array(case['raw'], dtype=np.float32).reshape(-1, 6)
     count = case['nt']

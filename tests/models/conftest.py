@@ -1,3 +1,3 @@
-"""Tests here import mmdet's parts, which need the compiled ops or our stand-in for them: that comes first."""
+"""Import the package first: it installs the ops that mmdet needs."""
 
 import mmyolo_ext  # noqa: F401

@@ -150,8 +150,8 @@ class YOLOv5Head(BaseDenseHead):
     def _init_layers(self, in_channels: Sequence[int] | str) -> None:
         if isinstance(in_channels, str):
             raise ValueError(
-                f'in_channels={in_channels!r} works in mmyolo_ext.YOLODetector only; elsewhere give the channels of '
-                'every level'
+                f'in_channels={in_channels!r} is filled in by mmyolo_ext.YOLODetector only; elsewhere give the '
+                'channels of every level'
             )
         if len(in_channels) != len(self.strides):
             raise ValueError(

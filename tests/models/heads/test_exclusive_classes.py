@@ -26,7 +26,7 @@ def build_head(kind: type[YOLOv5Head], loss_cls: dict, num_classes: int = 4, **t
 
 
 def outputs(num_classes: int = 4) -> list[Tensor]:
-    """Of two pictures; every place is fairly sure of an object."""
+    """Of two images; every place is fairly sure of an object."""
     generator = torch.Generator().manual_seed(0)
     grids = [(SIZE_HW[0] // stride, SIZE_HW[1] // stride) for stride in (8, 16, 32)]
     cls_scores, bbox_preds = (
@@ -49,7 +49,7 @@ def test_class_scores_sum_to_one_before_objectness(kind, loss_cls):
     predictions = build_head(kind, loss_cls).decode(outputs())
     assert predictions.class_scores.shape == (2, PLACES, 4)
     torch.testing.assert_close(predictions.class_scores.sum(-1), torch.ones(2, PLACES))
-    # the first place of the first picture, by the definition: level 0, anchor 0, row 0, column 0, channels 5 to 8
+    # the first place of the first image, by the definition: level 0, anchor 0, row 0, column 0, channels 5 to 8
     exponentials = outputs()[0][0, 5:9, 0, 0].double().exp()
     expected = (exponentials / exponentials.sum()).float()
     torch.testing.assert_close(predictions.class_scores[0, 0], expected)

@@ -1,4 +1,4 @@
-"""YOLOv5Head against the losses, gradients and positives of the original implementation."""
+"""YOLOv5Head and YOLOv3Head against the losses, gradients and positives of the original implementation."""
 
 import pytest
 from golden_cases import (
@@ -12,13 +12,12 @@ from golden_cases import (
     run_loss,
 )
 
-from mmyolo_ext.models.heads import YOLOv5Head
+from mmyolo_ext.models.heads import YOLOv3Head, YOLOv5Head
 
-YOLOV5_CASES = [name for name in CASES if not name.startswith('yolov3')]
-CASES_WITH_POSITIVES = [name for name in YOLOV5_CASES if 'positives' in CASES[name]['expected']]
+CASES_WITH_POSITIVES = [name for name in CASES if 'positives' in CASES[name]['expected']]
 
 
-def build_head(case: dict) -> YOLOv5Head:
+def yolov5_head(case: dict) -> YOLOv5Head:
     hyp = case['hyp']
     loss_cls = {'type': 'mmyolo_ext.BCELoss', 'loss_weight': hyp['cls'], 'pos_weight': hyp['cls_pw']}
     loss_obj = {'type': 'mmyolo_ext.BCELoss', 'loss_weight': hyp['obj'], 'pos_weight': hyp['obj_pw']}
@@ -48,17 +47,38 @@ def build_head(case: dict) -> YOLOv5Head:
     )
 
 
-@pytest.mark.parametrize('name', YOLOV5_CASES)
+def yolov3_head(case: dict) -> YOLOv3Head:
+    """The gains of the cases are the defaults of the head."""
+    assert {'giou': 3.54, 'obj': 64.3, 'cls': 37.4, 'iou_t': 0.2}.items() <= case['hyp'].items()
+    return YOLOv3Head(
+        num_classes=case['nc'],
+        in_channels=[8, 8, 8],
+        # the levels of these cases run deep to shallow
+        prior_generator={
+            'type': 'mmdet.YOLOAnchorGenerator',
+            'base_sizes': ANCHORS_PX[::-1],
+            'strides': case['strides'],
+        },
+        iou_ratio=case['gr'],
+        scale_losses=False,
+    )
+
+
+def build_head(name: str) -> YOLOv5Head:
+    return yolov3_head(CASES[name]) if name.startswith('yolov3') else yolov5_head(CASES[name])
+
+
+@pytest.mark.parametrize('name', CASES)
 def test_losses_and_gradients(name: str) -> None:
     case = CASES[name]
     expected = {**case['expected'], **case['expected'].get('best_iou_wins', {})}
-    head, inputs = build_head(case), golden_inputs(case)
+    head, inputs = build_head(name), golden_inputs(case)
     for level in inputs.predictions:
         level.requires_grad_()
     for _ in range(expected.get('calls', 1)):
         losses = run_loss(head, inputs)
-    # ours are sums over the pictures
-    assert_golden(losses, inputs, expected, factor=case['batch'])
+    # YOLOv5's are sums over the images
+    assert_golden(losses, inputs, expected, factor=1 if name.startswith('yolov3') else case['batch'])
     if 'balance_after' in expected:
         assert head.obj_balance.weights.tolist() == pytest.approx(expected['balance_after'], rel=RELATIVE)
 
@@ -66,9 +86,9 @@ def test_losses_and_gradients(name: str) -> None:
 @pytest.mark.parametrize('name', CASES_WITH_POSITIVES)
 def test_positives(name: str) -> None:
     case = CASES[name]
-    assert_positives(build_head(case), golden_inputs(case), case['expected']['positives'])
+    assert_positives(build_head(name), golden_inputs(case), case['expected']['positives'])
 
 
 def test_no_case_is_lost() -> None:
-    assert len(YOLOV5_CASES) == 17
-    assert len(CASES_WITH_POSITIVES) == 10
+    assert len(CASES) == 19
+    assert len(CASES_WITH_POSITIVES) == 12

@@ -1,4 +1,4 @@
-"""A small detector learns two pictures by heart: loss, gradients, decoding and NMS agree with each other."""
+"""Small detectors overfit two images: loss, gradients, decoding and NMS agree with each other."""
 
 import pytest
 import torch
@@ -11,8 +11,8 @@ from mmyolo_ext.models.detectors import YOLODetector
 SIZE_HW = (64, 96)
 NUM_STEPS = 120
 LEARNING_RATE = 5e-3
-# boxes (xyxy px) and label of each picture; a class is a colour
-PICTURES = [
+# boxes (xyxy px) and label of each image; a class is a colour
+IMAGES = [
     [((8, 12, 28, 52), 0), ((50, 20, 86, 40), 1)],
     [((30, 8, 70, 58), 1)],
 ]
@@ -20,9 +20,9 @@ PICTURES = [
 
 def synthetic_batch() -> tuple[torch.Tensor, list[DetDataSample]]:
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(len(PICTURES), 3, *SIZE_HW, generator=generator) * 0.2
+    images = torch.rand(len(IMAGES), 3, *SIZE_HW, generator=generator) * 0.2
     samples = []
-    for image, objects in zip(images, PICTURES, strict=True):
+    for image, objects in zip(images, IMAGES, strict=True):
         for (x1, y1, x2, y2), label in objects:
             image[label, y1:y2, x1:x2] += 0.8
         meta = {
@@ -41,14 +41,23 @@ def synthetic_batch() -> tuple[torch.Tensor, list[DetDataSample]]:
 
 
 @pytest.mark.slow
-def test_learns_two_pictures() -> None:
+@pytest.mark.parametrize(
+    'head',
+    [
+        {'type': 'mmyolo_ext.YOLOv5Head'},
+        {'type': 'mmyolo_ext.YOLOv3Head'},
+        {'type': 'mmyolo_ext.YOLOv5Head', 'assigner': {'type': 'mmyolo_ext.YOLOv5SimOTAAssigner'}},
+    ],
+    ids=['yolov5', 'yolov3', 'yolov5-simota'],
+)
+def test_learns_two_images(head: dict) -> None:
     torch.manual_seed(0)
-    # group norm: with two pictures, running statistics would lag behind the batch's
+    # group norm: with two images, running statistics would lag behind the batch's
     size = {'deepen_factor': 0.33, 'widen_factor': 0.125, 'norm_cfg': {'type': 'GN', 'num_groups': 4}}
     detector = YOLODetector(
         backbone={'type': 'mmyolo_ext.YOLOv5CSPDarknet', **size},
         neck={'type': 'mmyolo_ext.YOLOv5PAFPN', 'in_channels': 'auto', 'out_channels': (256, 512, 1024), **size},
-        bbox_head={'type': 'mmyolo_ext.YOLOv5Head', 'num_classes': 2, 'in_channels': 'auto', 'scale_losses': False},
+        bbox_head={**head, 'num_classes': 2, 'in_channels': 'auto', 'scale_losses': False},
         test_cfg={'score_thr': 0.5, 'nms': {'type': 'nms', 'iou_threshold': 0.5}},
     )
     detector.init_weights()
@@ -69,7 +78,7 @@ def test_learns_two_pictures() -> None:
     detector.eval()
     with torch.no_grad():
         results = detector.predict(images, samples)
-    for result, objects in zip(results, PICTURES, strict=True):
+    for result, objects in zip(results, IMAGES, strict=True):
         found = result.pred_instances
         assert len(found) == len(objects)
         for box, label in objects:

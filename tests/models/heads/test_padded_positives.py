@@ -170,7 +170,7 @@ def test_nothing_waits_for_the_device(kind: str, losses: dict) -> None:
 
 
 def test_waiting_would_be_seen() -> None:
-    # the matches alone cannot be told without numbers; nor can the pairs that overlap
+    # the number of matches needs values; nor can the pairs that overlap
     for head in (build_head(padded=False), build_head(**LOSSES['repulsion'])):
         with pytest.raises((RuntimeError, NotImplementedError), match='meta'):
             loss_without_numbers(head)

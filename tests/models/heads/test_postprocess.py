@@ -168,7 +168,7 @@ def test_nothing_found() -> None:
 
 
 def test_padding_and_scale_are_undone() -> None:
-    # a picture of 200 x 100 (w x h) scaled by (0.5, 0.4) to 100 x 40, 10 px above and 6 px to the left of it; and one
+    # an image of 200 x 100 (w x h) scaled by (0.5, 0.4) to 100 x 40, 10 px above and 6 px to the left of it; and one
     # whose padding is on the right and bottom
     around = {'pad_param': (10, 14, 6, 22), 'scale_factor': (0.5, 0.4)}
     metas = [around, {'scale_factor': (0.5, 0.4)}]

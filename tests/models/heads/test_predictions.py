@@ -136,7 +136,7 @@ def test_best_three_hundred_after_class_wise_nms() -> None:
     assert len(overridden) == 7
 
 
-def test_batch_equals_its_pictures() -> None:
+def test_batch_equals_its_images() -> None:
     generator = torch.Generator().manual_seed(0)
     outputs = tuple(
         [torch.randn(level.shape, generator=generator) for level in part] for part in silent_outputs(num_images=3)

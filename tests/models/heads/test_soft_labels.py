@@ -1,4 +1,4 @@
-"""A share of each class for a box, in the place of one label: targets, losses and errors worked out by hand."""
+"""Soft labels: targets, losses and errors worked out by hand."""
 
 import math
 
@@ -42,7 +42,7 @@ def features(count: int) -> list[Tensor]:
     return [torch.randn(count, 8, SIZE_HW[0] // s, SIZE_HW[1] // s, generator=generator) for s in (8, 16, 32)]
 
 
-def picture(soft_labels: Tensor | None = None) -> InstanceData:
+def truth_of(soft_labels: Tensor | None = None) -> InstanceData:
     found = InstanceData(bboxes=BOXES, labels=LABELS)
     if soft_labels is not None:
         found.soft_labels = soft_labels
@@ -57,7 +57,7 @@ def losses_of(head: YOLOv5Head, *truth: InstanceData) -> dict[str, Tensor]:
 
 
 def test_targets_by_hand():
-    # without smoothing they are taught as they are
+    # without smoothing they are the targets
     assert torch.equal(class_targets(SOFT, 3, 0, use_sigmoid=True), SOFT)
     assert torch.equal(class_targets(SOFT, 3, 0, use_sigmoid=False), SOFT)
     # e = 0.1: 0.9 q + 0.05; 0.63 + 0.05, 0.27 + 0.05, 0.05
@@ -75,7 +75,7 @@ def test_targets_by_hand():
 
 
 def class_loss_by_loops(head: YOLOv5Head, soft: Tensor, smoothing: float) -> float:
-    """Of one picture, one positive after the other; summed over the levels."""
+    """Of one image, one positive after the other; summed over the levels."""
     cls_scores, _, objectnesses = split_maps(*head(features(1)))
     centres = torch.cat([(BOXES[:, :2] + BOXES[:, 2:]) / 2, BOXES[:, 2:] - BOXES[:, :2]], dim=1)
     grids = [level.shape[2:] for level in objectnesses]
@@ -103,9 +103,9 @@ def class_loss_by_loops(head: YOLOv5Head, soft: Tensor, smoothing: float) -> flo
 @pytest.mark.parametrize('smoothing', [0.0, 0.2])
 def test_the_class_loss_is_that_of_the_loops(kind, loss_cls, smoothing):
     head = build_head(kind, loss_cls=loss_cls, label_smoothing=smoothing)
-    losses = losses_of(head, picture(SOFT))
+    losses = losses_of(head, truth_of(SOFT))
     assert losses['loss_cls'].item() == pytest.approx(class_loss_by_loops(head, SOFT, smoothing), rel=1e-5)
-    hard = losses_of(head, picture())
+    hard = losses_of(head, truth_of())
     assert losses['loss_cls'].item() != pytest.approx(hard['loss_cls'].item(), rel=1e-3)
     # boxes and objectness are none of their business
     assert losses['loss_bbox'] == hard['loss_bbox'] and losses['loss_obj'] == hard['loss_obj']
@@ -114,9 +114,9 @@ def test_the_class_loss_is_that_of_the_loops(kind, loss_cls, smoothing):
 @pytest.mark.parametrize('kind', HEADS)
 @pytest.mark.parametrize('loss_cls', [BCE, SOFTMAX, {'type': 'mmyolo_ext.SlideLoss', 'loss': SOFTMAX}])
 @pytest.mark.parametrize('smoothing', [0.0, 0.1])
-def test_rows_of_zero_and_one_teach_what_labels_teach(kind, loss_cls, smoothing):
+def test_rows_of_zero_and_one_equal_labels(kind, loss_cls, smoothing):
     head = build_head(kind, loss_cls=loss_cls, label_smoothing=smoothing)
-    soft, hard = (losses_of(head, picture(rows), EMPTY, picture()) for rows in (torch.eye(3)[LABELS], None))
+    soft, hard = (losses_of(head, truth_of(rows), EMPTY, truth_of()) for rows in (torch.eye(3)[LABELS], None))
     torch.testing.assert_close(soft, hard, rtol=1e-6, atol=0)
 
 
@@ -135,14 +135,14 @@ def test_rows_of_zero_and_one_teach_what_labels_teach(kind, loss_cls, smoothing)
 )
 def test_losses_that_take_them(loss_cls):
     head = build_head(loss_cls=loss_cls)
-    losses = losses_of(head, picture(SOFT), EMPTY)
-    assert losses['loss_cls'] > 0 and losses['loss_cls'] != losses_of(head, picture(), EMPTY)['loss_cls']
+    losses = losses_of(head, truth_of(SOFT), EMPTY)
+    assert losses['loss_cls'] > 0 and losses['loss_cls'] != losses_of(head, truth_of(), EMPTY)['loss_cls']
     sum(losses.values()).backward()
     assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
 
 
-def test_pictures_without_them_count_with_their_labels():
-    rows = collect_soft_labels([picture(), EMPTY, picture(SOFT)], torch.cat([LABELS, LABELS]), 3, use_sigmoid=False)
+def test_images_without_them_count_with_their_labels():
+    rows = collect_soft_labels([truth_of(), EMPTY, truth_of(SOFT)], torch.cat([LABELS, LABELS]), 3, use_sigmoid=False)
     assert torch.equal(rows, torch.cat([torch.eye(3)[LABELS], SOFT]))
     nothing = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long(), soft_labels=torch.zeros(0, 3))
     head = build_head(loss_cls=SOFTMAX)
@@ -154,7 +154,7 @@ def test_pictures_without_them_count_with_their_labels():
 
 def test_a_dynamic_assigner_matches_by_the_labels():
     head = build_head(assigner={'type': 'mmyolo_ext.YOLOv5SimOTAAssigner'})
-    soft, hard = losses_of(head, picture(SOFT)), losses_of(head, picture())
+    soft, hard = losses_of(head, truth_of(SOFT)), losses_of(head, truth_of())
     assert soft['loss_bbox'] == hard['loss_bbox'] and soft['loss_cls'] != hard['loss_cls']
 
 
@@ -171,26 +171,26 @@ def test_a_dynamic_assigner_matches_by_the_labels():
 )
 def test_what_are_no_shares(loss_cls, soft, message):
     with pytest.raises(ValueError, match=message):
-        losses_of(build_head(loss_cls=loss_cls), picture(soft))
+        losses_of(build_head(loss_cls=loss_cls), truth_of(soft))
 
 
 def test_shares_of_exclusive_classes_sum_to_one():
     both = torch.tensor([[0.9, 0.9, 0.0], [0.1, 0.1, 0.8]])  # a box of two classes at once
     with pytest.raises(ValueError, match=r'sum to 1, since a softmax loss_cls .* got \[0.89'):
-        losses_of(build_head(loss_cls=SOFTMAX), picture(both))
-    assert losses_of(build_head(loss_cls=BCE), picture(both))['loss_cls'].isfinite()
+        losses_of(build_head(loss_cls=SOFTMAX), truth_of(both))
+    assert losses_of(build_head(loss_cls=BCE), truth_of(both))['loss_cls'].isfinite()
     # written with three decimals, a third each: 0.999
-    losses_of(build_head(loss_cls=SOFTMAX), picture(torch.full((2, 3), 0.333)))
+    losses_of(build_head(loss_cls=SOFTMAX), truth_of(torch.full((2, 3), 0.333)))
 
 
 def test_a_loss_on_class_indices_is_refused_when_soft_labels_come():
     head = build_head(loss_cls={'type': 'mmyolo_ext.OneLabelLoss'})
-    assert losses_of(head, picture())['loss_cls'].isfinite()
+    assert losses_of(head, truth_of())['loss_cls'].isfinite()
     with pytest.raises(ValueError, match='need a loss_cls with probabilities.*OneLabelLoss failed'):
-        losses_of(head, picture(SOFT))
+        losses_of(head, truth_of(SOFT))
 
 
-def test_a_single_class_is_taught_none():
+def test_a_single_class_has_no_class_loss():
     head = build_head(num_classes=1)
     truth = InstanceData(bboxes=BOXES, labels=torch.zeros(2).long(), soft_labels=torch.ones(2, 1))
     with pytest.raises(ValueError, match='no effect in a detector of one class'):

@@ -56,7 +56,7 @@ def test_batches_that_are_added_up_count_for_their_share() -> None:
     feats = features(1)
     head, adding = build_head(), build_head(nominal_batch_size=64)
     mean = head.loss_by_feat(*head(feats), [TRUTH], [META])
-    # a batch of 4 equal pictures is 4 of 64: 16 such batches make a step
+    # a batch of 4 equal images is 4 of 64: 16 such batches make a step
     batch = [torch.cat([level] * 4) for level in feats]
     share = adding.loss_by_feat(*adding(batch), [TRUTH] * 4, [META] * 4)
     for name in ('loss_cls', 'loss_bbox', 'loss_obj'):

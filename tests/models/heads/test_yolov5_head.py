@@ -1,4 +1,4 @@
-"""The head: losses against loops, ignore regions, empty pictures, predictions in original pixels."""
+"""The head: losses against loops, ignore regions, empty images, predictions in original pixels."""
 
 import math
 
@@ -33,7 +33,7 @@ def features(num_images: int, seed: int = 0, size_hw: tuple[int, int] = SIZE_HW)
 
 
 def boxes_of(*rows: tuple[float, ...]) -> InstanceData:
-    """Ground truth of a picture from rows (x1, y1, x2, y2, label)."""
+    """Ground truth of an image from rows (x1, y1, x2, y2, label)."""
     table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
     return InstanceData(bboxes=table[:, :4], labels=table[:, 4].long())
 
@@ -103,7 +103,7 @@ def test_loss_heeds_a_subclass() -> None:
 
     samples = [DetDataSample(gt_instances=truth, metainfo=meta) for truth, meta in zip(TRUTH, METAS, strict=True)]
     losses = OwnForward(NUM_CLASSES, CHANNELS, scale_losses=False).loss(features(3), samples)
-    # all logits 0: -ln(1/2) for every class, gain 0.5, three levels with positives, three pictures
+    # all logits 0: -ln(1/2) for every class, gain 0.5, three levels with positives, three images
     assert losses['loss_cls'].item() == pytest.approx(0.5 * 3 * 3 * math.log(2), rel=1e-5)
     assert OwnLoss(NUM_CLASSES, CHANNELS).loss(features(3), samples) == {'loss_own': torch.tensor(7.0)}
 
@@ -122,8 +122,8 @@ def test_output_layout() -> None:
     assert boxes[0, place].tolist() == [20 - 8, 12 - 15, 20 + 8, 12 + 15]
 
 
-def test_batch_equals_its_pictures() -> None:
-    """Class and box terms are means over positives; with as many of them in each picture the batch is their sum."""
+def test_batch_equals_its_images() -> None:
+    """Class and box terms are means over positives; with as many of them in each image the batch is their sum."""
     head = build_head()
     feats = features(2)
     truth = [TRUTH[0], TRUTH[0]]
@@ -178,7 +178,7 @@ def objectness_gradients(
     return split_maps(torch.autograd.grad(losses['loss_obj'], maps))[2]
 
 
-def test_ignore_regions_silence_their_own_picture_alone() -> None:
+def test_ignore_regions_silence_their_own_image_alone() -> None:
     region = InstanceData(bboxes=torch.tensor([[0.0, 0, 48, 64]]))  # the left half
     plain = objectness_gradients([boxes_of(), boxes_of()], None)
     with_region = objectness_gradients([boxes_of(), boxes_of()], [None, region])

@@ -107,7 +107,7 @@ BOX_LOSSES = {
 
 
 def step(name: str, boxes: bool = True, autocast: bool = False, **losses: dict) -> tuple[nn.Module, dict[str, Tensor]]:
-    """Build the head, compute its losses on two pictures and go back."""
+    """Build the head, compute its losses on two images and go back."""
     torch.manual_seed(0)
     head = MODELS.build({**HEADS[name], **losses})
     feats = tuple(torch.randn(2, 8, SIZE_HW[0] // stride, SIZE_HW[1] // stride) for stride in STRIDES)
@@ -154,7 +154,7 @@ def test_box_losses(name: str, loss: str) -> None:
 
 
 @pytest.mark.parametrize('name', HEADS)
-def test_pictures_without_boxes(name: str) -> None:
+def test_images_without_boxes(name: str) -> None:
     head, losses = step(name, boxes=False, loss_cls=CLASS_LOSSES['focal of slide'], loss_bbox=BOX_LOSSES['wiou_v3'])
     assert all(loss.isfinite() for loss in losses.values())
     assert all(p.grad.isfinite().all() for p in head.parameters() if p.grad is not None)

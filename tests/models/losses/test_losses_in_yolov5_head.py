@@ -1,4 +1,4 @@
-"""Our losses and mmdet's in YOLOv5Head: a step each with finite gradients, what each is told, and what is refused."""
+"""Our losses and mmdet's in YOLOv5Head: finite gradients, arguments, and what is refused."""
 
 import math
 
@@ -150,14 +150,14 @@ def test_boxes_come_with_stride_and_crowd() -> None:
         assert len(crowd.image) == len(call['pred'])
 
 
-def test_repulsion_stays_inside_a_picture() -> None:
+def test_repulsion_stays_inside_a_image() -> None:
     head = build_head(loss_bbox={'type': 'mmyolo_ext.RepulsionLoss'})
     left, right = (3, 5, 30, 40, 0), (10, 5, 38, 42, 2)
     assert step(head, [boxes_of(left, right), boxes_of()])['loss_rep'] > 0
     assert step(head, [boxes_of(left), boxes_of(right)])['loss_rep'].item() == 0
 
 
-def test_slide_is_told_the_quality_of_its_level() -> None:
+def test_slide_gets_the_quality_of_its_level() -> None:
     slide = {'type': 'mmyolo_ext.SlideLoss', 'loss': BCE}
     head = build_head(loss_cls=slide, loss_obj=slide)
     boxes, classes, places = (
@@ -173,7 +173,7 @@ def test_slide_is_told_the_quality_of_its_level() -> None:
         assert of_place['target'].max().item() == pytest.approx(ciou.max().item())
 
 
-def test_slide_without_positives_is_told_a_half() -> None:
+def test_slide_without_positives_gets_a_half() -> None:
     slide = {'type': 'mmyolo_ext.SlideLoss', 'loss': BCE}
     head = build_head(loss_obj=slide)
     assert [call['quality'].mean.item() for call in recorded(head, head.loss_obj, NO_TRUTH)] == [0.5] * 3

@@ -1,4 +1,4 @@
-"""Repulsion: by hand, against loops over pictures and boxes, and where nothing can repel."""
+"""Repulsion: by hand, against loops over images and boxes, and where nothing can repel."""
 
 import math
 
@@ -11,7 +11,7 @@ from mmyolo_ext.models.losses.repulsion_loss import Crowd, smooth_ln
 
 # two objects side by side, 4 x 4, half of each covered by the other
 OBJECTS = torch.tensor([[0.0, 0, 4, 4], [2, 0, 6, 4]])
-ONE_PICTURE = torch.zeros(2).long()
+ONE_IMAGE = torch.zeros(2).long()
 
 
 def crowd_of(image: list[int], gt: list[int], gt_image: list[int], gt_xyxy: torch.Tensor) -> Crowd:
@@ -20,7 +20,7 @@ def crowd_of(image: list[int], gt: list[int], gt_image: list[int], gt_xyxy: torc
 
 def random_crowd(num_boxes: int = 40) -> tuple[torch.Tensor, Crowd]:
     generator = torch.Generator().manual_seed(0)
-    gt_image = torch.tensor([0, 0, 0, 2, 2, 3])  # no object in picture 1, one in picture 3
+    gt_image = torch.tensor([0, 0, 0, 2, 2, 3])  # no object in image 1, one in image 3
     corner = torch.rand(6, 2, generator=generator) * 6
     gt_xyxy = torch.cat([corner, corner + 3 + 3 * torch.rand(6, 2, generator=generator)], 1).double()
     gt = torch.randint(0, 6, (num_boxes,), generator=generator)
@@ -116,7 +116,7 @@ def test_a_step_down_the_gradient_parts_two_boxes() -> None:
 @pytest.mark.parametrize(
     'crowd',
     [
-        crowd_of([0, 1], [0, 1], [0, 1], OBJECTS),  # two pictures
+        crowd_of([0, 1], [0, 1], [0, 1], OBJECTS),  # two images
         crowd_of([0, 0], [0, 0], [0], OBJECTS[:1]),  # one object
         crowd_of([0, 0], [0, 1], [0, 0], OBJECTS + torch.tensor([[0.0], [50.0]])),  # RepGT: far apart
     ],

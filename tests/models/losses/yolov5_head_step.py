@@ -1,4 +1,4 @@
-"""A small YOLOv5Head, three pictures of boxes, and one step of training on them."""
+"""A small YOLOv5Head, three images of boxes, and one step of training on them."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def build_head(**kwargs: Any) -> YOLOv5Head:
 
 
 def boxes_of(*rows: tuple[float, ...]) -> InstanceData:
-    """Ground truth of a picture from rows (x1, y1, x2, y2, label)."""
+    """Ground truth of an image from rows (x1, y1, x2, y2, label)."""
     table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
     return InstanceData(bboxes=table[:, :4], labels=table[:, 4].long())
 

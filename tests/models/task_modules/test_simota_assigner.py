@@ -14,7 +14,7 @@ from mmyolo_ext.models.task_modules.simota_assigner import choose
 
 STRIDES = (8, 16)
 PRIORS_PX = torch.tensor([[[10.0, 13], [16, 30]], [[30, 61], [62, 45]]])
-GRIDS_HW = [(6, 10), (3, 5)]  # a picture of 48 x 80 px
+GRIDS_HW = [(6, 10), (3, 5)]  # an image of 48 x 80 px
 NUM_PLACES = 2 * (6 * 10 + 3 * 5)
 NUM_CLASSES = 3
 
@@ -128,7 +128,7 @@ def test_equals_the_loops(count: int, seed: int) -> None:
 @pytest.mark.parametrize('radius', [0.6, 1.0, 2.2, 3.5])
 def test_equals_the_loops_at_any_radius(radius: float) -> None:
     boxes, image, labels = truth(20, num_images=2, seed=5)
-    boxes[:2, :2] = torch.tensor([[0.0, 0.0], [80.0, 48.0]])  # corners of the picture
+    boxes[:2, :2] = torch.tensor([[0.0, 0.0], [80.0, 48.0]])  # corners of the image
     decoded = predictions(2, 6)
     found = as_rows(assign(boxes, image, labels, decoded, center_radius=radius, topk=5))
     assert found == assign_by_loops(boxes, image, labels, decoded, radius, topk=5)
@@ -180,7 +180,7 @@ def test_a_place_goes_to_the_cheaper_box_and_the_other_gets_its_next_best() -> N
     assert choose(cost, torch.tensor([1, 2]), place).tolist() == [[True, False, False], [False, False, True]]
 
 
-def test_the_same_place_of_another_picture_is_another_place() -> None:
+def test_the_same_place_of_another_image_is_another_place() -> None:
     boxes, _, labels = truth(1, 1, seed=0)
     decoded = predictions(1, 1)
     twice = Predictions(*(field.repeat(2, *[1] * (field.dim() - 1)) for field in decoded))
@@ -189,7 +189,7 @@ def test_the_same_place_of_another_picture_is_another_place() -> None:
     assert both == alone | {(level, 1, *rest, 1) for level, _, *rest, _ in alone}
 
 
-def test_batch_equals_its_pictures() -> None:
+def test_batch_equals_its_images() -> None:
     boxes, image, labels = truth(30, num_images=3, seed=8)
     decoded = predictions(3, 9)
     together = as_rows(assign(boxes, image, labels, decoded))

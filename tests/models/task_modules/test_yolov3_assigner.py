@@ -10,7 +10,7 @@ from mmyolo_ext.models.task_modules import Positives, YOLOv3Assigner
 
 STRIDES = (16, 8)  # deep to shallow, as YOLOv3 orders its levels
 PRIORS_PX = torch.tensor([[[30.0, 61], [62, 45], [59, 119]], [[10.0, 13], [16, 30], [33, 23]]])
-GRIDS_HW = [(3, 5), (6, 10)]  # a picture of 48 x 80 px
+GRIDS_HW = [(3, 5), (6, 10)]  # an image of 48 x 80 px
 
 
 def assign(boxes: Tensor, image: Tensor | None = None, **kwargs) -> list[Positives]:

@@ -10,7 +10,7 @@ from mmyolo_ext.models.task_modules import Positives, YOLOv5Assigner
 
 STRIDES = (8, 16)
 PRIORS_PX = torch.tensor([[[10.0, 13], [16, 30], [33, 23]], [[30, 61], [62, 45], [59, 119]]])
-GRIDS_HW = [(6, 10), (3, 5)]  # a picture of 48 x 80 px
+GRIDS_HW = [(6, 10), (3, 5)]  # an image of 48 x 80 px
 
 
 def assign(boxes: Tensor, image: Tensor | None = None, **kwargs) -> list[Positives]:
@@ -107,7 +107,7 @@ def test_no_boxes() -> None:
 
 
 def test_fields_are_long_and_in_range() -> None:
-    boxes = torch.tensor([[-3.0, -3, 30, 30], [95, 60, 30, 30]])  # centres outside the picture
+    boxes = torch.tensor([[-3.0, -3, 30, 30], [95, 60, 30, 30]])  # centres outside the image
     for level, (rows, columns) in zip(assign(boxes), GRIDS_HW, strict=True):
         assert all(field.dtype == torch.long for field in (*level[:4], level.gt))
         assert level.cell_y.min() >= 0
