@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 from torch import distributed
-from torch.multiprocessing import spawn
+from torch.multiprocessing import get_context, start_processes
 
+# imported once, by the server from which the processes fork; mmyolo_ext supplies mmcv's ops before mmdet
+PRELOADED = ['mmyolo_ext', 'torch._dynamo', 'mmdet.engine', 'mmdet.evaluation', 'mmdet.models']
 TIMEOUT = datetime.timedelta(seconds=90)
 
 
 def run_ranks(job: Callable[..., Any], world_size: int, folder: Path, *arguments: Any) -> list[Any]:
-    """What ``job(*arguments)`` returns on each rank; a rank that waits for another in vain fails after 90 s.
+    """Return what ``job(*arguments)`` returns on each rank; a rank that waits for another fails after 90 s.
 
     Args:
         job: A function of a test module.
@@ -23,7 +25,9 @@ def run_ranks(job: Callable[..., Any], world_size: int, folder: Path, *arguments
         *arguments: Of the job, the same for all ranks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    spawn(_run_rank, (world_size, folder, job, arguments), nprocs=world_size)
+    get_context('forkserver').set_forkserver_preload(PRELOADED)
+    arguments = (world_size, folder, job, arguments)
+    start_processes(_run_rank, arguments, nprocs=world_size, start_method='forkserver')
     return [torch.load(folder / f'{rank}.pt', weights_only=False) for rank in range(world_size)]
 
 

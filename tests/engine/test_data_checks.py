@@ -1,21 +1,22 @@
 """What is wrong with the data of any data set of mmdet is found before the first step, and alike on all ranks."""
 
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from mmdet.datasets import CocoDataset
+from mmengine.config import Config
+from rank_processes import run_ranks
 from torch import nn
 from toy_runner import toy_runner
 
 from mmyolo_ext.engine.data_checks import Split, check_overlap, check_split, spread
 from mmyolo_ext.engine.fit_checks import check_anchors, check_checkpoint_classes
+from mmyolo_ext.engine.hooks.preflight import _report
 from mmyolo_ext.models.task_modules import YOLOv5Assigner
 
 
@@ -177,52 +178,36 @@ def test_classes_of_a_checkpoint(classes, expected):
         assert not list(check_checkpoint_classes(foreign, dataset, starts=True))
 
 
-RANK = """
-import mmyolo_ext
-import torch.distributed as dist
-from mmengine.config import Config
-from mmengine.logging import MMLogger
-from types import SimpleNamespace
-from mmyolo_ext.engine.hooks.preflight import _report
-dist.init_process_group('gloo')
-looked = []
-def find():
-    looked.append(1)
-    return [(False, 'a warning'), (True, 'an error of rank 0')]
-def fail():
-    looked.append(1)
-    raise RuntimeError('a fault of the check')
-runner = SimpleNamespace(cfg=Config(dict()), logger=MMLogger('rank', logger_name='rank'))
-for look in (find, fail):
-    try:
-        _report(runner, look)
-    except Exception as error:
-        print('RESULT', type(error).__name__, error)
-    else:
-        print('RESULT passed')
-print('LOOKED', len(looked))
-"""
+def report_on_rank() -> dict[str, str]:
+    """Report findings, and a check that fails; return what each ended with and the warnings that were logged."""
+    looked, warnings = [], []
+
+    def find():
+        looked.append(1)
+        return [(False, 'a warning'), (True, 'an error of rank 0')]
+
+    def fail():
+        looked.append(1)
+        raise RuntimeError('a fault of the check')
+
+    runner = SimpleNamespace(cfg=Config({}), logger=SimpleNamespace(warning=warnings.append))
+    ends = []
+    for look in (find, fail):
+        try:
+            _report(runner, look)
+            ends.append('passed')
+        except ValueError as error:
+            ends.append(str(error))
+    return {'ends': ends, 'looked': len(looked), 'warnings': warnings}
 
 
 def test_all_ranks_continue_or_stop_alike(tmp_path):
     """Rank 0 looks; both ranks end with its error, and none waits if the check itself fails."""
-    script = tmp_path / 'rank.py'
-    script.write_text(RANK)
-    environment = {**os.environ, 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '29573'}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, script],
-            env={**environment, 'RANK': str(rank), 'LOCAL_RANK': str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=120)[0] for process in ranks]
-    for text, looked in zip(outputs, (2, 0), strict=True):
-        assert 'RESULT ValueError an error of rank 0' in text and 'RESULT passed' in text
-        assert f'LOOKED {looked}' in text
-    assert 'WARNING - Check: the data could not be examined: RuntimeError: a fault' in outputs[0]
+    first, second = run_ranks(report_on_rank, 2, tmp_path)
+    assert (first['looked'], second['looked']) == (2, 0)
+    assert first['ends'] == second['ends'] and first['ends'][1] == 'passed'
+    assert first['ends'][0].startswith('an error of rank 0. (To skip this check')
+    assert 'Check: the data could not be examined: RuntimeError: a fault of the check' in first['warnings']
 
 
 def test_a_run_without_images_is_not_held_up(tmp_path):

@@ -1,16 +1,13 @@
 """Steps with numbers that are not finite are skipped, nothing is poisoned, and too many of them stop the training."""
 
 import math
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 import toy_runner
 from mmengine.optim import OptimWrapper
-from torch import distributed
-from torch.multiprocessing import spawn
+from rank_processes import run_ranks
 from toy_runner import ToyDataset, ToyModel
 
 from mmyolo_ext.checkpoint.safe_load import non_finite_names
@@ -236,13 +233,12 @@ def test_limits_that_make_no_sense_are_refused(value):
         StepGuard(value)
 
 
-def run_rank(rank: int, port: int, folder: str) -> None:
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank))
-    os.environ['WORLD_SIZE'] = '2'
-    distributed.init_process_group('gloo')
+def train_with_nan_on_rank_1(folder: Path) -> dict[int, dict]:
+    """Return the weights and the error of a training for each ``max_skips``."""
+    found = {}
     for max_skips in (0, 5):
         runner = toy_runner.toy_runner(
-            Path(folder) / str(max_skips),
+            folder / str(max_skips),
             # a buffer of rank 1 alone, where the gradients, which DDP makes alike, are finite
             model=Detached() if max_skips else None,
             max_epochs=1,
@@ -271,20 +267,16 @@ def run_rank(rank: int, port: int, folder: str) -> None:
             runner.train()
         except NonFiniteError as stop:
             error = str(stop)
-        found = {'model': runner.model.module.state_dict(), 'error': error}
-        torch.save(found, Path(folder) / f'{max_skips}_{rank}.pt')
-    distributed.destroy_process_group()
+        found[max_skips] = {'model': runner.model.module.state_dict(), 'error': error}
+    return found
 
 
 @pytest.mark.slow
 def test_nan_on_one_rank_is_skipped_by_both(tmp_path):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    spawn(run_rank, (port, str(tmp_path)), nprocs=2)
+    found = run_ranks(train_with_nan_on_rank_1, 2, tmp_path / 'processes', tmp_path)
     # 5 samples a rank: batches of 2, 2 and 1; the second is left out on both ranks, or ends the training
     for max_skips, batches in ((0, 1), (5, 2)):
-        ranks = [torch.load(tmp_path / f'{max_skips}_{rank}.pt') for rank in range(2)]
+        ranks = [rank[max_skips] for rank in found]
         assert non_finite_names(ranks) == []
         assert_same(*({name: rank['model'][name] for name in ('conv.weight', 'linear.weight')} for rank in ranks))
         assert [int(rank['model']['norm.num_batches_tracked']) for rank in ranks] == [batches] * 2

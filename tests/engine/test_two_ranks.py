@@ -1,15 +1,11 @@
 """Two processes take the same step as one process on all images."""
 
-import os
-import socket
-from pathlib import Path
-
 import pytest
 import torch
-from mmengine.dist import get_world_size
+from mmengine.dist import get_rank, get_world_size
 from mmengine.model import MMDistributedDataParallel
-from torch import distributed, nn
-from torch.multiprocessing import spawn
+from rank_processes import run_ranks
+from torch import nn
 from toy_runner import ToyModel
 
 from mmyolo_ext.engine.hooks import ema as step_ema
@@ -41,30 +37,22 @@ def train_epoch(model: nn.Module, samples: torch.Tensor) -> None:
         model.train_step({'x': batch}, wrapper)
 
 
-def run_rank(rank: int, port: int, folder: str) -> None:
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE='2')
-    distributed.init_process_group('gloo')
+def train_rank(samples: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Train on every second sample; return the weights."""
     model = model_without_norm()
-    train_epoch(MMDistributedDataParallel(model, device_ids=None), torch.load(Path(folder) / 'samples.pt')[rank::2])
-    torch.save(model.state_dict(), Path(folder) / f'{rank}.pt')
-    distributed.destroy_process_group()
+    train_epoch(MMDistributedDataParallel(model, device_ids=None), samples[get_rank() :: 2])
+    return model.state_dict()
 
 
 @pytest.mark.slow
 def test_two_ranks_step_like_one(tmp_path):
+    # the k-th batch of one process has the samples of the k-th batches of both ranks
     samples = torch.randn(SAMPLES, 4, generator=torch.Generator().manual_seed(3))
-    # sorted so that the k-th batch of one process holds the k-th batches of both ranks
-    torch.save(samples, tmp_path / 'samples.pt')
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    spawn(run_rank, (port, str(tmp_path)), nprocs=2)
     alone, start = model_without_norm(), model_without_norm().state_dict()
     train_epoch(alone, samples)
-    for rank in range(2):
-        weights = torch.load(tmp_path / f'{rank}.pt')
+    for weights in run_ranks(train_rank, 2, tmp_path, samples):
         for key, value in alone.state_dict().items():
-            torch.testing.assert_close(weights[key], value, rtol=1e-5, atol=1e-7, msg=f'{rank} {key}')
+            torch.testing.assert_close(weights[key], value, rtol=1e-5, atol=1e-7, msg=key)
             assert not torch.equal(value, start[key])
 
 
