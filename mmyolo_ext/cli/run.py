@@ -1,9 +1,14 @@
-"""``python -m mmyolo_ext.cli.run SCRIPT.py ARGUMENTS...``: a script of the OpenMMLab stack with mmcv's ops supplied.
+"""Run a script of the OpenMMLab stack with mmcv's ops supplied.
+
+Usage: ``python -m mmyolo_ext.cli.run SCRIPT.py ARGUMENTS...``
 
 ``python -m mmyolo_ext.cli.run mmdet::tools/test.py CONFIG CHECKPOINT`` runs mmdet's own tool. With several processes:
 ``python -m torch.distributed.run --nproc_per_node=2 -m mmyolo_ext.cli.run SCRIPT.py ARGUMENTS...``.
 
-The script's exit code is passed on; 2 if there is no such script.
+Most such scripts import mmdet, and with it ``mmcv.ops``, before they read the config that imports this package; mmcv
+without compiled ops then fails to import.
+
+The exit code is that of the script, or 2 if the script does not exist.
 """
 
 import importlib.util
@@ -13,6 +18,9 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+
+MAIN, WORKER = '__main__', '__mp_main__'
+SCRIPT = 'MMYOLO_EXT_SCRIPT'  # environment variable that names the script for spawned processes
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,26 +37,22 @@ def main(argv: list[str] | None = None) -> None:
     run_script(script, arguments[1:])
 
 
-MAIN, WORKER = '__main__', '__mp_main__'
-SEPARATOR = '::'
-SCRIPT = 'MMYOLO_EXT_SCRIPT'
-"""Environment variable that tells processes started anew which script they belong to."""
-
-
 def find_script(name: str) -> Path:
-    """The file that ``name`` means: a path, or ``PACKAGE::PATH`` for a script that came with an installed package.
+    """Return the file of a script.
 
-    ``mmdet::tools/train.py`` lies in mmdet's folder ``.mim``, as configs written ``mmdet::...`` do.
+    Args:
+        name: A path, or ``PACKAGE::PATH`` for a script of an installed package, such as ``mmdet::tools/train.py`` in
+            mmdet's folder ``.mim``.
 
     Raises:
-        ValueError: There is no such package, or no such file.
+        ValueError: If there is no such package, or no such file.
     """
-    package, separator, relative = name.partition(SEPARATOR)
+    package, separator, relative = name.partition('::')
     if not separator:
         if Path(name).is_file():
             return Path(name)
         raise ValueError(
-            f'there is no script {name}: give a path, or PACKAGE::PATH for one that an installed package brings, as '
+            f'there is no script {name}: give a path, or PACKAGE::PATH for a script of an installed package, such as '
             'mmdet::tools/train.py'
         )
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
@@ -63,11 +67,11 @@ def find_script(name: str) -> Path:
 
 
 def run_script(script: Path, arguments: Sequence[str]) -> None:
-    """Run ``script`` as the main program of this process; what it raises, SystemExit included, is passed on.
+    """Run a script as the main program of this process; its exceptions propagate, SystemExit included.
 
     Args:
-        script: a Python file.
-        arguments: its ``sys.argv`` after its own name.
+        script: Python file.
+        arguments: Its ``sys.argv[1:]``.
     """
     sys.argv = [str(script), *arguments]
     sys.path[0] = str(script.resolve().parent)
@@ -78,8 +82,8 @@ def run_script(script: Path, arguments: Sequence[str]) -> None:
 def _execute(script: Path, name: str) -> None:
     module = ModuleType(name)
     module.__file__ = str(script)
-    # Where processes are started anew (spawn, forkserver), each imports the main program by this name: this module,
-    # by which it gets the ops, and which then runs the script once more, under WORKER.
+    # Spawned processes import the main program by this name: this module, which supplies the ops and runs the script
+    # again under WORKER.
     module.__spec__ = ModuleSpec(__spec__.name, loader=None, origin=str(script))
     sys.modules[name] = module
     exec(compile(script.read_bytes(), str(script), 'exec'), module.__dict__)

@@ -1,7 +1,9 @@
-"""Deformable convolution, v1 (Dai et al., arXiv 1703.06211) and v2, with a mask (Zhu et al., arXiv 1811.11168).
+"""Deformable convolution and attention.
 
-A convolution whose taps read the map at their own offset, between pixels. The gradients come from autograd over a
-second forward pass: mmcv's calls for them carry the inputs, not the graph.
+Deformable convolution, v1 (Dai et al., arXiv 1703.06211) and v2, with a mask (Zhu et al., arXiv 1811.11168), samples
+the map at an offset of every tap, between pixels. Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159) is
+the op that mmcv calls on a GPU; on a CPU mmcv uses plain PyTorch itself. Gradients come from autograd over a second
+forward pass, because mmcv passes the inputs, not the graph.
 
 Letters: N images, C input channels, O output channels, G offset groups, K taps of the kernel, L output cells.
 """
@@ -16,7 +18,7 @@ from mmyolo_ext.ops.sampling import as_table, four_pixels, sum_bags, torchvision
 
 
 class Geometry(NamedTuple):
-    """How the kernel moves; pairs are (rows, columns)."""
+    """Geometry of a convolution; pairs are (rows, columns)."""
 
     stride: tuple[int, int]
     padding: tuple[int, int]
@@ -180,7 +182,7 @@ def _convolve(input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor
 
 
 def _leading(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The first values of every image as (N, *shape): mmcv's op reads offsets made for a larger map so (DyHead)."""
+    """Return the first values of every image as (N, *shape), as mmcv's op reads offsets of a larger map (DyHead)."""
     count = shape[0] * shape[1] * shape[2]
     return tensor if tensor.shape[1:] == shape else tensor.flatten(1)[:, :count].view(-1, *shape)
 
@@ -239,7 +241,7 @@ def ms_deform_attn_forward(
     attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
-    """Attention-weighted sums of bilinear samples, (N, Q, M * D).
+    """Return attention-weighted sums of bilinear samples, (N, Q, M * D).
 
     Args:
         value: (N, S, M, D), the levels one after the other.

@@ -37,7 +37,7 @@ def sigmoid_focal_loss_backward(
 
 
 def _both_sides(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """p, 1 - p and their logarithms, each from the logits, for 1 - p has no digits left where p is close to 1."""
+    """p, 1 - p and their logarithms, each from the logits, because 1 - p loses all digits where p is close to 1."""
     return logits.sigmoid(), (-logits).sigmoid(), F.logsigmoid(logits), F.logsigmoid(-logits)
 
 

@@ -1,4 +1,4 @@
-"""The two halves of a convolution computed at some pixels only (used by guided anchoring).
+"""The two halves of a convolution computed at some pixels only, for guided anchoring.
 
 Letters: C channels, P pixels asked for, K taps of the kernel.
 """
@@ -17,7 +17,7 @@ def masked_im2col_forward(
     pad_h: int,
     pad_w: int,
 ) -> None:
-    """Fill ``data_col`` (C*K, P) with what the kernel covers at each pixel of (1, C, H, W), 0 outside the map."""
+    """Fill ``data_col`` (C*K, P) with the values under the kernel at each pixel of (1, C, H, W), 0 outside the map."""
     padded = F.pad(features[0], (pad_w, pad_w, pad_h, pad_h))
     windows = padded.unfold(1, kernel_h, 1).unfold(2, kernel_w, 1)
     # (C, P, kernel_h, kernel_w) -> (C*K, P)

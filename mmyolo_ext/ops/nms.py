@@ -1,12 +1,14 @@
-"""Greedy non-maximum suppression, index for index what mmcv's compiled CPU op returns.
+"""Greedy NMS, soft-NMS and NMS with groups, with the indices that mmcv's compiled CPU ops return.
 
-Written from the definition: go through the boxes by falling score; keep a box unless its IoU with one kept before
-exceeds the threshold. The definition costs (boxes x kept) IoUs, one at a time. Here they are taken in matrices:
+NMS goes through the boxes by falling score, and keeps a box unless its IoU with a kept one exceeds the threshold. That
+costs (boxes x kept) IoUs; here they are computed in matrices:
 
 1. boxes are cut into groups that cannot overlap across their borders (:func:`_groups`): mmcv shifts every class to
-   its own stretch of the x axis, so a call over many classes falls apart into small ones;
-2. a group is worked off in blocks by falling score: a matrix of overlaps inside the block, a greedy pass over it on
-   integers as bit sets, and one matrix of the block's survivors against what is left of the group.
+   its own range of the x axis, so a call over many classes splits into small ones;
+2. a group is processed in blocks by falling score: a matrix of IoUs inside the block, a greedy pass over it with
+   integers as bit sets, and a matrix of the kept boxes against the rest of the group.
+
+Soft-NMS (Bodla et al., arXiv 1704.04503) lowers the scores of boxes near a better one instead of dropping them.
 
 Letters: N boxes, K kept.
 """
@@ -31,16 +33,20 @@ class Corners(NamedTuple):
 
     @classmethod
     def of(cls, boxes_xyxy: np.ndarray, offset: np.float32) -> 'Corners':
-        """From (N, 4), rounded to float32. ``offset`` is 1 where x2 and y2 are the last pixel inside, else 0."""
+        """Convert (N, 4) to float32 corners; ``offset`` is 1 if x2 and y2 are the last pixel inside, else 0."""
         x1, y1, x2, y2 = np.ascontiguousarray(boxes_xyxy.T, dtype=np.float32)
         return cls(x1, y1, x2, y2, (x2 - x1 + offset) * (y2 - y1 + offset))
 
     def take(self, index: np.ndarray | slice) -> 'Corners':
+        """Return the boxes of an index."""
         return Corners(*(side[index] for side in self))
 
 
 def iou_matrix(a: Corners, b: Corners, offset: np.float32) -> np.ndarray:
-    """IoU of each box of ``a`` (rows) with each of ``b``, float32. Two boxes without area give NaN."""
+    """Return the IoU of each box of ``a`` (rows) with each of ``b`` in float32; NaN for two boxes without area.
+
+    A threshold decides on a float32 IoU, so the order of operations is that of mmcv's CPU ops.
+    """
     width = np.minimum(a.x2[:, None], b.x2)
     width -= np.maximum(a.x1[:, None], b.x1)
     height = np.minimum(a.y2[:, None], b.y2)
@@ -61,7 +67,7 @@ BLOCK = 128
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the boxes kept, by falling score (equal scores: as ``Tensor.sort`` orders them).
+    """Return the indices of the kept boxes by falling score, equal scores in the order of ``Tensor.sort``.
 
     Args:
         boxes: (N, 4), x1 y1 x2 y2; computed with in float32.
@@ -147,7 +153,7 @@ def _free(kept: Corners, rest: Corners, threshold: np.float32, offset: np.float3
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
-    """Groups of (N, 5) boxes x1 y1 x2 y2 score: a kept box, then those dropped for it, all by falling score.
+    """Return groups of (N, 5) boxes x1 y1 x2 y2 score: a kept box, then the boxes it suppressed, by falling score.
 
     Unlike in NMS, a box is dropped where the IoU reaches the threshold.
     """
@@ -179,7 +185,7 @@ def softnms(
     method: int,
     offset: int,
 ) -> Tensor:
-    """Indices of the boxes left, by falling decayed score; their boxes and decayed scores go to ``dets``.
+    """Return the indices of the remaining boxes by falling decayed score; fill ``dets`` with boxes and scores.
 
     Args:
         boxes: (N, 4) float32 on the CPU, x1 y1 x2 y2.
@@ -211,7 +217,7 @@ def softnms(
 
 
 def _first_best(scores: np.ndarray) -> int:
-    """Place of the largest score; NaN (the Gaussian of 0 / 0) is neither passed by a score nor passes one."""
+    """Return the index of the largest score; NaN (the Gaussian of 0 / 0) compares as neither larger nor smaller."""
     return 0 if np.isnan(scores[0]) else int(np.nanargmax(scores))
 
 

@@ -21,7 +21,7 @@ def as_table(maps: Tensor) -> Tensor:
 
 
 def four_pixels(y: Tensor, x: Tensor, height: int | Tensor, width: int | Tensor) -> tuple[Tensor, Tensor]:
-    """The pixels around points and their bilinear weights; 0 outside the map, where the feature counts as 0.
+    """Return the pixels around points and their bilinear weights; weights outside the map are 0.
 
     Args:
         y, x: points in pixels of the map, (...); its first pixel's centre is 0.
@@ -42,7 +42,7 @@ def four_pixels(y: Tensor, x: Tensor, height: int | Tensor, width: int | Tensor)
 
 
 def sum_bags(table: Tensor, pixel: Tensor, weight: Tensor, sizes: Tensor | None = None) -> Tensor:
-    """Sum of weight * table[pixel] over each bag; differentiable in ``table`` and ``weight``.
+    """Return the sum of weight * table[pixel] over each bag; differentiable in ``table`` and ``weight``.
 
     Args:
         table: (P, C).
@@ -57,10 +57,9 @@ def sum_bags(table: Tensor, pixel: Tensor, weight: Tensor, sizes: Tensor | None 
 
 @functools.cache
 def torchvision_ops(device: torch.device) -> ModuleType | None:
-    """``torchvision.ops`` if it imports and computes on ``device``, else None.
+    """Return ``torchvision.ops`` if it imports and computes on ``device``, else None.
 
-    A torchvision of another torch or CUDA version is common: it imports, with or without a warning, and fails on the
-    first call.
+    A torchvision built for another torch or CUDA version imports and fails on the first call.
     """
     try:
         import torchvision
