@@ -1,4 +1,4 @@
-"""Parse the config that a checkpoint holds as text, without executing it.
+"""Parse configs of untrusted files without executing them: Python text in a checkpoint, and YAML.
 
 MMEngine stores ``Config.pretty_text`` in ``meta['cfg']``: assignments of numbers, strings, lists, tuples, dicts and
 ``dict(...)`` calls. Nothing else is accepted, so a text that calls or imports anything is an error and never runs.
@@ -14,6 +14,8 @@ from mmengine.fileio.handlers import yaml_handler
 MAX_CHARACTERS = 500_000
 MAX_DEPTH = 60
 MAX_INTEGER = 2**63
+MAX_YAML_VALUES = 1_000_000
+MAX_YAML_DEPTH = 100
 ALLOWED = 'a config in a checkpoint may hold numbers, strings, lists, tuples, dicts and dict(name=value) alone'
 
 
@@ -76,9 +78,9 @@ def _assignments(text: object, strict: bool = True) -> list[tuple[str, ast.expr]
 
 
 def _check_nesting(text: str) -> None:
-    """Keep from Python's parser what would take it deep into recursion.
+    """Refuse nesting that would exhaust the recursion of Python's parser.
 
-    Brackets are counted without regard to strings: real configs have some ten levels.
+    Brackets in strings count too: real configs have about ten levels.
     """
     depth = 0
     for number, line in enumerate(text.splitlines(), 1):
@@ -144,18 +146,14 @@ def _refuse(node: ast.AST) -> None:
     )
 
 
-MAX_YAML_VALUES = 1_000_000
-MAX_YAML_DEPTH = 100
-
-
 class DataLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
-    """PyYAML's safe loader, with limits on nesting and on what aliases (``*name``) repeat."""
+    """PyYAML's safe loader with limits on nesting and on the values that aliases (``*name``) repeat."""
 
     def get_single_data(self) -> object:
         """Return the one document of the stream.
 
         Raises:
-            yaml.YAMLError: It is not valid, has tags of Python, is nested too deeply, or its aliases stand for too
+            yaml.YAMLError: If it is not valid, has tags of Python, is nested too deeply, or its aliases repeat too
                 many values.
         """
         try:
@@ -172,16 +170,16 @@ def install_yaml_loader() -> None:
 
 
 def _count_nodes(node: yaml.Node | None, counted: dict[int, int], depth: int) -> int:
-    """Return the number of values below a node, with those that aliases repeat."""
+    """Return the number of values below a node, counting those that aliases repeat."""
     if depth > MAX_YAML_DEPTH:
         raise yaml.YAMLError(f'it is nested more than {MAX_YAML_DEPTH} levels deep')
     if id(node) in counted:
         return counted[id(node)]
-    counted[id(node)] = MAX_YAML_VALUES  # of an alias to something that it is inside of
+    counted[id(node)] = MAX_YAML_VALUES  # for an alias to a node around it
     parts = node.value if isinstance(node, yaml.CollectionNode) else ()
     parts = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
     total = 1 + sum(_count_nodes(part, counted, depth + 1) for part in parts)
     if total > MAX_YAML_VALUES:
-        raise yaml.YAMLError(f'its aliases stand for more than {MAX_YAML_VALUES:,} values, or for themselves')
+        raise yaml.YAMLError(f'its aliases repeat more than {MAX_YAML_VALUES:,} values, or refer to themselves')
     counted[id(node)] = total
     return total

@@ -1,4 +1,4 @@
-"""Find the checkpoint to resume from, take over nothing but known data, and say what differs from it."""
+"""Find the checkpoint to resume from, read only known data of it, and compare its run with this one."""
 
 import math
 import zipfile
@@ -277,7 +277,7 @@ def _compare_classes(before: list[str] | None, now: list[str] | None) -> None:
 
 
 def _changes(before: Any, now: Any, where: str) -> Iterator[str]:
-    """Places in nested plain data that differ, as ``place old -> new``."""
+    """Yield the differences of nested plain data as ``key old -> new``."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in dict.fromkeys([*before, *now]):
             yield from _changes(before.get(key), now.get(key), f'{where}.{key}')

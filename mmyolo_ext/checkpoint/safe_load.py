@@ -98,7 +98,7 @@ def _count(node: Any, counted: dict[int, int], depth: int) -> int:
     if depth > MOST_DEPTH:
         raise RefusedError(f'values nested more than {MOST_DEPTH} levels deep')
     if id(node) not in counted:
-        counted[id(node)] = MOST_VALUES  # of what is inside of itself
+        counted[id(node)] = MOST_VALUES  # for a reference to a container around it
         parts = node.values() if isinstance(node, dict) else node
         counted[id(node)] = 1 + sum(_count(part, counted, depth + 1) for part in parts)
     if counted[id(node)] > MOST_VALUES:

@@ -1,4 +1,4 @@
-"""Write checkpoints so that neither a killed process nor a full disk costs a good one."""
+"""Write checkpoints so that neither a killed process nor a full disk loses a complete one."""
 
 import errno
 import hashlib
@@ -21,6 +21,9 @@ from torch import Tensor
 
 MANIFEST = 'checkpoints.json'
 POINTER = 'last_checkpoint'
+HASH_DIGITS = 8  # in the name of a published file, as mmdet and torch.hub have it
+# variances reach 1e-9 and 1e6, beyond float16; they are under one percent of the numbers
+STATISTICS = ('running_mean', 'running_var')
 UNFINISHED = '.writing'  # suffix of a file before it is renamed
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
 # what MMEngine and this package call checkpoints of a run; best_* hold weights alone
@@ -47,8 +50,8 @@ class CheckpointFolder:
 
     ``checkpoints.json`` gives for each file ``sha256``, ``size``, ``epoch`` and ``iter`` (completed counts), ``batch``
     (completed iterations of the epoch after those), ``kind`` (``periodic``, ``emergency`` or ``best``), and for the
-    best ones ``metric`` and ``score``. A file that was renamed
-    just before the process was killed is not in it; its own checksums tell whether it is whole.
+    best ones ``metric`` and ``score``. A file that was renamed just before the process was killed is not in it; its
+    own checksums show whether it is complete.
 
     Args:
         folder: Where the files are; made by the first write.
@@ -174,7 +177,7 @@ class CheckpointFolder:
         _write_json(self.folder / MANIFEST, self.entries)
 
     def _unlink(self, names: Iterable[str]) -> bool:
-        """Delete regular files of the folder itself; whether any is gone."""
+        """Delete regular files of the folder; return whether any is deleted."""
         gone = False
         for name in names:
             path = self.folder / name
@@ -230,7 +233,7 @@ def file_names(folder: str | Path) -> list[str]:
 
 
 def remove_unfinished(folder: str | Path) -> list[str]:
-    """Delete what killed processes were writing; the names of what is gone."""
+    """Delete unfinished files of killed processes, and return their names."""
     names = [name for name in file_names(folder) if name.startswith('.') and name.endswith(UNFINISHED)]
     for name in names:
         with suppress(OSError):
@@ -239,7 +242,7 @@ def remove_unfinished(folder: str | Path) -> list[str]:
 
 
 def is_plain_name(name: object) -> bool:
-    """Whether a name from a file names something directly inside a folder."""
+    """Return whether a name from a file is a plain file name, without a folder."""
     return isinstance(name, str) and PurePath(name).name == name and name not in ('', '.', '..') and '\0' not in name
 
 
@@ -312,7 +315,7 @@ class _HashingStream:
 
 
 def _write_file(path: Path, fill: Callable[[Any], Any], sync: bool = True) -> tuple[str, int]:
-    """Write a file under another name, bring it to the disk and rename it; SHA-256 and size of it.
+    """Write a file under another name, flush it to disk and rename it; return its SHA-256 and size.
 
     Args:
         path: Of the file.
@@ -345,7 +348,7 @@ def _write_file(path: Path, fill: Callable[[Any], Any], sync: bool = True) -> tu
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring names to the disk, which a rename alone does not."""
+    """Flush file names to disk, which a rename alone does not."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -376,11 +379,6 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-HASH_DIGITS = 8  # as mmdet and torch.hub have them in names
-# a variance may be 1e-9 or 1e6, half precision holds neither; they are under one percent of the numbers
-STATISTICS = ('running_mean', 'running_var')
-
-
 def slim(state_dict: Mapping[str, Tensor], half: bool) -> tuple[dict[str, Tensor], list[str]]:
     """Copy the tensors of a state dict for publication: contiguous, without shared memory.
 
@@ -403,13 +401,15 @@ def slim(state_dict: Mapping[str, Tensor], half: bool) -> tuple[dict[str, Tensor
             'training had diverged'
         )
     given = {name: value.detach().cpu() for name, value in state_dict.items()}
-    wide = [name for name, value in given.items() if half and _is_halved(name, value) and not _fits_half(value)]
-    slimmed = {}
+    slimmed, wide = {}, []
     for name, value in given.items():
-        dtype = torch.float16 if half and _is_halved(name, value) and name not in wide else None
-        if dtype is None and value.is_floating_point():
-            dtype = torch.float32
-        slimmed[name] = value.to(dtype or value.dtype).clone(memory_format=torch.contiguous_format)
+        dtype = torch.float32 if value.is_floating_point() else value.dtype
+        if half and value.is_floating_point() and not name.endswith(STATISTICS):
+            if value.half().isfinite().all():
+                dtype = torch.float16
+            else:
+                wide.append(name)
+        slimmed[name] = value.to(dtype).clone(memory_format=torch.contiguous_format)
     return slimmed, wide
 
 
@@ -422,11 +422,3 @@ def pack(state_dict: Mapping[str, Tensor], meta: Mapping[str, Any]) -> tuple[byt
     torch.save({'meta': dict(meta), 'state_dict': dict(state_dict)}, stream)
     content = stream.getvalue()
     return content, hashlib.sha256(content).hexdigest()[:HASH_DIGITS]
-
-
-def _is_halved(name: str, value: Tensor) -> bool:
-    return value.is_floating_point() and not name.endswith(STATISTICS)
-
-
-def _fits_half(value: Tensor) -> bool:
-    return bool(value.half().isfinite().all())

@@ -1,8 +1,8 @@
 """Deformable convolution and attention.
 
 Deformable convolution, v1 (Dai et al., arXiv 1703.06211) and v2, with a mask (Zhu et al., arXiv 1811.11168), samples
-the map at an offset of every tap, between pixels. Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159) is
-the op that mmcv calls on a GPU; on a CPU mmcv uses plain PyTorch itself. Gradients come from autograd over a second
+the map at an offset of every tap, between pixels. Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159)
+is the op that mmcv calls on a GPU; on a CPU mmcv uses plain PyTorch itself. Gradients come from autograd over a second
 forward pass, because mmcv passes the inputs, not the graph.
 
 Letters: N images, C input channels, O output channels, G offset groups, K taps of the kernel, L output cells.

@@ -475,7 +475,7 @@ def yaml_that_calls_a_function(folder: Path) -> Callable:
     return yaml_config(folder, f'names: !!python/object/apply:os.system ["{command(folder)}"]\n')
 
 
-@case('its aliases stand for more than')
+@case('its aliases repeat more than')
 def yaml_of_a_billion_laughs(folder: Path) -> Callable:
     lines = [f'l{i}: &l{i} [{", ".join([f"*l{i - 1}"] * 10)}]' for i in range(1, 12)]
     return yaml_config(folder, '\n'.join(['l0: &l0 [lol]', *lines]))
