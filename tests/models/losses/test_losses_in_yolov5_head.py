@@ -22,6 +22,7 @@ from yolov5_head_step import (
 
 from mmyolo_ext.boxes import paired_iou
 from mmyolo_ext.models.losses.box_losses import LOSS_MODES
+from mmyolo_ext.models.losses.utils import call_loss
 from mmyolo_ext.registry import MODELS
 
 BCE = {'type': 'mmyolo_ext.BCELoss'}
@@ -281,6 +282,12 @@ def test_a_loss_without_weight_and_divisor(mean: bool, padded: bool) -> None:
     for name, loss in other.items():
         torch.testing.assert_close(ours[name], loss)
     step(build_head(loss_cls={'type': 'mmyolo_ext.SlideLoss', 'loss': {**plain, 'mean': False}}))
+
+
+def test_elements_are_divided_by_the_positives_of_all_ranks() -> None:
+    # four elements of ln 2, over 10
+    elements = call_loss(PlainBCE(mean=False), torch.zeros(2, 2), torch.ones(2, 2), avg_factor=10)
+    assert elements.item() == pytest.approx(4 * math.log(2) / 10)
 
 
 @pytest.mark.parametrize('name', ['loss_cls', 'loss_obj', 'loss_bbox'])
