@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 # what every tool would import anew in its process; mmyolo_ext first, for mmdet needs the ops it supplies
-APIS = ('conversion', 'exporting', 'publishing', 'config')
-LOADED = [f'mmyolo_ext.apis.{name}' for name in APIS] + ['mmdet.datasets', 'mmdet.evaluation', 'mmdet.models']
+APIS = ('apis.exporting', 'apis.publishing', 'apis.config', 'cli.convert_weights')
+LOADED = [f'mmyolo_ext.{name}' for name in APIS] + ['mmdet.datasets', 'mmdet.evaluation', 'mmdet.models']
 for name in [*LOADED, 'matplotlib.pyplot']:
     importlib.import_module(name)
 
