@@ -1,15 +1,15 @@
-"""How many training samples a second come out of the pipeline: mosaic, affine, HSV jitter and flip on BCCD.
+"""Measure the throughput of the training pipeline: mosaic, affine, HSV jitter and flip on BCCD.
 
-One process, one thread, batches of 16 as the loader hands them out, in epochs shuffled alike. *ram*: decoded pictures
-kept; *disk*: each decoded from its JPEG every time; *steps*: as *ram*, but by mmdet's data set and in single steps, a
-resize, a mosaic of twice the size, an affine of it.
+One process, one thread, batches of 16 from a loader, the same shuffled epochs. *ram*: decoded images are cached;
+*disk*: each JPEG is decoded every time; *steps*: as *ram*, but with mmdet's dataset and in single steps: resize,
+mosaic of twice the size, affine.
 
-The time of a sample is told in milliseconds and in warps, measured just before and just after each repeat; the median
-of these quotients says more than a quotient of medians on a machine that others use::
+The time of a sample is reported in milliseconds and in warps, measured before and after each repeat; on a shared
+machine the median of these ratios is more robust than a ratio of medians::
 
     OMP_NUM_THREADS=1 python benchmarks/pipeline.py [--sizes 640 320] [--cases ram disk steps] [--memory 2000]
 
-``--memory`` draws that many mosaics more and tells the resident memory before, after, and at most.
+``--memory`` makes that many more mosaics and reports the resident memory before, after, and at most.
 """
 
 import argparse
@@ -36,23 +36,23 @@ BATCH, LEAST_REPEATS = 16, 5
 
 
 def training_set(case: str, size: int, data_root: str) -> SeededDataset:
-    """That of the config, its pictures decoded already unless they are to come from disk."""
+    """Return the training set of the config, with images cached unless they are to be read from disk."""
     cfg = load_config(CONFIG, {'input_size': size, 'data_root': data_root})
     seeded = cfg.train_dataloader.dataset
-    mix, pictures = seeded.dataset, seeded.dataset.dataset
+    images = seeded.dataset
     if case == 'disk':
-        pictures.max_gb = 0
+        images.max_gb = 0
     elif case == 'steps':
-        mix.type = 'mmdet.MultiImageMixDataset'
-        affine, hsv, _, pack = mix.pipeline
+        affine, hsv, _, pack = seeded.pop('pipeline')
         moves = {key: affine[key] for key in ('size', 'scale', 'translate')}
         resize = {'type': 'mmdet.Resize', 'scale': (size, size), 'keep_ratio': True}
-        pictures.size = None
-        mix.pipeline = [
+        images.size = None
+        steps = [
             *({'type': 'mmyolo_ext.Mosaic', 'size': size}, {'type': 'mmyolo_ext.RandomAffine', **moves}, hsv),
             *({'type': 'mmdet.RandomFlip', 'prob': 0.5}, {**pack, 'type': 'mmdet.PackDetInputs'}),
         ]
-        mix.dataset = {'type': 'mmdet.MultiImageMixDataset', 'dataset': pictures, 'pipeline': [resize]}
+        mix = {'type': 'mmdet.MultiImageMixDataset'}
+        seeded.dataset = {**mix, 'dataset': {**mix, 'dataset': images, 'pipeline': [resize]}, 'pipeline': steps}
     dataset = DATASETS.build(seeded)
     dataset.full_init()
     if case != 'disk':
@@ -63,7 +63,7 @@ def training_set(case: str, size: int, data_root: str) -> SeededDataset:
 
 
 def batches(dataset: SeededDataset) -> Iterator[dict]:
-    """Epoch after epoch, without end."""
+    """Yield batches of one epoch after another."""
     for epoch in itertools.count():
         dataset.set_epoch(epoch, 0)
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(epoch))
@@ -71,7 +71,7 @@ def batches(dataset: SeededDataset) -> Iterator[dict]:
 
 
 def samples_per_second(dataset: SeededDataset, repeats: int, runs: int) -> dict[str, float]:
-    """Of ``repeats`` times ``runs`` batches, after one repeat that does not count."""
+    """Measure ``repeats`` times ``runs`` batches, after one repeat as warm-up."""
     stream, times, warps, in_warps = batches(dataset), [], [], []
     before = calibrate(5)['warp_ms']
     for repeat in range(repeats + 1):
@@ -100,7 +100,7 @@ def samples_per_second(dataset: SeededDataset, repeats: int, runs: int) -> dict[
 
 
 def resident_memory(dataset: SeededDataset, samples: int) -> dict[str, float]:
-    """MB of this process while it makes ``samples`` mosaics, after two epochs."""
+    """Measure the resident memory, MB, while ``samples`` mosaics are made, after two epochs."""
     stream, rounds = batches(dataset), -(-samples // BATCH)
     for _ in range(2 * len(dataset) // BATCH):
         next(stream)
@@ -130,7 +130,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--cases', nargs='+', choices=CASES, default=list(CASES))
     parser.add_argument('--repeats', type=int, default=7)
     parser.add_argument('--runs', type=int, default=9, help='batches in a repeat')
-    parser.add_argument('--memory', type=int, default=0, help='mosaics to watch the memory for')
+    parser.add_argument('--memory', type=int, default=0, help='mosaics to make while the memory is measured')
     options = parser.parse_args()
     if options.repeats < LEAST_REPEATS or options.runs < 1:
         parser.error(f'--repeats must be {LEAST_REPEATS} or more, --runs 1 or more')

@@ -119,7 +119,7 @@ def categories(change: Callable[[list[dict]], object]) -> Callable[[Broken], Non
     return lambda b: b.edit(lambda content: change(content['categories']) and None)
 
 
-# name: what is broken, and what the one line of error says; exit code 2, no traceback
+# name: what is broken, and the pattern of the one error line; exit code 2, no traceback
 REFUSED_IMAGES = {
     'missing': (lambda b: b.first.unlink(), f'cannot use image .*{FIRST}: No such file or directory .check data_root'),
     'empty': (lambda b: b.write(b''), f'{FIRST}: the file is empty'),
@@ -268,7 +268,7 @@ REFUSED_FILES = {
     'iscrowd of text': (change_first('annotations', iscrowd='0'), 'iscrowd must be 0 or 1'),
     'an absolute file name': (
         change_first('images', file_name='/etc/passwd'),
-        "file_name '/etc/passwd' is an absolute path: name files in data_root, or permit it by allow_outside=True",
+        "file_name '/etc/passwd' is an absolute path: use paths inside data_root, or set allow_outside=True",
     ),
     'an absolute file name of Windows': (change_first('images', file_name='C:\\a.jpg'), 'is an absolute path'),
     'an address': (change_first('images', file_name='http://127.0.0.1/a.jpg'), 'is a URL: download the images'),
