@@ -101,7 +101,7 @@ def _all_reduce_rank(rank: int, port: int, results: Any) -> None:
 def measure_start() -> dict[str, int]:
     """Return the bytes that rank 0 sends to the others about its config before the first step."""
     from mmyolo_ext.apis import load_config
-    from mmyolo_ext.apis.rank_check import config_facts
+    from mmyolo_ext.apis.distributed import config_facts
 
     config = Path(__file__).parents[1] / 'configs' / 'yolov5' / 'yolov5_n_640_coco.py'
     return {'config_bytes': len(pickle.dumps(config_facts(load_config(config))))}
