@@ -1,4 +1,4 @@
-"""Trainings that are killed and resumed end as if nothing had happened; `kill_runs.py` does it a hundred times."""
+"""Check that killed and resumed trainings end like undisturbed ones; `kill_runs.py --count 100` does more."""
 
 import shutil
 import subprocess
@@ -26,7 +26,7 @@ def attack(tmp_path, *arguments: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize('mode', ['time', 'call'])
 def test_killed_runs_end_alike(tmp_path, mode):
-    assert '4 of 4 runs finished alike' in attack(tmp_path, '--count', '4', '--mode', mode, '--seed', '3')
+    assert '3 of 3 runs finished alike' in attack(tmp_path, '--count', '3', '--mode', mode, '--seed', '3')
 
 
 @pytest.mark.slow
@@ -36,7 +36,7 @@ def test_runs_killed_in_system_calls_end_alike(tmp_path):
     probe = subprocess.run(['strace', '-qq', '-o', str(tmp_path / 'trace'), 'true'], capture_output=True)
     if probe.returncode:
         pytest.skip(f'strace may not trace here: {probe.stderr.decode()[-200:]}')
-    assert '3 of 3 runs finished alike' in attack(tmp_path, '--count', '3', '--mode', 'strace')
+    assert '2 of 2 runs finished alike' in attack(tmp_path, '--count', '2', '--mode', 'strace')
 
 
 @pytest.mark.slow
