@@ -63,7 +63,7 @@ def test_a_cfg_file_in_a_config(tmp_path) -> None:
     model.init_weights()
     # class_names and input_size of the config, not what the file says
     assert model.bbox_head.num_classes == 2
-    assert model.bbox_head.gains.obj == 64 * 64 / 640**2 * 3  # one level of three
+    assert model.bbox_head.gains['loss_obj'] == 64 * 64 / 640**2 * 3  # one level of three
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
 

@@ -82,14 +82,13 @@ def test_modules_have_the_shapes_of_the_graph(tmp_path) -> None:
     seen = {}
     for name, module in model.backbone.layers.items():
         module.register_forward_hook(lambda _, __, out, name=name: seen.update({int(name): tuple(out.shape[1:])}))
-    cls_scores, bbox_preds, objectnesses = model(torch.zeros(2, 3, 64, 96))
+    (pred_maps,) = model(torch.zeros(2, 3, 64, 96))
     for layer in model.graph.layers:
         if layer.index in seen:
             assert seen[layer.index] == layer.shape
     assert sorted(seen) == [i for i in range(17) if i not in (10, 11)]
-    assert [tuple(level.shape) for level in cls_scores] == [(2, 6, 8, 12), (2, 6, 16, 24)]
-    assert [tuple(level.shape) for level in bbox_preds] == [(2, 12, 8, 12), (2, 12, 16, 24)]
-    assert [tuple(level.shape) for level in objectnesses] == [(2, 3, 8, 12), (2, 3, 16, 24)]
+    # 3 anchors x (5 + 2 classes)
+    assert [tuple(level.shape) for level in pred_maps] == [(2, 21, 8, 12), (2, 21, 16, 24)]
 
 
 def test_the_head_is_that_of_the_file(tmp_path) -> None:
@@ -98,7 +97,8 @@ def test_the_head_is_that_of_the_file(tmp_path) -> None:
     assert head.anchors_wh.tolist() == [[[20, 16], [30, 40], [60, 50]], [[4, 5], [8, 9], [12, 20]]]
     assert head.num_classes == 2
     # 2 of 80 classes, 3 levels of 2, 64 * 96 of 640 * 640 px
-    assert head.gains == pytest.approx((2 / 80 * 1.5, 1.5, 64 * 96 / 640**2 * 1.5))
+    expected = {'loss_cls': 2 / 80 * 1.5, 'loss_bbox': 1.5, 'loss_obj': 64 * 96 / 640**2 * 1.5}
+    assert head.gains == pytest.approx(expected)
 
 
 def test_forward_pass_by_hand(tmp_path) -> None:
@@ -168,8 +168,8 @@ def test_other_classes_without_touching_the_file(tmp_path) -> None:
 
 def test_image_of_another_size_than_in_the_file(tmp_path) -> None:
     with torch.no_grad():
-        _, _, objectnesses = build(tmp_path).eval()(torch.zeros(1, 3, 32, 128))
-    assert [tuple(level.shape[2:]) for level in objectnesses] == [(4, 16), (8, 32)]
+        (pred_maps,) = build(tmp_path).eval()(torch.zeros(1, 3, 32, 128))
+    assert [tuple(level.shape[2:]) for level in pred_maps] == [(4, 16), (8, 32)]
 
 
 @pytest.mark.parametrize(
