@@ -8,10 +8,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = 'mmyolo_ext'
-GROUND = ('registry', 'boxes', 'ops', 'checkpoint', 'version', 'image_io', 'box_format', 'coco_json')
-NEIGHBOURS = ('datasets', 'models', 'engine', 'evaluation', 'weights', 'export')
-ROOF = ('apis', 'tuning', 'doctor')
-RESTS_ON_NOTHING = f'{PACKAGE}.export.runtime'
+BASE = ('registry', 'boxes', 'version', 'image_io', 'coco_json', 'ops', 'checkpoint')
+NEEDED_IN_BASE = {'coco_json': ('image_io',)}
+COMPONENTS = ('datasets', 'models', 'engine', 'evaluation', 'export')
+ENTRY_POINTS = ('cli', 'apis', 'tuning')
+IMPORTS_NOTHING = f'{PACKAGE}.export.runtime'
 FORBIDDEN = ('ultralytics', 'mmyolo', 'yolov5')  # other licences, and not needed
 
 
@@ -48,24 +49,20 @@ def ours(names: set[str]) -> set[str]:
 def allowed_parts(module: str) -> tuple[str, ...]:
     """The parts of the package that ``module`` (dotted, with the package's name) may import."""
     part = module.split('.')[1] if '.' in module else ''
-    if module == RESTS_ON_NOTHING:
+    if module == IMPORTS_NOTHING:
         return ()
     if part == '':
-        return GROUND
-    if part == 'checkpoint':
-        return ('checkpoint', 'ops', 'registry')
-    if part == 'coco_json':
-        return ('coco_json', 'image_io')
-    if part in GROUND:
-        return (part,)
-    if part in NEIGHBOURS:
-        return (part, *GROUND)
-    assert part in ROOF, f'{module}: a part of the package without a floor; add it to this test'
-    return (*ROOF, *NEIGHBOURS, *GROUND)
+        return BASE
+    if part in BASE:
+        return (part, *NEEDED_IN_BASE.get(part, ()))
+    if part in COMPONENTS:
+        return (part, *BASE)
+    assert part in ENTRY_POINTS, f'{module}: a part of the package without a layer; add it to this test'
+    return (*ENTRY_POINTS, *COMPONENTS, *BASE)
 
 
-def floor_faults(files: dict[str, str]) -> list[str]:
-    """Every import that goes upwards or to a neighbour."""
+def upward_imports(files: dict[str, str]) -> list[str]:
+    """Every import of a higher layer, or of another part of the same layer."""
     faults = []
     for path, text in files.items():
         allowed = allowed_parts(module_name(path))
@@ -75,7 +72,7 @@ def floor_faults(files: dict[str, str]) -> list[str]:
     return faults
 
 
-def circles(files: dict[str, str]) -> list[str]:
+def cycles(files: dict[str, str]) -> list[str]:
     """Circular imports between files of the package."""
     modules = {module_name(path) for path in files}
 
@@ -101,20 +98,20 @@ def circles(files: dict[str, str]) -> list[str]:
 
 
 def without_docstring(text: str) -> list[str]:
-    """The public module, classes and functions of a file that say nothing about themselves."""
+    """The module and the public classes and functions of a file that have no docstring."""
     tree = ast.parse(text)
     kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     public = [node for node in tree.body if isinstance(node, kinds) and not node.name.startswith('_')]
-    silent = [node.name for node in public if not ast.get_docstring(node)]
-    return (['the module'] if tree.body and not ast.get_docstring(tree) else []) + silent
+    missing = [node.name for node in public if not ast.get_docstring(node)]
+    return (['the module'] if tree.body and not ast.get_docstring(tree) else []) + missing
 
 
-def test_each_part_imports_its_floor_and_below():
-    assert floor_faults(sources(PACKAGE)) == []
+def test_imports_point_downwards():
+    assert upward_imports(sources(PACKAGE)) == []
 
 
-def test_no_circular_import():
-    assert circles(sources(PACKAGE)) == []
+def test_no_import_is_circular():
+    assert cycles(sources(PACKAGE)) == []
 
 
 def test_nothing_of_other_licences_is_imported():
@@ -125,13 +122,26 @@ def test_nothing_of_other_licences_is_imported():
 
 
 def test_public_names_have_docstrings():
-    silent = {path: without_docstring(text) for path, text in sources(PACKAGE).items()}
-    silent |= {path: without_docstring(text)[:1] for path, text in sources('tools').items() if text[:3] != '"""'}
-    assert {path: names for path, names in silent.items() if names} == {}
+    missing = {path: without_docstring(text) for path, text in sources(PACKAGE).items()}
+    assert {path: names for path, names in missing.items() if names} == {}
+
+
+def test_one_vocabulary():
+    """Words that the project replaces: by image, label, predicted, and instead of."""
+    pattern = re.compile('pi[c]ture|ta[u]ght|t[o]ld|gone[ ]on with|in the[ ]place of', re.IGNORECASE)  # not itself
+    folders = (PACKAGE, 'configs', 'tools', 'tests', 'docs', 'benchmarks')
+    paths = [path for folder in folders for path in (ROOT / folder).rglob('*')] + list(ROOT.glob('README*.md'))
+    found = [
+        f'{path.relative_to(ROOT)}: {line.strip()}'
+        for path in paths
+        if path.suffix in ('.py', '.sh', '.md')
+        for line in path.read_text(encoding='utf-8').splitlines()
+        if pattern.search(line)
+    ]
+    assert found == []
 
 
 def test_no_path_of_a_machine():
-    """Such a path works for its author alone."""
     homes = '|'.join(('work', 'root', 'home', 'tmp', 'Users'))
     pattern = re.compile(rf'(?<![\w.$}}])/(?:{homes})/')
     suffixes = {'.py', '.sh', '.md', '.txt', '.toml', '.json', ''}
@@ -155,22 +165,22 @@ def test_no_path_of_a_machine():
         ('models/heads/a.py', 'def late():\n    import mmyolo_ext.apis.config', 'apis.config'),
         ('engine/a.py', 'from ..models.heads.a import A', 'models.heads.a.A'),
         ('export/runtime.py', 'from mmyolo_ext.boxes import iou', 'boxes.iou'),
-        ('datasets/__init__.py', 'from ..doctor import main', 'doctor.main'),
+        ('datasets/__init__.py', 'from ..cli.doctor import main', 'cli.doctor.main'),
         ('models/heads/a.py', 'from ..layers import Conv\nfrom ...boxes import iou\nfrom ...registry import M', None),
-        ('apis/a.py', 'from ..models import heads\nfrom .. import doctor\nimport mmdet.datasets', None),
+        ('apis/a.py', 'from ..models import heads\nfrom .. import cli\nimport mmdet.datasets', None),
     ],
 )
-def test_the_floor_check_sees_a_fault(path, text, fault):
+def test_an_upward_import_is_found(path, text, fault):
     path = f'{PACKAGE}/{path}'
-    assert floor_faults({path: text}) == ([f'{path} imports {fault}'] if fault else [])
+    assert upward_imports({path: text}) == ([f'{path} imports {fault}'] if fault else [])
 
 
-def test_the_circle_check_sees_a_circle():
+def test_a_cycle_is_found():
     files = {f'{PACKAGE}/models/{name}.py': f'from .{other} import x' for name, other in ('ab', 'bc', 'ca')}
-    assert circles(files) == [f'{PACKAGE}.models.a -> {PACKAGE}.models.b -> {PACKAGE}.models.c -> {PACKAGE}.models.a']
-    assert circles({**files, f'{PACKAGE}/models/c.py': 'import torch'}) == []
+    assert cycles(files) == [f'{PACKAGE}.models.a -> {PACKAGE}.models.b -> {PACKAGE}.models.c -> {PACKAGE}.models.a']
+    assert cycles({**files, f'{PACKAGE}/models/c.py': 'import torch'}) == []
 
 
-def test_the_docstring_check_sees_the_silent():
+def test_a_missing_docstring_is_found():
     assert without_docstring('class A:\n    pass\n\ndef _b():\n    pass\n') == ['the module', 'A']
     assert without_docstring('') == []
