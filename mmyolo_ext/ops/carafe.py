@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmyolo_ext.ops.sampling import fill_gradients
+
 
 def carafe_forward(
     features: Tensor,
@@ -45,13 +47,13 @@ def carafe_backward(
     group_size: int,
     scale_factor: int,
 ) -> None:
-    """Fill the gradients of features and masks by autograd over a second forward pass."""
-    with torch.enable_grad():
-        leaves = [tensor.detach().requires_grad_() for tensor in (rfeatures, masks)]
-        output = _reassemble(*leaves, kernel_size, group_size, scale_factor)
-        gradients = torch.autograd.grad(output, leaves, grad_output)
-    grad_input.copy_(gradients[0])
-    grad_masks.copy_(gradients[1])
+    """Fill the gradients of features and masks."""
+    fill_gradients(
+        lambda features, masks: _reassemble(features, masks, kernel_size, group_size, scale_factor),
+        (rfeatures, masks),
+        grad_output,
+        (grad_input, grad_masks),
+    )
 
 
 def _reassemble(features: Tensor, masks: Tensor, kernel_size: int, groups: int, scale: int) -> Tensor:

@@ -8,13 +8,12 @@ forward pass, because mmcv passes the inputs, not the graph.
 Letters: N images, C input channels, O output channels, G offset groups, K taps of the kernel, L output cells.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmyolo_ext.ops.sampling import as_table, four_pixels, sum_bags, torchvision_ops
+from mmyolo_ext.ops.sampling import as_table, fill_gradients, four_pixels, sum_bags, torchvision_ops
 
 
 class Geometry(NamedTuple):
@@ -71,7 +70,7 @@ def deform_conv_backward_input(
 ) -> None:
     """Fill the gradients of the input and the offsets."""
     geometry = Geometry.of_v1(options)
-    _differentiate(
+    fill_gradients(
         lambda input, offset: _convolve(input, offset, None, weight, geometry),
         (input, offset),
         grad_output,
@@ -92,7 +91,7 @@ def deform_conv_backward_parameters(
     """Fill the gradient of the weight, times ``scale``."""
     geometry = Geometry.of_v1(options)
     # Linear in the weight: the gradient is the same at any weight.
-    _differentiate(
+    fill_gradients(
         lambda weight: _convolve(input, offset, None, weight, geometry) * scale,
         (torch.zeros_like(grad_weight),),
         grad_output,
@@ -143,7 +142,7 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Fill the gradients of all inputs."""
     geometry = Geometry.of_v2(options)
-    _differentiate(
+    fill_gradients(
         lambda *inputs: _convolve(*inputs, geometry),
         (input, offset, mask, weight),
         grad_output,
@@ -151,17 +150,6 @@ def modulated_deform_conv_backward(
     )
     if with_bias:
         grad_bias.copy_(grad_output.sum((0, 2, 3)))
-
-
-def _differentiate(
-    function: Callable[..., Tensor], inputs: tuple[Tensor, ...], grad_output: Tensor, targets: tuple[Tensor, ...]
-) -> None:
-    """Fill ``targets`` with the gradients of ``inputs``."""
-    with torch.enable_grad():
-        leaves = [tensor.detach().requires_grad_() for tensor in inputs]
-        gradients = torch.autograd.grad(function(*leaves), leaves, grad_output)
-    for target, gradient in zip(targets, gradients, strict=True):
-        target.copy_(gradient)
 
 
 def _convolve(input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, geometry: Geometry) -> Tensor:
@@ -267,13 +255,15 @@ def ms_deform_attn_backward(
     grad_attn_weight: Tensor,
     im2col_step: int,
 ) -> None:
-    """Fill the gradients of value, locations and weights by autograd over a second forward pass."""
-    with torch.enable_grad():
-        leaves = [tensor.detach().requires_grad_() for tensor in (value, sampling_locations, attention_weights)]
-        attended = _attend(leaves[0], value_spatial_shapes, value_level_start_index, *leaves[1:])
-        gradients = torch.autograd.grad(attended, leaves, grad_output.to(attended))
-    for target, gradient in zip((grad_value, grad_sampling_loc, grad_attn_weight), gradients, strict=True):
-        target.copy_(gradient)
+    """Fill the gradients of value, locations and weights."""
+    fill_gradients(
+        lambda value, locations, weights: _attend(
+            value, value_spatial_shapes, value_level_start_index, locations, weights
+        ),
+        (value, sampling_locations, attention_weights),
+        grad_output,
+        (grad_value, grad_sampling_loc, grad_attn_weight),
+    )
 
 
 def _attend(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, attention: Tensor) -> Tensor:

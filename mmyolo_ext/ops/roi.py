@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmyolo_ext.ops import MissingOpError
-from mmyolo_ext.ops.sampling import as_table, four_pixels, sum_bags, torchvision_ops
+from mmyolo_ext.ops.sampling import as_table, fill_gradients, four_pixels, sum_bags, torchvision_ops
 
 MAX, MEAN = 0, 1  # values of mmcv's ``pool_mode``
 
@@ -123,17 +123,16 @@ def deform_roi_pool_backward(
     sampling_ratio: int,
     gamma: float,
 ) -> None:
-    """Fill the gradients of input and offsets by autograd over a second forward pass."""
+    """Fill the gradients of input and offsets."""
     if rois.size(0) == 0:
         return
     geometry = (pooled_height, pooled_width, spatial_scale, sampling_ratio)
-    with torch.enable_grad():
-        maps, moves = (tensor.detach().requires_grad_() for tensor in (input, offset))
-        pooled = _as_output(_deform_pool(maps, rois, moves, geometry, gamma), grad_output)
-        gradients = torch.autograd.grad(pooled, (maps, moves), grad_output.to(pooled), allow_unused=True)
-    for target, gradient in zip((grad_input, grad_offset), gradients, strict=True):
-        if gradient is not None:
-            target.copy_(gradient)
+    fill_gradients(
+        lambda maps, moves: _as_output(_deform_pool(maps, rois, moves, geometry, gamma), grad_output),
+        (input, offset),
+        grad_output,
+        (grad_input, grad_offset),
+    )
 
 
 def _deform_pool(input: Tensor, rois: Tensor, offset: Tensor, geometry: tuple, gamma: float) -> Tensor:

@@ -8,6 +8,7 @@ Letters: P pixels of all maps, C channels, T terms (pixel and weight), B bags.
 """
 
 import functools
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import torch
@@ -69,3 +70,16 @@ def torchvision_ops(device: torch.device) -> ModuleType | None:
     except (ImportError, AttributeError, NotImplementedError, OSError, RuntimeError):
         return None
     return torchvision.ops
+
+
+def fill_gradients(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor], grad_output: Tensor, targets: Sequence[Tensor]
+) -> None:
+    """Fill ``targets`` with the gradients of ``inputs`` by autograd over a second forward pass."""
+    with torch.enable_grad():
+        leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+        output = function(*leaves)
+        gradients = torch.autograd.grad(output, leaves, grad_output.to(output), allow_unused=True)
+    for target, gradient in zip(targets, gradients, strict=True):
+        if gradient is not None:
+            target.copy_(gradient)
