@@ -13,7 +13,7 @@ from mmyolo_ext.models.task_modules import Positives, Predictions, YOLOv5SimOTAA
 from mmyolo_ext.models.task_modules.simota_assigner import choose
 
 STRIDES = (8, 16)
-PRIORS_PX = torch.tensor([[[10.0, 13], [16, 30]], [[30, 61], [62, 45]]])
+ANCHORS_PX = torch.tensor([[[10.0, 13], [16, 30]], [[30, 61], [62, 45]]])
 GRIDS_HW = [(6, 10), (3, 5)]  # an image of 48 x 80 px
 NUM_PLACES = 2 * (6 * 10 + 3 * 5)
 NUM_CLASSES = 3
@@ -35,7 +35,7 @@ def predictions(num_images: int, seed: int) -> Predictions:
     generator = torch.Generator().manual_seed(seed)
     boxes = torch.tensor(
         [
-            [(column + 0.5) * STRIDES[level], (row + 0.5) * STRIDES[level], *PRIORS_PX[level, anchor]]
+            [(column + 0.5) * STRIDES[level], (row + 0.5) * STRIDES[level], *ANCHORS_PX[level, anchor]]
             for level, anchor, row, column in places()
         ]
     ).expand(num_images, -1, -1)
@@ -60,7 +60,7 @@ def truth(count: int, num_images: int, seed: int) -> tuple[Tensor, Tensor, Tenso
 
 def assign(boxes: Tensor, image: Tensor, labels: Tensor, decoded: Predictions, **kwargs) -> list[Positives]:
     assigner = YOLOv5SimOTAAssigner(**{'center_radius': 2.5, **kwargs})
-    return assigner.assign(boxes, image, PRIORS_PX, STRIDES, GRIDS_HW, labels=labels, predictions=decoded)
+    return assigner.assign(boxes, image, ANCHORS_PX, STRIDES, GRIDS_HW, labels=labels, predictions=decoded)
 
 
 def as_rows(levels: list[Positives]) -> set[tuple]:
@@ -221,7 +221,7 @@ def test_default_radius_is_the_reach_of_the_box_code() -> None:
     """The centre of a box can be said by all cells that are asked to: YOLOv5's code spans [-0.5, 1.5] of a cell."""
     boxes, image, labels = truth(60, num_images=1, seed=3)
     levels = YOLOv5SimOTAAssigner().assign(
-        boxes, image, PRIORS_PX, STRIDES, GRIDS_HW, labels=labels, predictions=predictions(1, 4)
+        boxes, image, ANCHORS_PX, STRIDES, GRIDS_HW, labels=labels, predictions=predictions(1, 4)
     )
     for positives, stride in zip(levels, STRIDES, strict=True):
         assert len(positives) > 10

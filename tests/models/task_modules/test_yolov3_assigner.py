@@ -9,19 +9,19 @@ from torch import Tensor
 from mmyolo_ext.models.task_modules import Positives, YOLOv3Assigner
 
 STRIDES = (16, 8)  # deep to shallow, as YOLOv3 orders its levels
-PRIORS_PX = torch.tensor([[[30.0, 61], [62, 45], [59, 119]], [[10.0, 13], [16, 30], [33, 23]]])
+ANCHORS_PX = torch.tensor([[[30.0, 61], [62, 45], [59, 119]], [[10.0, 13], [16, 30], [33, 23]]])
 GRIDS_HW = [(3, 5), (6, 10)]  # an image of 48 x 80 px
 
 
 def assign(boxes: Tensor, image: Tensor | None = None, **kwargs) -> list[Positives]:
     image = torch.zeros(len(boxes), dtype=torch.long) if image is None else image
-    return YOLOv3Assigner(**kwargs).assign(boxes, image, PRIORS_PX, STRIDES, GRIDS_HW)
+    return YOLOv3Assigner(**kwargs).assign(boxes, image, ANCHORS_PX, STRIDES, GRIDS_HW)
 
 
 def assign_by_loops(boxes: Tensor, image: Tensor, threshold: float) -> list[list[tuple]]:
     """One box and anchor at a time: sorted (image, anchor, row, column, box) of each level."""
     levels = []
-    for anchors, stride, (rows, columns) in zip(PRIORS_PX.tolist(), STRIDES, GRIDS_HW, strict=True):
+    for anchors, stride, (rows, columns) in zip(ANCHORS_PX.tolist(), STRIDES, GRIDS_HW, strict=True):
         found = []
         for g, (x, y, w, h) in enumerate(boxes.tolist()):
             for a, (w_a, h_a) in enumerate(anchors):

@@ -9,19 +9,19 @@ from torch import Tensor
 from mmyolo_ext.models.task_modules import Positives, YOLOv5Assigner
 
 STRIDES = (8, 16)
-PRIORS_PX = torch.tensor([[[10.0, 13], [16, 30], [33, 23]], [[30, 61], [62, 45], [59, 119]]])
+ANCHORS_PX = torch.tensor([[[10.0, 13], [16, 30], [33, 23]], [[30, 61], [62, 45], [59, 119]]])
 GRIDS_HW = [(6, 10), (3, 5)]  # an image of 48 x 80 px
 
 
 def assign(boxes: Tensor, image: Tensor | None = None, **kwargs) -> list[Positives]:
     image = torch.zeros(len(boxes), dtype=torch.long) if image is None else image
-    return YOLOv5Assigner(**kwargs).assign(boxes, image, PRIORS_PX, STRIDES, GRIDS_HW)
+    return YOLOv5Assigner(**kwargs).assign(boxes, image, ANCHORS_PX, STRIDES, GRIDS_HW)
 
 
 def assign_by_loops(boxes: Tensor, image: Tensor, threshold: float = 4.0) -> list[list[tuple]]:
     """DESIGN's rule, one box, anchor and direction at a time: sorted (image, anchor, row, column, box)."""
     levels = []
-    for anchors, stride, (rows, columns) in zip(PRIORS_PX, STRIDES, GRIDS_HW, strict=True):
+    for anchors, stride, (rows, columns) in zip(ANCHORS_PX, STRIDES, GRIDS_HW, strict=True):
         found = []
         for g, box in enumerate(boxes.tolist()):
             x, y, w, h = (value / stride for value in box)
