@@ -103,9 +103,7 @@ def launch(argv: Sequence[str]) -> int:
         _say('stopped: another node ended the training; its message says why')
         return 1
     except RendezvousTimeoutError:
-        _say(
-            f'error: not all {args.nnodes} nodes joined at {args.rdzv_endpoint}: start the same command on each node'
-        )
+        _say(f'error: not all {args.nnodes} nodes joined at {args.rdzv_endpoint}: start the same command on each node')
         return 1
     except RendezvousConnectionError:
         _say(f'error: {_what_to_do_without_rendezvous(args)}')

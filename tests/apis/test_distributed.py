@@ -35,12 +35,6 @@ def with_variables(monkeypatch: pytest.MonkeyPatch, launcher: str) -> None:
         monkeypatch.setenv(name, value)
 
 
-def test_one_process_joins_nothing(joined):
-    cfg = rect_config()
-    prepare_processes(cfg, 'none')
-    assert joined == [] and 'model_wrapper_cfg' not in cfg and cfg.val_dataloader.dataset.batch_size == 4
-
-
 @pytest.mark.parametrize('launcher', ['pytorch', 'slurm'])
 def test_without_a_gpu_the_processes_join_by_gloo(joined, monkeypatch, launcher):
     with_variables(monkeypatch, launcher)

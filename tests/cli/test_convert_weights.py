@@ -11,9 +11,9 @@ import torch
 from mmengine.config import Config
 
 from mmyolo_ext.apis import load_config
-from mmyolo_ext.apis.conversion import convert_file
 from mmyolo_ext.checkpoint.network import describe
 from mmyolo_ext.checkpoint.ultralytics import to_ultralytics
+from mmyolo_ext.cli.convert_weights import convert_file
 from mmyolo_ext.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def test_from_ultralytics_and_back(tmp_path: Path, foreign: Path, weights: dict)
 
     back = tmp_path / 'back.pt'
     lines = convert_file(target, back, 'auto', 'ultralytics', target.with_suffix('.py'))
-    assert 'converted back, every bit of them is the same; added: model.24.anchors' in lines
+    assert 'converted back, all weights are bit-identical; added: model.24.anchors' in lines
     assert same(back, torch.load(foreign)) and len(torch.load(back)) == len(torch.load(foreign))
     # the file names no classes, the config does
     text = back.with_suffix('.yaml').read_text()
@@ -122,10 +122,10 @@ def test_what_stands_in_the_way(tmp_path: Path, foreign: Path) -> None:
     stopped('YOLOv5CSPDarknet P6: name a config of a YOLOv5 P5', foreign, 'x.pth', config=p6)
     stopped('foreign.pt cannot be converted: its names are not', foreign, 'x.pth', source_format='mmyolo_ext')
     (tmp_path / 'mine.py').write_text('precious = True')
-    stopped('mine.py would be written over', foreign, 'mine.pth')
+    stopped('mine.py would be overwritten', foreign, 'mine.pth')
     backbone = tmp_path / 'classifier.pth'
     torch.save({'features.0.0.weight': torch.zeros(16, 3, 3, 3)}, backbone)
-    stopped('is of backbone and does not tell the network: give --config, of a model with', backbone, 'x.pth')
+    stopped('is of backbone and does not describe its network: give --config, of a model with', backbone, 'x.pth')
     stopped('only YOLOv5 detectors can be written', backbone, 'x.pth', target_format='ultralytics')
     (tmp_path / 'some.weights').write_bytes(b'\0' * 20)
     stopped('is of darknet .* or the .cfg file itself', tmp_path / 'some.weights', 'x.pth')
@@ -143,7 +143,7 @@ def test_a_classifier_of_torchvision(tmp_path: Path, golden_dir: Path) -> None:
     found = counts(lines)
     assert found['missing'] == found['unexpected'] == found['of another shape'] == 0 and found['matched'] == 275
     # its last convolution, under a batch norm of 5 with the counter, and the classifier of 2
-    assert '  8 more are of no part of it (classifier, later stages)' in lines
+    assert '  8 more are not part of it (classifier, later stages)' in lines
     assert Config.fromfile(target.with_suffix('.py')).load_from == str(target)
     assert all(name.startswith('backbone.layers.') for name in torch.load(target)['state_dict'])
 
