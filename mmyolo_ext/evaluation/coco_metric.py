@@ -85,7 +85,7 @@ class CocoMetric(Base):
         """Evaluate the results of all processes.
 
         Args:
-            size: Number of images of the data set.
+            size: Number of images of the dataset.
 
         Raises:
             ValueError: On every rank, if an image has no result, or is not in the annotation file.
@@ -223,7 +223,7 @@ def gather_by_image(results: Sequence[tuple], size: int, known: Collection | Non
 
     Args:
         results: Pairs (ground truth, predictions) of this rank; both are dicts with ``img_id``.
-        size: Number of images of the data set.
+        size: Number of images of the dataset.
         known: Image ids of the annotation file, if any.
         source: Its path.
 
@@ -238,7 +238,7 @@ def gather_by_image(results: Sequence[tuple], size: int, known: Collection | Non
     if unknown:
         raise ValueError(
             f'{len(unknown)} evaluated images are not in {source}, among them the ids {unknown[:SHOWN_IDS]}: evaluate '
-            'against the annotation file of the data set'
+            'against the annotation file of the dataset'
         )
     if len(by_image) < size:
         raise ValueError(f'only {len(by_image)} of {size} images have a result. {_missing(by_image, known)}')
