@@ -16,6 +16,7 @@ from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.runner import set_random_seed
 from torch import Tensor, nn
 
 from mmyolo_ext.apis import load_config
@@ -113,7 +114,7 @@ def step_on_bccd(path: Path, root: Path, side: int = 160, options: dict | None =
     Returns:
         The model after its step, in eval mode.
     """
-    torch.manual_seed(0)
+    set_random_seed(0)  # mmdet's transforms draw from Python's and NumPy's generators too
     cfg = load_for_bccd(path, root, side, options)
     model = MODELS.build(cfg.model)
     model.init_weights()
