@@ -108,8 +108,8 @@ def test_prediction_skips_and_counts_broken_images(trained):
 
 WITHOUT_MOSAIC = """
 train_dataloader['sampler'] = dict(shuffle=False)
-train_dataloader['dataset'] = dict(dataset=dict(pipeline=[
-    dict(type='mmyolo_ext.RandomAffine', size=(64, 64)), dict(type='PackDetInputs')]))
+train_dataloader['dataset'] = dict(pipeline=[
+    dict(type='mmyolo_ext.RandomAffine', size=(64, 64)), dict(type='PackDetInputs')])
 log_level = 'INFO'
 """
 

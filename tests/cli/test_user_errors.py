@@ -72,7 +72,7 @@ def test_nothing_to_close(tool, folder, tmp_path):
     no_mosaic = "[dict(type='mmyolo_ext.RandomAffine', size=64), dict(type='PackDetInputs')]"
     (tmp_path / 'mine.py').write_text(
         f"_base_ = '{folder / 'mine.py'}'\n"
-        f'train_dataloader = dict(dataset=dict(dataset=dict(pipeline={no_mosaic})))\n'
+        f'train_dataloader = dict(dataset=dict(pipeline={no_mosaic}))\n'
         'default_hooks = dict(close_mosaic=dict(num_last_epochs=1))\n'
     )
     line = tool('train.py', tmp_path / 'mine.py', '--work-dir', tmp_path, '--cfg-options', 'max_epochs=3')
