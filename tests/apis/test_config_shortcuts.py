@@ -104,10 +104,13 @@ def test_a_dumped_config_reads_the_same(cfg, tmp_path):
 def test_schedules_with_an_end_are_moved(tmp_path):
     (tmp_path / 'mine.py').write_text(
         f"_base_ = '{NANO}'\nmax_epochs = 30\n"
-        "param_scheduler = [dict(type='CosineAnnealingLR', T_max=300, end=300), dict(type='ConstantLR', end=5)]\n"
+        "param_scheduler = [dict(type='CosineAnnealingLR', T_max=300, end=300), dict(type='ConstantLR', end=5),\n"
+        "                   dict(type='MultiStepLR', milestones=[5, 40, 200])]\n"
     )
-    cosine, constant = load_config(tmp_path / 'mine.py').param_scheduler
+    cosine, constant, steps = load_config(tmp_path / 'mine.py').param_scheduler
     assert (cosine['T_max'], cosine['end'], constant['end']) == (30, 30, 5)
+    # 40 * 30 / 300 = 4 would be before 5, which belongs to a warm-up and stays; warm-ups end by half of 30
+    assert steps['milestones'] == [5, 15, 20]
 
 
 @pytest.mark.parametrize(
