@@ -68,7 +68,7 @@ def test_the_transform_trains(folder):
 
 def test_covered_boxes_are_dropped(folder):
     __import__('my_transforms')
-    erase = TRANSFORMS.build({'type': 'RandomErase', 'prob': 1.0, 'max_side': 0.9})
+    erase = TRANSFORMS.build({'type': 'mmyolo_ext.RandomErase', 'prob': 1.0, 'max_side': 0.9})
     dropped = 0
     for _ in range(200):
         before = sample()
@@ -89,5 +89,5 @@ def test_the_mix_gets_a_partner(folder):
     assert 'SwapSky' in [type(step).__name__ for step in dataset.dataset.pipeline]
     assert dataset[0]['inputs'].shape == (3, 64, 64)
     partner = {**sample(), 'img': np.full((40, 60, 3), 7, np.uint8)}
-    mixed = TRANSFORMS.build({'type': 'SwapSky'})({**sample(), 'mix_results': [partner]})
+    mixed = TRANSFORMS.build({'type': 'mmyolo_ext.SwapSky'})({**sample(), 'mix_results': [partner]})
     assert (mixed['img'][:10] == 7).all() and not mixed['img'][10:].any()
