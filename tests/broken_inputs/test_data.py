@@ -469,7 +469,7 @@ def test_validation_without_boxes_is_refused(data, train):
 
 
 @pytest.mark.parametrize(
-    ('config', 'message'),
+    ('text', 'message'),
     [
         (
             "model = dict(bbox_head=dict(prior_generator=dict(base_sizes=[[(2000, 2000)] * 3] * 3)))",
@@ -489,8 +489,8 @@ def test_validation_without_boxes_is_refused(data, train):
         ),
     ],
 )  # fmt: skip
-def test_a_model_that_does_not_fit_the_data(train, config, message):
-    assert_refused(train(config), message)
+def test_a_model_that_does_not_fit_the_data(train, text, message):
+    assert_refused(train(text), message)
 
 
 @pytest.mark.parametrize(
