@@ -1,6 +1,5 @@
 """A user's five lines reach every place they matter; a wrong letter is named."""
 
-
 import pytest
 from mmengine.config import Config
 from tiny_coco import REPO, write_user_config

@@ -157,7 +157,9 @@ def test_a_space_file(tmp_path, cfg):
     assert parameter.distribution == FloatDistribution(1e-4, 0.1, log=True)
 
 
-@pytest.mark.parametrize('name', ['yolov5/yolov5_n_320_bccd', 'yolov5/yolov5_m_640_coco', 'quickstart/yolov5_n_digits'])
+@pytest.mark.parametrize(
+    'name', ['yolov5/yolov5_n_320_bccd', 'yolov5/yolov5_m_640_coco', 'quickstart/yolov5_n_digits']
+)
 def test_the_default_space_fits_our_configs(name):
     entries = read_space(REPO / 'configs' / '_base_' / 'tuning' / 'yolov5.py')
     found, missing = resolve_space(entries, load_config(REPO / 'configs' / f'{name}.py'))
