@@ -21,7 +21,6 @@ EXT = 'mmcv._ext'
 
 # the ops that detectors of mmdet use, by the module of this package that holds them
 OPS_BY_MODULE = {
-    'carafe': ['carafe_forward', 'carafe_backward'],
     'deformable': [
         'deform_conv_forward',
         'deform_conv_backward_input',
@@ -31,9 +30,15 @@ OPS_BY_MODULE = {
         'ms_deform_attn_forward',
         'ms_deform_attn_backward',
     ],
-    'focal_loss': ['sigmoid_focal_loss_forward', 'sigmoid_focal_loss_backward'],
-    'masked_conv': ['masked_im2col_forward', 'masked_col2im_forward'],
     'nms': ['nms', 'nms_match', 'softnms'],
+    'other_ops': [
+        'carafe_forward',
+        'carafe_backward',
+        'masked_im2col_forward',
+        'masked_col2im_forward',
+        'sigmoid_focal_loss_forward',
+        'sigmoid_focal_loss_backward',
+    ],
     'roi': ['roi_align_forward', 'roi_align_backward', 'deform_roi_pool_forward', 'deform_roi_pool_backward'],
 }
 OPS = {op: module for module, ops in OPS_BY_MODULE.items() for op in ops}
