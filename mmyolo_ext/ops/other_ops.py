@@ -3,7 +3,7 @@
 CARAFE (Wang et al., arXiv 1905.02188) upsamples with a kernel predicted for every output pixel. The convolution, whose
 two halves are here, is that of guided anchoring. FL = -a (1 - p_t)^g log(p_t) (Lin et al., arXiv 1708.02002).
 
-Letters: N images or samples, C channels or classes, G groups of channels, K taps of a kernel, P pixels, s scale factor.
+Letters: N images or samples, C channels or classes, G groups of channels, K taps of a kernel, P pixels, s scale.
 """
 
 import torch
