@@ -251,7 +251,7 @@ def _set_range(node: dict, name: str, ratio_wh: tuple[float, float]) -> None:
 
 
 def _is_pixels(value: object) -> bool:
-    """Whether a size is given in px, not as shares of the image, nor left out."""
+    """Return whether a size is given in px, neither as fractions of the image nor omitted."""
     return isinstance(value, (list, tuple)) and all(isinstance(side, int) for side in value)
 
 

@@ -109,7 +109,7 @@ def _from_mmyolo(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _renamed(name: str, levels: int) -> str:
-    """MMYOLO's name -> ours; a name that is not YOLOv5's stays."""
+    """Return our name of a tensor of MMYOLO; names outside YOLOv5 are kept."""
     if name.startswith('backbone.stem.'):
         return 'backbone.layers.0.' + name.removeprefix('backbone.stem.')
     if name.startswith('bbox_head.head_module.'):

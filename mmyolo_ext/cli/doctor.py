@@ -1,7 +1,7 @@
-"""``python -m mmyolo_ext.cli.doctor``: what is installed, what is wrong with it, and the one command that cures it.
+"""Check the installation: ``python -m mmyolo_ext.cli.doctor`` prints each fault and the command that repairs it.
 
-The checks see an :class:`Environment` alone and so can be tried on made-up ones. Nothing of torch, mmcv or OpenCV is
-imported before its turn, for the doctor has to start on the stacks it is there for.
+The checks read an :class:`Environment` only, so tests can pass invented ones. Torch, mmcv and OpenCV are imported one
+by one inside :func:`examine`, because the doctor must start on a broken installation.
 """
 
 import argparse
@@ -23,18 +23,18 @@ MINIMUM_PYTHON = (3, 10)
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check says. ``status`` is :data:`OK`, :data:`NOTE` (works, worth knowing) or :data:`FAULT`."""
+    """Result of a check. ``status`` is :data:`OK`, :data:`NOTE` (works, worth knowing) or :data:`FAULT`."""
 
     name: str
     status: str
     detail: str
     cure: str = ''
-    """The command to type, for a fault."""
+    """Command that repairs a fault."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package we need or use: what to import, and which distributions bring it, best first."""
+    """A package that is required or used if present: its module, and the distributions that provide it, best first."""
 
     module: str
     distributions: tuple[str, ...]
@@ -68,29 +68,29 @@ SYSTEM_LIBRARIES = {
     'libgomp.so': 'libgomp1',
     'libstdc++.so': 'libstdc++6',
 }
-"""Debian's and Ubuntu's package for each shared library that OpenCV or torch may miss on a small system."""
+"""Package of Debian and Ubuntu for each shared library that OpenCV or torch may lack on a minimal system."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What the checks look at."""
+    """Facts about an installation, which the checks read."""
 
     python: tuple[int, ...] = (3, 11, 0)
     distributions: dict[str, str] = field(default_factory=dict)
     """Installed distributions, normalised names in lower case, with their versions."""
     import_errors: dict[str, str] = field(default_factory=dict)
-    """Module -> what importing it said, for those that failed."""
+    """Error message of each module that cannot be imported."""
     ops: str = 'compiled'
-    """As :func:`mmyolo_ext.ops.ops_status` has it."""
+    """Result of :func:`mmyolo_ext.ops.ops_status`."""
     devices: tuple[str, ...] = ('cpu',)
 
     def installed(self, package: Package) -> list[str]:
-        """Which of the package's distributions are there."""
+        """Return the installed distributions of a package."""
         return [name for name in package.distributions if name in self.distributions]
 
 
 def check_python(environment: Environment) -> list[Finding]:
-    """The interpreter is not older than :data:`MINIMUM_PYTHON`."""
+    """Check that the interpreter is not older than :data:`MINIMUM_PYTHON`."""
     version = '.'.join(map(str, environment.python))
     if environment.python[:2] < MINIMUM_PYTHON:
         needed = '.'.join(map(str, MINIMUM_PYTHON))
@@ -100,7 +100,7 @@ def check_python(environment: Environment) -> list[Finding]:
 
 
 def check_packages(environment: Environment) -> list[Finding]:
-    """Every package of :data:`PACKAGES` is there, new enough, and imports."""
+    """Check that every package of :data:`PACKAGES` is installed, new enough and can be imported."""
     return [_check_package(package, environment) for package in PACKAGES]
 
 
@@ -137,9 +137,10 @@ def _cure_of_import(package: Package, error: str, environment: Environment) -> s
 
 
 def torchvision_command(torch_version: str) -> str:
-    """Install the torchvision that is built for a torch, as ``2.13.0+cpu``; uninstall it where that is unknown.
+    """Return the command that installs the torchvision built for a version of torch such as ``2.13.0+cpu``.
 
-    Release 0.(n + 15) belongs to torch 2.n. A torch from PyTorch's own index says in its version which one.
+    Release 0.(n + 15) belongs to torch 2.n; the suffix names the index of PyTorch. For an unknown version of torch,
+    the command uninstalls torchvision.
     """
     found = re.match(r'2\.(\d+)', torch_version)
     if found is None:
@@ -150,13 +151,13 @@ def torchvision_command(torch_version: str) -> str:
 
 
 def missing_library(error: str) -> str | None:
-    """The key of :data:`SYSTEM_LIBRARIES` for "libGL.so.1: cannot open shared object file", if it is one."""
+    """Return the key of :data:`SYSTEM_LIBRARIES` for "libGL.so.1: cannot open shared object file", if there is one."""
     found = re.search(r'(lib[\w+.-]+\.so)[\d.]*: cannot open shared object', error)
     return found[1] if found and found[1] in SYSTEM_LIBRARIES else None
 
 
 def check_opencv_twins(environment: Environment) -> list[Finding]:
-    """Several OpenCV distributions write to one folder; removing one of them breaks the other."""
+    """Check for several OpenCV distributions, which share a folder: removing one breaks the others."""
     package = next(package for package in PACKAGES if package.module == 'cv2')
     installed = environment.installed(package)
     if len({environment.distributions[name] for name in installed}) > 1:
@@ -167,7 +168,7 @@ def check_opencv_twins(environment: Environment) -> list[Finding]:
 
 
 def check_mixed_stack(environment: Environment) -> list[Finding]:
-    """onedl's distributions and the original ones install the same modules over each other."""
+    """Check that onedl's distributions are not mixed with the original ones, which install the same modules."""
     stack = [package for package in PACKAGES if package.module in ('mmengine', 'mmcv', 'mmdet')]
     ours = [name for package in stack for name in environment.installed(package) if name.startswith('onedl-')]
     original = [name for package in stack for name in environment.installed(package) if name not in ours]
@@ -181,7 +182,7 @@ def check_mixed_stack(environment: Environment) -> list[Finding]:
 
 
 def check_ops(environment: Environment) -> list[Finding]:
-    """Where mmcv's ops come from; nothing while what they stand on does not import."""
+    """Report the source of mmcv's ops; nothing if a package that they need cannot be imported."""
     errors = environment.import_errors
     if errors.keys() & {'torch', 'numpy', 'cv2', 'mmengine', 'mmcv'}:
         return []
@@ -194,7 +195,7 @@ def check_ops(environment: Environment) -> list[Finding]:
 
 
 def check_models(environment: Environment) -> list[Finding]:
-    """mmdet's models import; nothing is said while a package they stand on is at fault itself."""
+    """Check that mmdet's models can be imported; report nothing if a package that they need is at fault."""
     error = environment.import_errors.get('mmdet.models')
     if error is None:
         return [] if 'mmdet' in environment.import_errors else [Finding('mmdet.models', OK, 'imports')]
@@ -213,7 +214,7 @@ def check_models(environment: Environment) -> list[Finding]:
 
 
 def check_devices(environment: Environment) -> list[Finding]:
-    """What torch can compute on; never a fault, for a CPU is enough."""
+    """List the devices of torch; never a fault, because a CPU is enough."""
     return [Finding('devices', OK, ', '.join(environment.devices) or 'none: torch does not import')]
 
 
@@ -229,7 +230,7 @@ CHECKS: tuple[Callable[[Environment], list[Finding]], ...] = (
 
 
 def examine() -> Environment:
-    """This interpreter's environment."""
+    """Return the environment of this interpreter."""
     distributions = {}
     for distribution in importlib.metadata.distributions():
         if name := distribution.metadata['Name']:
@@ -242,7 +243,7 @@ def examine() -> Environment:
 
 
 def _import_error(module: str) -> str:
-    """First line of what importing says, or nothing. A broken extension may raise anything."""
+    """Return the first line of the error of an import, or ''. A broken extension may raise anything."""
     try:
         importlib.import_module(module)
     except Exception as error:
@@ -251,7 +252,7 @@ def _import_error(module: str) -> str:
 
 
 def _torchvision_error() -> str:
-    """The same of torchvision's compiled ops: one of another build imports, and fails at the first call."""
+    """Return the error of torchvision's compiled ops, or '': a wrong build fails at the first call, not at import."""
     import torch
     import torchvision
 
@@ -283,7 +284,7 @@ def _number(version: str) -> tuple[int, ...]:
 
 
 def report(findings: list[Finding]) -> str:
-    """One line a finding, then each fault with the command that cures it."""
+    """Return one line per finding, then each fault with the command that repairs it."""
     width = max(len(finding.name) for finding in findings)
     lines = [f'{finding.name:{width}}  {finding.status:5}  {finding.detail}' for finding in findings]
     faults = [finding for finding in findings if finding.status == FAULT]

@@ -156,7 +156,7 @@ def open_openvino(model: str | Path, threads: int) -> tuple[Run, dict[str, str]]
 
 
 def need(package: str) -> ModuleType:
-    """The package, imported; ValueError if it is not there."""
+    """Import a package and return it; raise ValueError if it is not installed."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -211,7 +211,7 @@ def several(fits: Callable[[object], bool], least: int, most: int) -> Callable[[
 
 
 def is_letterbox(value: object) -> bool:
-    """Whether these are the four settings of :func:`letterbox`."""
+    """Return whether these are the four settings of :func:`letterbox`."""
     return (
         type(value) is dict
         and value.keys() == {'pad_val', 'centred', 'allow_upscale', 'interpolation'}
@@ -306,7 +306,7 @@ def read_image(image: Image) -> np.ndarray:
 
 
 def is_truncated(content: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end."""
+    """Return whether the end of a JPEG or PNG is missing."""
     if content.startswith(PNG_START):
         return PNG_END not in content
     if content.startswith(JPEG_START):
@@ -318,7 +318,7 @@ def is_truncated(content: bytes) -> bool:
 
 
 def exif_orientation(content: bytes) -> int:
-    """The EXIF orientation, 1 to 8, of a JPEG, PNG or WebP; 1, upright, where there is none or a faulty one."""
+    """Return the EXIF orientation, 1 to 8, of a JPEG, PNG or WebP; 1 (upright) if it is missing or invalid."""
     try:
         if content.startswith(JPEG_START):
             parts = (content[start:end] for marker, start, end in jpeg_segments(content) if marker == JPEG_APP1)
@@ -333,7 +333,7 @@ def exif_orientation(content: bytes) -> int:
 
 
 def jpeg_segments(content: bytes) -> Iterator[tuple[int | None, int, int]]:
-    """(marker, start, end) of each segment up to the first scan; the marker is None where something else comes."""
+    """Yield (marker, start, end) of each segment up to the first scan; marker None for anything that is no segment."""
     at = len(JPEG_START)
     while at + 4 <= len(content):
         if content[at] != 0xFF:
@@ -350,7 +350,7 @@ def jpeg_segments(content: bytes) -> Iterator[tuple[int | None, int, int]]:
 
 
 def chunks(content: bytes, kind: bytes) -> Iterator[bytes]:
-    """Contents of the chunks of one kind in a PNG or WebP."""
+    """Yield the contents of the chunks of one kind in a PNG or WebP."""
     png = content.startswith(PNG_START)
     at = len(PNG_START) if png else 12
     while at + 8 <= len(content):
@@ -363,7 +363,7 @@ def chunks(content: bytes, kind: bytes) -> Iterator[bytes]:
 
 
 def orientation_of(exif: bytes) -> int:
-    """The orientation in the first directory of EXIF data, which is a TIFF structure."""
+    """Return the orientation in the first directory of EXIF data, which is a TIFF structure."""
     tiff = exif.removeprefix(EXIF_START)
     order = {b'II*\0': '<', b'MM\0*': '>'}.get(tiff[:4])
     if order is None:

@@ -191,7 +191,7 @@ def _off_the_border(offset: Tensor, kernel_size: torch.Size, geometry: Geometry)
 def _read_taps(
     input: Tensor, offset: Tensor, mask: Tensor | None, kernel_size: torch.Size, geometry: Geometry
 ) -> Tensor:
-    """What every tap reads for every output cell, (N, C, K, L)."""
+    """Return the value that every tap reads for every output cell, (N, C, K, L)."""
     count, channels, height, width = input.shape
     groups, taps, (rows, columns) = geometry.offset_groups, kernel_size.numel(), offset.shape[2:]
     offset = offset.to(torch.promote_types(offset.dtype, torch.float32))
@@ -210,7 +210,7 @@ def _read_taps(
 
 
 def _undeformed(kernel_size: torch.Size, output_size: tuple[int, int], geometry: Geometry) -> Tensor:
-    """Where the taps of an ordinary convolution read, y and x in pixels: (K, 2, rows, columns)."""
+    """Return where the taps of an ordinary convolution read, y and x in pixels: (K, 2, rows, columns)."""
     axes = [
         torch.arange(taps)[:, None] * dilation + torch.arange(cells) * stride - padding
         for taps, cells, stride, padding, dilation in zip(

@@ -91,7 +91,10 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
 
 
 def _nms_by_groups(corners: Corners, threshold: np.float32, offset: np.float32) -> np.ndarray:
-    """Ranks of the kept boxes, rising. A negative threshold lets distant boxes drop each other: one group."""
+    """Return the ranks of the kept boxes, ascending.
+
+    With a negative threshold distant boxes suppress each other, so all are one group.
+    """
     if len(corners.area) <= BLOCK or threshold < 0:
         return _nms_by_blocks(corners, threshold, offset)
     kept = [ranks[_nms_by_blocks(corners.take(ranks), threshold, offset)] for ranks in _groups(corners, offset)]
@@ -99,7 +102,7 @@ def _nms_by_groups(corners: Corners, threshold: np.float32, offset: np.float32) 
 
 
 def _groups(corners: Corners, offset: np.float32) -> list[np.ndarray]:
-    """Ranks of the boxes, rising in each group, such that boxes of different groups have no common area.
+    """Return the ranks of the boxes, ascending in each group; boxes of different groups have no common area.
 
     A cut lies before a box that starts at or past the end of all boxes that start before it. float32 subtraction is
     monotone, so the widths computed later between the two sides of a cut are not positive either. NaN makes no cut.
@@ -119,7 +122,7 @@ def _groups(corners: Corners, offset: np.float32) -> list[np.ndarray]:
 
 
 def _nms_by_blocks(corners: Corners, threshold: np.float32, offset: np.float32) -> np.ndarray:
-    """Ranks of the kept boxes, rising."""
+    """Return the ranks of the kept boxes, ascending."""
     alive = np.arange(len(corners.area))
     kept = []
     while len(alive):
@@ -135,7 +138,7 @@ def _nms_by_blocks(corners: Corners, threshold: np.float32, offset: np.float32) 
 
 
 def _greedy(overlaps: np.ndarray) -> np.ndarray:
-    """Rows, rising, that no row kept before them overlaps. Only the part right of the diagonal matters."""
+    """Return the rows, ascending, that no row kept before them overlaps (read: right of the diagonal)."""
     rows = np.packbits(overlaps, axis=1, bitorder='little')
     dropped, kept = 0, []
     for index, row in enumerate(rows):
@@ -146,7 +149,7 @@ def _greedy(overlaps: np.ndarray) -> np.ndarray:
 
 
 def _free(kept: Corners, rest: Corners, threshold: np.float32, offset: np.float32) -> np.ndarray:
-    """Which boxes of ``rest`` overlap none of ``kept``, boolean. Chunks of 64 Ki IoUs stay in the cache."""
+    """Return a mask of the boxes of ``rest`` that overlap none of ``kept``. Chunks of 64 Ki IoUs stay in the cache."""
     width = max(1, 2**16 // len(kept.area))
     chunks = [rest.take(slice(at, at + width)) for at in range(0, len(rest.area), width)]
     return ~np.concatenate([(iou_matrix(kept, chunk, offset) > threshold).any(0) for chunk in chunks])

@@ -136,7 +136,7 @@ def deform_roi_pool_backward(
 
 
 def _deform_pool(input: Tensor, rois: Tensor, offset: Tensor, geometry: tuple, gamma: float) -> Tensor:
-    """(R * height * width, C)."""
+    """Return the pooled regions, (R * height * width, C)."""
     image, y, x, per_bin = _sample_points(rois, *geometry, aligned=True)
     if offset.numel():
         size = (_floats(rois)[:, 3:5] - _floats(rois)[:, 1:3]) * geometry[2]
@@ -151,7 +151,7 @@ def _deform_pool(input: Tensor, rois: Tensor, offset: Tensor, geometry: tuple, g
 def _sample_points(
     rois: Tensor, height: int, width: int, spatial_scale: float, sampling_ratio: int, aligned: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sampling points of (R, 5) regions, in the order region, bin row, bin column, sample row, sample column.
+    """Return the sampling points of (R, 5) regions in the order region, bin row and column, sample row and column.
 
     Returns:
         Index of the image, y and x in pixels of the map, each (S,), and the number of samples of each bin, (B,).
@@ -177,7 +177,7 @@ def _sample_points(
 
 
 def _terms(image: Tensor, y: Tensor, x: Tensor, per_bin: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Row of the table of all maps and weight of every term of every bin's mean, four a sample: (4 * S,)."""
+    """Return the row in the table of all maps and the weight of every term of the means, four per sample: (4 * S,)."""
     # up to one pixel outside, the map continues its border
     near = (y >= -1) & (y <= height) & (x >= -1) & (x <= width)
     pixel, weight = four_pixels(y.clamp(0, height - 1), x.clamp(0, width - 1), height, width)
@@ -187,12 +187,12 @@ def _terms(image: Tensor, y: Tensor, x: Tensor, per_bin: Tensor, height: int, wi
 
 
 def _owner(sizes: Tensor) -> Tensor:
-    """0 sizes[0] times, 1 sizes[1] times, ..."""
+    """Return 0 sizes[0] times, 1 sizes[1] times, ..."""
     return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
 
 
 def _floats(tensor: Tensor) -> Tensor:
-    """In float32, unless it is float64 already."""
+    """Convert to float32, unless it is float64."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 

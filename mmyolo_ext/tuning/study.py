@@ -178,7 +178,7 @@ class Tuner:
             raise ValueError(f'the study in {self.work_dir} has other settings: {shown}; choose another --work-dir')
 
     def _trial_config(self, values: dict[str, Any], options: dict | None = None) -> Config:
-        """The config with these values; ``options`` replace those of every training."""
+        """Return the config with these values; ``options`` replace those of every training."""
         settings = dict(self.options if options is None else options)
         for parameter in self.parameters:
             settings |= parameter.settings(values[parameter.key])

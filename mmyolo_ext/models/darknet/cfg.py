@@ -192,7 +192,7 @@ def read_graph(path: str | Path, weights_normalization: str = 'sigmoid') -> Grap
         weights_normalization: Of each [shortcut] without this field.
 
     Raises:
-        ValueError: With file and line, if a section or field is unknown, a value is invalid, a reference leads to no
+        ValueError: With file and line, if a section or field is unknown, a value is invalid, a reference is to no
             layer, maps do not fit, a [yolo] lacks its prediction, or the network exceeds the limits of this module.
         FileNotFoundError: If the file does not exist.
     """
