@@ -1,7 +1,6 @@
-"""What the tests share: where the reference data is, MMEngine's readers as they were, and the order of the files."""
+"""What the tests share: where the reference data is, and MMEngine's readers as they were."""
 
 import os
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,12 +8,6 @@ from mmengine.runner import CheckpointLoader
 
 SHARED = Path(os.environ.get('MMYOLO_EXT_SHARED', Path(__file__).parents[2] / 'shared'))
 MMENGINE_READERS = CheckpointLoader._schemes.copy()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the files of slow tests: a worker that began one at the end would work alone."""
-    slow = Counter(item.path for item in items if item.get_closest_marker('slow'))
-    items.sort(key=lambda item: -slow[item.path])
 
 
 def shared_path(relative: str) -> Path:
