@@ -1,9 +1,8 @@
 """The runner of every training and test: MMEngine's runner with safe checkpoints and exact resuming."""
 
-import copy
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
+from mmengine.utils import apply_to
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -71,7 +71,6 @@ class Runner(MMEngineRunner):
     step_guard = None
     stopper = None
     _written: dict | None = None  # optimizer and schedule as the config writes them
-    _start: tuple[str, dict] | None = None  # path and content of the checkpoint to resume from, once read
 
     def train(self) -> nn.Module:
         """Train, with the work dir locked."""
@@ -99,28 +98,24 @@ class Runner(MMEngineRunner):
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the training loop, ours instead of MMEngine's; see :mod:`.train_loop`."""
         if isinstance(loop, dict):
-            loop = copy.deepcopy(loop)
-            if 'by_epoch' in loop and 'type' not in loop:
-                loop['type'] = 'EpochBasedTrainLoop' if loop.pop('by_epoch') else 'IterBasedTrainLoop'
-            loop['type'] = OWN_LOOPS.get(_plain_name(loop.get('type')), loop.get('type'))
+            loop = dict(loop)
+            if 'type' not in loop:
+                loop['type'] = 'EpochBasedTrainLoop' if loop.pop('by_epoch', True) else 'IterBasedTrainLoop'
+            loop['type'] = OWN_LOOPS.get(_plain_name(loop['type']), loop['type'])
         return super().build_train_loop(loop)
 
     @staticmethod
-    def build_dataloader(
-        dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
-    ) -> DataLoader:
+    def build_dataloader(dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> DataLoader:
         """Build a dataloader that has at least one batch.
 
         Raises:
             ValueError: If the batch is larger than the dataset and ``drop_last`` drops it.
         """
-        built = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
-        if built.drop_last and built.batch_size and isinstance(built.dataset, Sized) and len(built) == 0:
-            share = f'; each of {get_world_size()} processes gets its part of them' if get_world_size() > 1 else ''
+        built = MMEngineRunner.build_dataloader(dataloader, *args, **kwargs)
+        if built.drop_last and isinstance(built.dataset, Sized) and len(built) == 0:
             raise ValueError(
-                f'batch_size={built.batch_size} is more than the {len(built.dataset)} images of the data set{share}, '
-                'and drop_last=True drops the incomplete batch, so there is no batch: use a smaller batch_size or '
-                'drop_last=False'
+                f'batch_size={built.batch_size} is more than the {len(built.dataset)} images of the data set for each '
+                f'of {get_world_size()} process(es), and drop_last=True: use a smaller batch_size or drop_last=False'
             )
         return built
 
@@ -160,8 +155,7 @@ class Runner(MMEngineRunner):
             if not lock.supported:
                 self.logger.warning(f'The file system of {self.work_dir} has no locks: run one training at a time.')
             for folder in {Path(self.work_dir), self.checkpoints.folder}:
-                if gone := remove_unfinished(folder):
-                    self.logger.warning(f'Deleted incomplete files of a killed run in {folder}: {", ".join(gone)}')
+                remove_unfinished(folder)
 
         _on_rank_0(acquire)
         try:
@@ -180,41 +174,30 @@ class Runner(MMEngineRunner):
             if self._load_from:
                 self.load_checkpoint(self._load_from)
             return
-        if isinstance(self.param_schedulers, dict):
-            raise ValueError('mmyolo_ext.Runner trains with one optimizer, got an OptimWrapperDict')
         self.stopper = Stopper()
         self.step_guard = StepGuard(**self.cfg.get('step_guard', {}))
         self.step_guard.attach(self)
         if self._resume:
-            self._start = self._find_start()
-            if self._start:
-                self.resume(self._start[0])
+            start = self._find_start()
+            if start:
+                self.resume(*start)
                 return
             self.logger.info(f'There is no checkpoint in {self.checkpoints.folder} to resume from: a new training.')
             self._resume = False
         self._move_earlier(checkpoint_names(self.checkpoints.folder), 'a new training starts here')
         super().load_or_resume()
 
-    def resume(
-        self,
-        filename: str,
-        resume_optimizer: bool = True,
-        resume_param_scheduler: bool = True,
-        map_location: Any = 'default',
-    ) -> None:
+    def resume(self, filename: str, content: dict[str, Any] | None = None) -> None:
         """Load the training state of a checkpoint, and nothing else that is in the file.
 
         Args:
             filename: Path of a checkpoint with an optimizer state.
-            resume_optimizer: Load the optimizer state.
-            resume_param_scheduler: Load the states of the schedulers.
-            map_location: Not used; tensors are copied to the device of the model.
+            content: Content of the file, if it was read before.
 
         Raises:
             ValueError: If the file cannot be resumed from, or this run has other settings that cannot be rescaled.
         """
-        content = self._start[1] if self._start and self._start[0] == filename else _read(filename)
-        self._start = None
+        content = content or _read(filename)
         meta = resuming.known_meta(content['meta'])
         before, now = facts_before(meta), self.facts()
         try:
@@ -225,12 +208,11 @@ class Runner(MMEngineRunner):
         histories, info = resuming.known_hub(content.pop('message_hub', None))
         content['meta'] = {key: meta[key] for key in ('epoch', 'iter')}
         try:
-            self._take_over(content, meta, before, now, resume_optimizer, resume_param_scheduler)
+            self._take_over(content, meta, before, now)
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise ValueError(f'{filename} does not fit this training: {error}') from error
-        for key, history in histories.items():
-            self.message_hub.log_scalars[key] = history
-            self.message_hub._resumed_keys[key] = True
+        self.message_hub.log_scalars.update(histories)
+        self.message_hub._resumed_keys.update(dict.fromkeys(histories, True))
         self.message_hub.update_info_dict(info)
         self.resumed = self._has_loaded = True
         self._move_later(filename, meta)
@@ -271,23 +253,19 @@ class Runner(MMEngineRunner):
                 f'{name} was saved inside an epoch by {processes} processes, and there are {self.world_size} now'
             )
 
-    def _take_over(
-        self, content: dict, meta: dict, before: dict, now: dict, resume_optimizer: bool, resume_schedule: bool
-    ) -> None:
+    def _take_over(self, content: dict, meta: dict, before: dict, now: dict) -> None:
         self._resume_seed(meta.get('seed'))
         self.call_hook('after_load_checkpoint', checkpoint=content)
-        model = unwrapped(self.model)
-        _load_checkpoint_to_model(model, content, revise_keys=[(r'^module\.', '')])
+        _load_checkpoint_to_model(unwrapped(self.model), content, revise_keys=[(r'^module\.', '')])
         self._load_own_buffers(content.get('rank_buffers'))
         length, new_length = before.get('epoch_length'), now.get('epoch_length')
         iteration = meta['iter']
         if length and new_length and length != new_length:
             iteration = meta['epoch'] * new_length
         self.train_loop._epoch, self.train_loop._iter = meta['epoch'], iteration
-        if resume_optimizer:
-            self.optim_wrapper.load_state_dict(content['optimizer'])
-        if resume_schedule and self.param_schedulers:
-            self._resume_schedules(content.get('param_schedulers'), iteration - meta['iter'])
+        self.optim_wrapper.load_state_dict(content['optimizer'])
+        if self.param_schedulers:
+            self._resume_schedules(content.get('param_schedulers') or (), iteration - meta['iter'])
 
     def _resume_seed(self, seed: int | None) -> None:
         current = self._randomness_cfg.get('seed')
@@ -298,13 +276,11 @@ class Runner(MMEngineRunner):
         self._randomness_cfg.update(seed=seed)
         self.set_randomness(**self._randomness_cfg)
 
-    def _resume_schedules(self, states: Any, shift: int) -> None:
+    def _resume_schedules(self, states: Sequence[dict], shift: int) -> None:
         """Load the scheduler states; move those that count iterations by ``shift``, if epochs have another length."""
-        states = states or ()
         if len(states) != len(self.param_schedulers):
             raise ValueError(
-                f'param_scheduler has {len(states)} -> {len(self.param_schedulers)} schedules (in the checkpoint -> '
-                'in the config): set it back to resume'
+                f'param_scheduler has {len(states)} -> {len(self.param_schedulers)} schedules: set it back to resume'
             )
         for scheduler, state in zip(self.param_schedulers, states, strict=True):
             state = {key: value for key, value in state.items() if key in vars(scheduler)}
@@ -314,10 +290,9 @@ class Runner(MMEngineRunner):
 
     def _move_later(self, filename: str, meta: Mapping[str, int]) -> None:
         """Move checkpoints that this run will overwrite, or all of them if it resumes from another folder."""
-        folder, names = self.checkpoints.folder, checkpoint_names(self.checkpoints.folder)
+        folder, entries = self.checkpoints.folder, self.checkpoints.entries
         own = Path(filename).resolve().parent == folder.resolve()
-        entries = self.checkpoints.entries
-        later = [name for name in names if not own or resuming.is_newer(name, entries, meta)]
+        later = [name for name in checkpoint_names(folder) if not own or resuming.is_newer(name, entries, meta)]
         self._move_earlier(later, f'this training resumes from {filename}')
         name = Path(filename).name
         if not own or not is_main_process():
@@ -334,12 +309,9 @@ class Runner(MMEngineRunner):
         """Move checkpoints of an earlier run into a subfolder; nothing is deleted."""
 
         def move() -> Path | None:
-            try:
-                moved = self.checkpoints.set_aside(names, self.timestamp)
-                if names and POINTER in file_names(self.work_dir):
-                    (Path(self.work_dir) / POINTER).unlink()
-            except OSError as error:
-                raise ValueError(f'cannot move the checkpoints in {self.checkpoints.folder}: {error}') from error
+            moved = self.checkpoints.set_aside(names, self.timestamp)
+            if names and POINTER in file_names(self.work_dir):
+                (Path(self.work_dir) / POINTER).unlink()
             return moved
 
         moved = _on_rank_0(move)
@@ -356,15 +328,12 @@ class Runner(MMEngineRunner):
         self,
         out_dir: str | Path,
         filename: str,
-        file_client_args: dict | None = None,
         save_optimizer: bool = True,
         save_param_scheduler: bool = True,
         meta: dict | None = None,
         by_epoch: bool = True,
-        backend_args: dict | None = None,
         outdated: Iterable[str] = (),
-        metric: str | None = None,
-        score: float | None = None,
+        **facts: Any,
     ) -> None:
         """Save a checkpoint. Every rank calls this; rank 0 writes.
 
@@ -374,40 +343,32 @@ class Runner(MMEngineRunner):
         Args:
             out_dir: Local folder.
             filename: Plain name.
-            file_client_args: Not supported.
             save_optimizer: Save the optimizer state, which resuming needs.
             save_param_scheduler: Save the states of the schedulers.
             meta: ``epoch`` and ``iter``, completed counts.
             by_epoch: If ``meta`` is missing: whether an epoch ends (MMEngine's hooks save before it is counted).
-            backend_args: Not supported.
             outdated: Checkpoints to delete when this one is complete.
-            metric: Metric of a best checkpoint.
-            score: Value of the metric.
+            **facts: ``metric`` and ``score`` of a best checkpoint.
 
         Raises:
             StopTraining: If it cannot be written; the message names the last good checkpoint.
         """
-        if file_client_args is not None or backend_args is not None:
-            raise ValueError(
-                'checkpoints are written to local folders: file_client_args and backend_args are not used'
-            )
         position = {'epoch': self.epoch + bool(by_epoch), 'iter': self.iter + (not by_epoch), **(meta or {})}
         self.call_hook('before_checkpoint')
         buffers = self._buffers_of_ranks() if save_optimizer else None
-        kind = 'best' if metric else 'periodic' if save_optimizer else 'weights'
-        facts = {'kind': kind, 'metric': metric, 'score': score}
-        failure, error = [None], None
-        if is_main_process():
+        facts['kind'] = 'best' if facts else 'periodic' if save_optimizer else 'weights'
+
+        def write() -> None:
             try:
                 content = self._content(position, save_optimizer, save_param_scheduler)
                 self._write(out_dir, filename, content, buffers, list(outdated), facts)
-            except Exception as raised:  # the other ranks wait for the result
-                error, failure = raised, [f'{raised}. {outcome(self, None)}']
-        broadcast_object_list(failure)
-        if error is not None and not isinstance(error, (WriteError, ValueError)):
-            raise error
-        if failure[0]:
-            raise StopTraining(1, f'Stopped: {failure[0]}')
+            except (WriteError, ValueError) as error:
+                raise ValueError(f'{error}. {outcome(self, None)}') from error
+
+        try:
+            _on_rank_0(write)
+        except ValueError as error:
+            raise StopTraining(1, f'Stopped: {error}') from error
 
     def save_emergency(self, reason: str, all_ranks: bool = False) -> str | None:
         """Save the state after the last optimizer step, before the training ends.
@@ -461,7 +422,6 @@ class Runner(MMEngineRunner):
 
     def _content(self, position: dict[str, int], save_optimizer: bool, save_param_scheduler: bool) -> dict[str, Any]:
         """Return the content of a checkpoint, before it is converted to plain data."""
-        dataset = self.train_dataloader.dataset
         meta = {
             **position,
             'cfg': self.cfg.pretty_text,
@@ -470,12 +430,11 @@ class Runner(MMEngineRunner):
             'time': time.strftime('%Y%m%d_%H%M%S'),
             'mmengine_version': mmengine.__version__,
             'run': self.facts(),
+            'dataset_meta': getattr(self.train_dataloader.dataset, 'metainfo', {}),
         }
-        if hasattr(dataset, 'metainfo'):
-            meta['dataset_meta'] = dataset.metainfo
         content = {
             'meta': meta,
-            'state_dict': _on_cpu(unwrapped(self.model).state_dict()),
+            'state_dict': unwrapped(self.model).state_dict(),
             'message_hub': self.message_hub.state_dict(),
         }
         if save_optimizer:
@@ -485,15 +444,7 @@ class Runner(MMEngineRunner):
         self.call_hook('before_save_checkpoint', checkpoint=content)
         return content
 
-    def _write(
-        self,
-        folder: str | Path,
-        name: str,
-        content: dict,
-        buffers: list | None,
-        outdated: list[str],
-        facts: dict[str, Any],
-    ) -> None:
+    def _write(self, folder: Any, name: str, content: dict, buffers: list | None, outdated: list, facts: dict) -> None:
         """Write and verify a checkpoint, record it, point to it, then delete outdated ones."""
         if buffers:
             content['rank_buffers'] = buffers
@@ -507,9 +458,7 @@ class Runner(MMEngineRunner):
             check_finite(content.get(key) or {}, f'not saved: {key} of this training')
         own = Path(folder).resolve() == self.checkpoints.folder.resolve()
         target = self.checkpoints if own else CheckpointFolder(folder)
-        facts = {key: value for key, value in facts.items() if value is not None}
-        position = self.position(content['meta'])
-        target.write(name, content, outdated, **position, **facts)
+        target.write(name, content, outdated, **self.position(content['meta']), **facts)
         if facts['kind'] in RESUMABLE:
             target.point(self.work_dir, name)
         target.delete(outdated)
@@ -528,19 +477,17 @@ class Runner(MMEngineRunner):
         """Return the buffers of each rank if they differ: inside an epoch, each rank has seen other images."""
         if self.world_size == 1:
             return None
-        buffers = _on_cpu(self._buffers())
-        flat = [value.double().sum().item() for part in buffers.values() for value in part.values()]
-        sums = all_gather_object(flat)
+        buffers = apply_to(self._buffers(), torch.is_tensor, Tensor.cpu)
+        sums = all_gather_object([value.double().sum().item() for part in buffers.values() for value in part.values()])
         return all_gather_object(buffers) if any(other != sums[0] for other in sums) else None
 
+    @torch.no_grad()
     def _load_own_buffers(self, of_ranks: Any) -> None:
         if not isinstance(of_ranks, list) or len(of_ranks) != self.world_size:
             return
-        given = of_ranks[self.rank]
-        with torch.no_grad():
-            for key, buffers in self._buffers().items():
-                for name, buffer in buffers.items():
-                    buffer.copy_(given[key][name])
+        for key, buffers in self._buffers().items():
+            for name, buffer in buffers.items():
+                buffer.copy_(of_ranks[self.rank][key][name])
 
 
 def _on_rank_0(function: Callable[[], Any]) -> Any:
@@ -558,11 +505,8 @@ def _on_rank_0(function: Callable[[], Any]) -> Any:
 
 
 def _read(filename: str, check_sums: bool = True) -> dict[str, Any]:
-    if '://' in str(filename):
-        raise ValueError(f'{filename} is an address: download the checkpoint, then resume from the file')
     path = Path(filename)
-    facts = CheckpointFolder(path.parent).entries.get(path.name) if check_sums else {}
-    return resuming.read_resumable(path, facts)
+    return resuming.read_resumable(path, CheckpointFolder(path.parent).entries.get(path.name) if check_sums else {})
 
 
 def _plain_name(kind: object) -> object:
@@ -570,14 +514,3 @@ def _plain_name(kind: object) -> object:
     if isinstance(kind, type) and kind.__module__.startswith('mmengine.'):
         return kind.__name__
     return kind.removeprefix('mmengine.') if isinstance(kind, str) else kind
-
-
-def _on_cpu(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    if not isinstance(value, Mapping):
-        return value
-    moved = type(value)((key, _on_cpu(part)) for key, part in value.items())
-    if hasattr(value, '_metadata'):
-        moved._metadata = value._metadata
-    return moved
