@@ -1,7 +1,7 @@
 """Find the layer where numbers stop being finite, and dump the iteration for ``tools/replay.py``."""
 
-import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.optim import OptimWrapper
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 STRUCTURES = {kind.__name__: kind for kind in (DetDataSample, InstanceData, PixelData)}
 KIND = '__structure__'
@@ -44,11 +45,9 @@ class Iteration:
     @property
     def images(self) -> list[str]:
         """Paths of the images, or their ids."""
-        return self._images if self.batch is None else image_names(self.batch)
-
-    def forget_batch(self) -> None:
-        """Free the memory of the images; keep their names."""
-        self._images, self.batch = image_names(self.batch), None
+        samples = self.batch.get('data_samples', ()) if isinstance(self.batch, dict) else ()
+        infos = [sample.metainfo for sample in samples if isinstance(sample, BaseDataElement)]
+        return [str(info.get('img_path', info.get('img_id', '?'))) for info in infos]
 
 
 def diagnose(model: nn.Module, iteration: Iteration, wrapper: OptimWrapper | None = None) -> dict[str, Any]:
@@ -70,7 +69,8 @@ def diagnose(model: nn.Module, iteration: Iteration, wrapper: OptimWrapper | Non
 
     def look(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
         order.append(name)
-        if not bad_outputs and any(not tensor.isfinite().all() for tensor in _tensors(output)):
+        tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        if not bad_outputs and not all(tensor.isfinite().all() for tensor in tensors):
             bad_outputs.append(name)
 
     handles = [
@@ -80,9 +80,10 @@ def diagnose(model: nn.Module, iteration: Iteration, wrapper: OptimWrapper | Non
     ]
     training = model.training
     try:
-        with torch.random.fork_rng(_current_gpu()), torch.enable_grad():
+        gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(gpus), torch.enable_grad():
             torch.set_rng_state(iteration.random_states[0])
-            if len(iteration.random_states) > 1 and torch.cuda.is_available():
+            if gpus and len(iteration.random_states) > 1:
                 torch.cuda.set_rng_state(iteration.random_states[1])
             model.train()
             losses, loss = _losses(model, iteration.batch, wrapper)
@@ -105,20 +106,13 @@ def as_number(value: Any) -> float:
     return float(value.detach().float().mean()) if isinstance(value, Tensor) else float(value)
 
 
-def image_names(batch: Any) -> list[str]:
-    """Return the paths of the images of a batch, or their ids."""
-    samples = batch.get('data_samples', ()) if isinstance(batch, dict) else ()
-    infos = [sample.metainfo for sample in samples if isinstance(sample, BaseDataElement)]
-    return [str(info.get('img_path', info.get('img_id', '?'))) for info in infos]
-
-
 def write_dump(
     path: Path, iteration: Iteration, found: dict[str, Any], model: nn.Module, facts: dict[str, Any]
 ) -> None:
     """Write an iteration as plain data, which ``torch.load(path, weights_only=True)`` can read.
 
     Args:
-        path: File to write; afterwards it is complete or absent.
+        path: File to write.
         iteration: Iteration to write.
         found: Result of :func:`diagnose`.
         model: With parameters and buffers of before the step.
@@ -134,12 +128,7 @@ def write_dump(
         **found,
         **facts,
     }
-    unfinished = path.with_name(f'.{path.name}.tmp')
-    try:
-        torch.save(content, unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    torch.save(content, path)
 
 
 def read_dump(path: str | Path) -> tuple[Iteration, dict[str, Any]]:
@@ -153,17 +142,16 @@ def read_dump(path: str | Path) -> tuple[Iteration, dict[str, Any]]:
     """
     try:
         content = torch.load(path, map_location='cpu', weights_only=True)
-    except OSError as error:
-        raise ValueError(f'cannot read the dump {path}: {error.strerror or error}') from error
+        if content['format'] != FORMAT:
+            raise ValueError(f'its format is {content["format"]!r}')
     except Exception as error:  # a damaged archive or another pickle raises many kinds
-        raise ValueError(f'{path} is not a dump of a stopped training: {type(error).__name__}') from error
-    if not isinstance(content, dict) or content.get('format') != FORMAT:
-        raise ValueError(f'{path} is not a dump of a stopped training, which is called non_finite_iter_K.pth')
+        raise ValueError(f'{path} is not a dump of a stopped training (non_finite_iter_K.pth): {error}') from error
     iteration = Iteration(content['iteration'], from_plain(content['batch']))
     iteration.random_states = content['random_states']
     return iteration, content
 
 
+@torch.no_grad()
 def load_state(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Load parameters and buffers of a dump, including buffers that are not in checkpoints.
 
@@ -174,31 +162,25 @@ def load_state(model: nn.Module, state: dict[str, Tensor]) -> None:
     differing = sorted(own.keys() ^ state.keys()) or [n for n in own if own[n].shape != state[n].shape]
     if differing:
         raise ValueError(f'the dump does not fit the config: {len(differing)} tensors differ, as {differing[:3]}')
-    with torch.no_grad():
-        for name, value in state.items():
-            own[name].copy_(value)
+    for name, value in state.items():
+        own[name].copy_(value)
 
 
 def to_plain(value: Any) -> Any:
     """Convert a batch to tensors, numbers, strings, lists, tuples and dicts; other objects become strings."""
-    if isinstance(value, BaseBoxes):
-        return value.tensor.detach().cpu()
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
+    if isinstance(value, (BaseBoxes, Tensor)):
+        return getattr(value, 'tensor', value).detach().cpu()
     if isinstance(value, BaseDataElement):
         fields = {key: to_plain(field) for key, field in value.items()}
-        kind = next((k.__name__ for k in type(value).__mro__ if k.__name__ in STRUCTURES), 'InstanceData')
-        return {KIND: kind, 'metainfo': to_plain(value.metainfo), 'fields': fields}
+        return {KIND: type(value).__name__, 'metainfo': to_plain(value.metainfo), 'fields': fields}
     if isinstance(value, (BitmapMasks, PolygonMasks)):
         return {KIND: 'BitmapMasks', 'masks': torch.from_numpy(np.ascontiguousarray(value.to_ndarray()))}
-    if isinstance(value, np.ndarray) and value.dtype.kind in 'biuf':
-        return torch.from_numpy(np.ascontiguousarray(value))
-    if isinstance(value, np.generic):
-        return value.item()
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in 'biuf':
+        return torch.from_numpy(np.ascontiguousarray(value)) if value.ndim else value.item()
     if isinstance(value, dict):
         return {str(key): to_plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(map(to_plain, value)) if type(value) in (list, tuple) else [to_plain(e) for e in value]
+        return (tuple if isinstance(value, tuple) else list)(map(to_plain, value))
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
@@ -207,8 +189,8 @@ def from_plain(value: Any) -> Any:
     if isinstance(value, dict) and value.get(KIND) == 'BitmapMasks':
         masks = value['masks'].numpy()
         return BitmapMasks(masks, *masks.shape[1:])
-    if isinstance(value, dict) and value.get(KIND) in STRUCTURES:
-        element = STRUCTURES[value[KIND]](metainfo=from_plain(value['metainfo']))
+    if isinstance(value, dict) and KIND in value:
+        element = STRUCTURES.get(value[KIND], InstanceData)(metainfo=from_plain(value['metainfo']))
         for key, field in value['fields'].items():
             setattr(element, key, from_plain(field))
         return element
@@ -217,17 +199,10 @@ def from_plain(value: Any) -> Any:
     return type(value)(map(from_plain, value)) if isinstance(value, (list, tuple)) else value
 
 
-def _current_gpu() -> list[int]:
-    return [torch.cuda.current_device()] if torch.cuda.is_available() else []
-
-
 def _losses(model: nn.Module, batch: Any, wrapper: OptimWrapper | None) -> tuple[dict[str, float], Tensor]:
     """Run the forward pass as ``train_step`` does."""
-    if wrapper is None:
+    with nullcontext() if wrapper is None else wrapper.optim_context(model):
         outputs = model._run_forward(model.data_preprocessor(batch, True), mode='loss')
-    else:
-        with wrapper.optim_context(model):
-            outputs = model._run_forward(model.data_preprocessor(batch, True), mode='loss')
     loss, logged = model.parse_losses(outputs)
     return {name: as_number(value) for name, value in logged.items()}, loss
 
@@ -245,15 +220,3 @@ def _bad_gradients(model: nn.Module, loss: Tensor, wrapper: OptimWrapper | None)
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in (*model.named_parameters(), *model.named_buffers())}
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, dict):
-        for entry in value.values():
-            yield from _tensors(entry)
-    elif isinstance(value, (list, tuple)):
-        for entry in value:
-            yield from _tensors(entry)

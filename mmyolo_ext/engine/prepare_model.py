@@ -20,6 +20,10 @@ from torch.nn.parallel import DistributedDataParallel
 MEMORY_FORMATS = {'channels_last': torch.channels_last, 'contiguous': torch.contiguous_format}
 COMPILERS = ('g++', 'clang++', 'c++')
 USUAL_PARTS = ('backbone', 'neck')
+CHANGED = (
+    'The {} changed from {} to {} after the model was wrapped in DistributedDataParallel, which would reduce a wrong '
+    'gradient or none. Change it in the constructor of the model, or by memory_format and frozen_parts, not in a hook'
+)
 
 
 def prepare_model(model: nn.Module, cfg: Mapping[str, Any]) -> nn.Module:
@@ -37,22 +41,19 @@ def prepare_model(model: nn.Module, cfg: Mapping[str, Any]) -> nn.Module:
         ValueError: If ``memory_format`` or ``compile_parts`` is invalid.
     """
     model.train()  # some backbones of mmdet freeze their stages only here
-    memory_format = cfg.get('memory_format')
+    memory_format, compiled = cfg.get('memory_format'), cfg.get('compile_parts')
     if memory_format is not None:
         if memory_format not in MEMORY_FORMATS:
             raise ValueError(f'memory_format must be one of {tuple(MEMORY_FORMATS)} or None, got {memory_format!r}')
         model = model.to(memory_format=MEMORY_FORMATS[memory_format])
-    compiled = cfg.get('compile_parts')
     if compiled is not None:
         if not isinstance(compiled, Mapping):
-            raise ValueError(
-                f"compile_parts must be a dict such as dict(backend='inductor'), or None, got {compiled!r}"
-            )
+            raise ValueError(f"compile_parts must be a dict as dict(backend='inductor'), or None, got {compiled!r}")
         compile_parts(model, **compiled)
     return model
 
 
-def compile_parts(model: nn.Module, backend: str = 'inductor', parts: list[str] | None = None, **options) -> list[str]:
+def compile_parts(model: nn.Module, backend: str = 'inductor', parts: list[str] | None = None, **options) -> None:
     """Compile parts of a model with ``torch.compile``, in place, when they first run.
 
     Heads and losses are not compiled: what depends on the boxes of a batch would be recompiled for every batch. Names
@@ -65,9 +66,6 @@ def compile_parts(model: nn.Module, backend: str = 'inductor', parts: list[str] 
         parts: Names of modules; by default backbone and neck, as far as the model has them.
         **options: Other arguments of ``torch.compile``, such as ``mode`` or ``dynamic``.
 
-    Returns:
-        The names of the parts.
-
     Raises:
         ValueError: If the backend is unknown or the model lacks a part.
     """
@@ -75,16 +73,13 @@ def compile_parts(model: nn.Module, backend: str = 'inductor', parts: list[str] 
     if backend not in known:
         raise ValueError(f'backend of compile_parts must be one of {known}, got {backend!r}')
     modules = dict(model.named_modules())
-    names = [part for part in USUAL_PARTS if part in modules] if parts is None else list(parts)
+    names = [part for part in USUAL_PARTS if part in modules] if parts is None else parts
     missing = [name for name in names if name not in modules]
     if missing or not names:
-        raise ValueError(
-            f'{type(model).__name__} has no part {missing or USUAL_PARTS} to compile: set compile_parts.parts to some '
-            f'of {[name for name in modules if name and "." not in name]}'
-        )
+        own = [name for name, _ in model.named_children()]
+        raise ValueError(f'{type(model).__name__} has no part {missing or USUAL_PARTS} to compile: set parts to {own}')
     for name in names:
         modules[name].compile(backend=backend, **options)
-    return names
 
 
 def check_compiler(device_type: str) -> None:
@@ -93,21 +88,15 @@ def check_compiler(device_type: str) -> None:
     Raises:
         ValueError: If a package, a compiler or a header is missing.
     """
-    if device_type == 'cuda' and importlib.util.find_spec('triton') is None:
-        raise ValueError('torch.compile needs the package triton on a GPU: pip install triton, or omit --compile')
-    if sys.platform == 'win32':
-        return
-    own, headers = os.environ.get('CXX'), sysconfig.get_path('include')
-    if not any(map(shutil.which, [own] if own else COMPILERS)):
-        tried = f'CXX={own}' if own else ', '.join(COMPILERS)
-        raise ValueError(
-            f'torch.compile needs a C++ compiler, and there is none ({tried}): install g++, or omit --compile'
-        )
-    if not Path(headers, 'Python.h').is_file():
-        raise ValueError(
-            f"torch.compile needs Python's headers, and {headers} has no Python.h: install them (apt install "
-            'python3-dev), or omit --compile'
-        )
+    compilers = [os.environ['CXX']] if 'CXX' in os.environ else COMPILERS
+    needs = {
+        'the package triton': device_type != 'cuda' or importlib.util.find_spec('triton'),
+        f'a C++ compiler ({", ".join(compilers)})': sys.platform == 'win32' or any(map(shutil.which, compilers)),
+        'Python.h (apt install python3-dev)': Path(sysconfig.get_path('include'), 'Python.h').is_file(),
+    }
+    missing = [name for name, there in needs.items() if not there]
+    if missing:
+        raise ValueError(f'torch.compile needs {" and ".join(missing)}: install what is missing, or omit --compile')
 
 
 def forbid_changes(model: nn.Module) -> None:
@@ -128,25 +117,15 @@ def forbid_changes(model: nn.Module) -> None:
         if torch.compiler.is_compiling():
             return
         for name, parameter, stride, required in wrapped:
-            if parameter.stride() != stride:
-                raise RuntimeError(_changed(name, 'layout in memory', stride, parameter.stride()))
-            if parameter.requires_grad != required:
-                raise RuntimeError(_changed(name, 'requires_grad', required, parameter.requires_grad))
+            if parameter.stride() != stride or parameter.requires_grad != required:
+                before, now = (stride, required), (parameter.stride(), parameter.requires_grad)
+                raise RuntimeError(CHANGED.format(f'(stride, requires_grad) of the parameter {name}', before, now))
         if first:
             first = False
-            found = dict(model.module.named_parameters())
-            for name, parameter, *_ in wrapped:
-                if found.pop(name, None) is not parameter:
-                    raise RuntimeError(_changed(name, 'identity', 'one tensor', 'another or none'))
-            if found:
-                raise RuntimeError(_changed(next(iter(found)), 'existence', 'absent', 'present'))
+            before = {(name, id(parameter)) for name, parameter, *_ in wrapped}
+            now = {(name, id(parameter)) for name, parameter in model.module.named_parameters()}
+            if before != now:
+                names = sorted(name for name, _ in before ^ now)
+                raise RuntimeError(CHANGED.format(f'tensor of the parameter {names[0]}', 'one', 'another or none'))
 
     model.register_forward_pre_hook(check)
-
-
-def _changed(name: str, what: str, before: Any, after: Any) -> str:
-    return (
-        f'The {what} of the parameter {name} changed from {before} to {after} after the model was wrapped in '
-        'DistributedDataParallel, which would reduce a wrong gradient or none. Change it in the constructor of '
-        'the model, or by the config keys memory_format and frozen_parts, not in a hook'
-    )

@@ -77,6 +77,7 @@ class Runner(MMEngineRunner):
         self._written = {'schedule': spelled(self.param_schedulers), 'optimizer': optimizer_cfg(self.optim_wrapper)}
         hook = next((hook for hook in self._hooks if isinstance(hook, CheckpointHook)), None)
         self.checkpoints = CheckpointFolder(hook.folder(self.work_dir) if hook else self.work_dir)
+        self.stopper = Stopper()
         with self._locked():
             return super().train()
 
@@ -174,7 +175,6 @@ class Runner(MMEngineRunner):
             if self._load_from:
                 self.load_checkpoint(self._load_from)
             return
-        self.stopper = Stopper()
         self.step_guard = StepGuard(**self.cfg.get('step_guard', {}))
         self.step_guard.attach(self)
         if self._resume:

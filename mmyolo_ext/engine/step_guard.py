@@ -100,10 +100,6 @@ class StepGuard(Hook):
 
     def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None) -> None:
         self._iteration.losses = dict(outputs or {})
-        loss = self._iteration.losses.get('loss')
-        alone_on_cpu = isinstance(loss, Tensor) and loss.device.type == 'cpu' and get_world_size() == 1
-        if self._group and alone_on_cpu and loss.isfinite():
-            self._iteration.forget_batch()  # its memory can be reused
         if self._unread:
             self._read(runner, 1 if self._wrapper.should_update() else len(self._unread))
         self._changed = False  # this hook is the last one
@@ -139,14 +135,16 @@ class StepGuard(Hook):
     def _step_on_host(self, flag: Tensor, buffers: list[Tensor], kwargs: dict) -> None:
         self.skipped = bool(flag)
         if self.skipped:
-            self._note_gradients()
+            named = [(name, p.grad) for name, p in self._model.named_parameters() if p.grad is not None]
+            for iteration in self._group:
+                iteration.gradients = [name for name, gradient in named if not gradient.isfinite().all()]
             for snapshot in self._snapshots:
                 snapshot.restore()
         else:
             self._changed = True
             self._inner_step(**kwargs)
             for snapshot, values in zip(self._snapshots, buffers, strict=True):
-                snapshot.keep(values)
+                snapshot.values = values
         self._unread.append((flag, None, self._group))
 
     def _step_on_device(self, flag: Tensor, gradients: list[Tensor], buffers: list[Tensor], kwargs: dict) -> None:
@@ -161,7 +159,7 @@ class StepGuard(Hook):
             self._inner_step(**kwargs)
             del optimizer.grad_scale, optimizer.found_inf
         for snapshot, values in zip(self._snapshots, buffers, strict=True):
-            snapshot.keep(torch.where(flag > 0, snapshot.values, values))
+            snapshot.values = torch.where(flag > 0, snapshot.values, values)
             snapshot.restore()
         self._unread.append((*_send_to_host(flag), self._group))
 
@@ -171,15 +169,6 @@ class StepGuard(Hook):
 
     def _decides_on_device(self) -> bool:
         return self._scaler_works() or getattr(self._wrapper.optimizer, '_step_supports_amp_scaling', False)
-
-    def _note_gradients(self) -> None:
-        bad = [
-            name
-            for name, parameter in self._model.named_parameters()
-            if parameter.grad is not None and not parameter.grad.isfinite().all()
-        ]
-        for iteration in self._group:
-            iteration.gradients = bad
 
     def _read(self, runner, waiting: int) -> None:
         """Read all decisions except the newest ``waiting``, which may still be on the device."""
@@ -216,14 +205,14 @@ class StepGuard(Hook):
         place = next((place for place, found in enumerate(findings) if found['fault']), len(group) - 1)
         ranks = all_gather_object(findings[place])
         rank = next((rank for rank, found in enumerate(ranks) if found['fault']), 0)
-        number = ranks[rank]['number']
-        path = Path(runner.work_dir) / f'non_finite_iter_{number + 1}.pth'
+        path = Path(runner.work_dir) / f'non_finite_iter_{ranks[rank]["number"] + 1}.pth'
         written = f'replay it: python tools/replay.py {path}'
         if rank == get_rank():
             try:
                 write_dump(path, group[place], findings[place], self._model, self._facts(runner))
-            except OSError as error:
-                written = f'the dump {path} could not be written: {error.strerror or error}'
+            except (OSError, RuntimeError) as error:
+                path.unlink(missing_ok=True)
+                written = f'the dump {path} could not be written: {error}'
         where = f' on rank {rank}' if len(ranks) > 1 else ''
         return f'{ranks[rank]["text"].format(where=where)}; {written}'
 
@@ -232,8 +221,7 @@ class StepGuard(Hook):
         logged = {name: as_number(value) for name, value in iteration.losses.items()}
         found = {'losses': logged, 'layer': None, 'stage': None}
         try:
-            if iteration.batch is not None:
-                found = diagnose(self._model, iteration, self._wrapper)
+            found = diagnose(self._model, iteration, self._wrapper)
         except Exception as error:  # must not hide the message about the numbers
             runner.logger.warning(f'The iteration could not be run again: {type(error).__name__}: {error}')
         terms = logged or found['losses']
@@ -243,31 +231,29 @@ class StepGuard(Hook):
         gradients = iteration.gradients
         layer = found['layer'] or (gradients[-1].rpartition('.')[0] if gradients else None)
         loss = ', '.join(f'{name} is {terms[name]}' for name in bad) or 'all losses are finite'
-        stage = 'gradient' if found['stage'] == 'gradient' or not found['stage'] else 'output'
-        seen = (
-            f'the first {stage} that is not finite is that of {layer}' if layer else 'no layer shows it when run again'
-        )
+        stage = found['stage'] or 'gradient'
+        seen = f'the first {stage} that is not finite is that of {layer}' if layer else 'a second run shows no layer'
         names = iteration.images
-        more = f' and {len(names) - NAMED} more' if len(names) > NAMED else ''
-        images = f'{", ".join(names[:NAMED])}{more}' if names else 'unknown'
-        scale = f'{self._wrapper.loss_scaler.get_scale():g}' if self._scaler_works() else 'none'
+        images = ', '.join(names[:NAMED]) + (f' and {len(names) - NAMED} more' if len(names) > NAMED else '')
         text = (
             f'Training stopped{{where}} at epoch {runner.epoch + 1}, iteration {iteration.number + 1} after '
             f'{self._in_a_row} optimizer step(s) in a row with numbers that are not finite: {loss}; {seen}; '
-            f'images: {images}; AMP scale: {scale}'
+            f'images: {images or "unknown"}; AMP scale: {self._loss_scale() or "none"}'
         )
         fault = bool(bad or found['stage'])
         return {**found, 'losses': terms, 'number': iteration.number, 'text': text, 'fault': fault}
 
+    def _loss_scale(self) -> float | None:
+        return self._wrapper.loss_scaler.get_scale() if self._scaler_works() else None
+
     def _facts(self, runner) -> dict[str, Any]:
-        wrapper = self._wrapper
         return {
             'epoch': runner.epoch,
             'rank': get_rank(),
             'world_size': get_world_size(),
             'seed': runner.seed,
-            'precision': str(getattr(wrapper, 'cast_dtype', None) or 'float32').removeprefix('torch.'),
-            'loss_scale': wrapper.loss_scaler.get_scale() if self._scaler_works() else None,
+            'precision': str(getattr(self._wrapper, 'cast_dtype', None) or 'float32').removeprefix('torch.'),
+            'loss_scale': self._loss_scale(),
             'config': runner.cfg.pretty_text,
         }
 
@@ -277,7 +263,7 @@ class NonFiniteError(RuntimeError):
 
 
 class _BufferCopy:
-    """A copy of the buffers of one device and type, in one tensor.
+    """A copy, ``values``, of the buffers of one device and type, in one tensor.
 
     Args:
         buffers: Not empty.
@@ -285,19 +271,15 @@ class _BufferCopy:
 
     def __init__(self, buffers: list[Tensor]) -> None:
         self._buffers = buffers
-        self.keep(self.read())
+        self.values = self.read()
 
     def read(self) -> Tensor:
         """Return the present values of the buffers as a new tensor."""
         return torch.cat([buffer.detach().reshape(-1) for buffer in self._buffers])
 
-    def keep(self, values: Tensor) -> None:
-        """Keep values of :meth:`read` for :meth:`restore`."""
-        self.values = values
-
     @torch.no_grad()
     def restore(self) -> None:
-        """Write the kept values into the buffers."""
+        """Write ``values`` into the buffers."""
         parts = self.values.split([buffer.numel() for buffer in self._buffers])
         sources = [part.view(buffer.shape) for part, buffer in zip(parts, self._buffers, strict=True)]
         torch._foreach_copy_(self._buffers, sources)

@@ -12,11 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
 import torch
+from mmengine.dist import get_world_size, is_distributed
+from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 
@@ -74,8 +76,6 @@ class Stopper:
         self._noted_at = 0.0
         self._reduction: tuple[distributed.Work, Tensor] | None = None
         self._group: distributed.ProcessGroup | None = None
-        self._torch_handler: Callable | None = None
-        self._worker_died = False
 
     @contextmanager
     def watch(self, runner) -> Iterator[None]:
@@ -85,8 +85,7 @@ class Stopper:
             StopTraining: After a signal, or a failure of disk, memory, loader or another rank.
             NonFiniteError: After too many steps that were not finite.
         """
-        several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-        self._group = distributed.new_group(backend='gloo') if several else None
+        self._group = distributed.new_group(backend='gloo') if get_world_size() > 1 else None
         for loop in (runner.train_loop, runner.val_loop):
             if loop is not None:
                 protect_workers(loop.dataloader)
@@ -107,20 +106,13 @@ class Stopper:
                     raise
                 message = f'Stopped at {_place(runner)}: {reason}. {outcome(runner, path)}'
                 raise StopTraining(1, message) from error
-            finally:
-                if self._torch_handler is not None:
-                    signal.signal(signal.SIGCHLD, self._torch_handler)
 
     def check(self, runner) -> None:
         """End an iteration; all ranks call this after each one.
 
         Raises:
             StopTraining: If a rank got a signal in the iteration before; the checkpoint is saved.
-            RuntimeError: If a worker of the loader died.
         """
-        if self._worker_died:
-            self._worker_died = False
-            self._torch_handler(signal.SIGCHLD, None)
         number = self._agreed()
         if number:
             self._stop(runner, number, all_ranks=True)
@@ -134,28 +126,12 @@ class Stopper:
         if self._signal:
             self._stop(runner, self._signal, all_ranks=self._group is None)
 
-    def defer_worker_deaths(self) -> None:
-        """Report a dead worker of the loader at the end of an iteration, not in the middle of a step.
-
-        PyTorch raises from a handler of SIGCHLD, which may run between any two lines. Call it once a loader has
-        started its workers.
-        """
-        if not hasattr(signal, 'SIGCHLD') or threading.current_thread() is not threading.main_thread():
-            return
-        current = signal.getsignal(signal.SIGCHLD)
-        if callable(current) and current != self._note_worker:
-            self._torch_handler = current
-            signal.signal(signal.SIGCHLD, self._note_worker)
-
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if number == signal.SIGINT and self._signal == number and now - self._noted_at > SECONDS_TO_INSIST:
             raise KeyboardInterrupt
         if not self._signal:
             self._signal, self._noted_at = int(number), now
-
-    def _note_worker(self, number: int, frame: FrameType | None) -> None:
-        self._worker_died = True
 
     def _agreed(self) -> int:
         """Return the highest signal that any rank had an iteration ago; of one process, the one it has now."""
@@ -173,8 +149,7 @@ class Stopper:
         return number
 
     def _stop(self, runner, number: int, all_ranks: bool) -> NoReturn:
-        name = signal.Signals(number).name
-        place = _place(runner)
+        name, place = signal.Signals(number).name, _place(runner)
         path = self._save(runner, f'of {name}', all_ranks)
         what = 'Interrupted' if number == signal.SIGINT else f'Stopped by {name}'
         raise StopTraining(128 + number, f'{what} at {place}. {outcome(runner, path)}')
@@ -266,7 +241,7 @@ def reason_of(error: BaseException) -> str | None:
         return None
     if 'DataLoader worker' in text:
         return f'a worker of the data loader died ({text.split(". ")[0][:200]})'
-    if isinstance(error, distributed.DistError) or _is_initialized() and OF_COMMUNICATION.search(text):
+    if isinstance(error, distributed.DistError) or is_distributed() and OF_COMMUNICATION.search(text):
         return RANK_LOST
     return None
 
@@ -294,14 +269,8 @@ def outcome(runner, path: str | None) -> str:
 def _place(runner) -> str:
     """Return epoch and iteration, counted from 1."""
     loop = runner.train_loop
-    epoch, iteration = loop.epoch, loop.iter
-    with suppress(TypeError, AttributeError):
-        iteration -= epoch * len(loop.dataloader)
-    return f'epoch {epoch + 1}, iteration {iteration}'
-
-
-def _is_initialized() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
+    done = loop.epoch * len(loop.dataloader) if isinstance(loop, EpochBasedTrainLoop) else 0
+    return f'epoch {loop.epoch + 1}, iteration {loop.iter - done}'
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -33,6 +32,7 @@ class StepBoundary:
         self.schedules = [copy.copy(scheduler.state_dict()) for scheduler in runner.param_schedulers or ()]
 
 
+@LOOPS.register_module()
 class EpochTrainLoop(EpochBasedTrainLoop):
     """MMEngine's ``EpochBasedTrainLoop`` that can start inside an epoch and resumes with the validation that was due.
 
@@ -48,18 +48,15 @@ class EpochTrainLoop(EpochBasedTrainLoop):
 
     def run(self) -> nn.Module:
         """Train until ``max_epochs``, or until a hook sets ``stop_training``."""
-        with _watched(self.runner):
-            return self._run()
-
-    def _run(self) -> nn.Module:
-        self.runner.call_hook('before_train')
-        self.boundary = StepBoundary(self.runner)
-        if self.runner.resumed and self._epoch and self._iter == self._epoch * len(self.dataloader):
-            self._validate_if_due()
-        while self._epoch < self._max_epochs and not self.stop_training:
-            self.run_epoch()
-            self._validate_if_due()
-        self.runner.call_hook('after_train')
+        with self.runner.stopper.watch(self.runner):
+            self.runner.call_hook('before_train')
+            self.boundary = StepBoundary(self.runner)
+            if self.runner.resumed and self._epoch and self._iter == self._epoch * len(self.dataloader):
+                self._validate_if_due()
+            while self._epoch < self._max_epochs and not self.stop_training:
+                self.run_epoch()
+                self._validate_if_due()
+            self.runner.call_hook('after_train')
         return self.runner.model
 
     def run_epoch(self) -> None:
@@ -76,7 +73,6 @@ class EpochTrainLoop(EpochBasedTrainLoop):
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
         """Train on one batch; then stop if a signal has arrived."""
-        _begin_iteration(self)
         super().run_iter(idx, data_batch)
         _end_iteration(self)
 
@@ -87,6 +83,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
             self.runner.val_loop.run()
 
 
+@LOOPS.register_module()
 class IterTrainLoop(IterBasedTrainLoop):
     """MMEngine's ``IterBasedTrainLoop`` that can stop between any two iterations; attributes as above."""
 
@@ -94,25 +91,19 @@ class IterTrainLoop(IterBasedTrainLoop):
 
     def run(self) -> nn.Module:
         """Train until ``max_iters``, or until a hook sets ``stop_training``."""
-        with _watched(self.runner):
+        with self.runner.stopper.watch(self.runner):
             self.boundary = StepBoundary(self.runner)
             return super().run()
 
     def run_iter(self, data_batch: Any) -> None:
         """Train on one batch; then stop if a signal has arrived."""
-        _begin_iteration(self)
         super().run_iter(data_batch)
         _end_iteration(self)
 
 
-LOOPS.register_module(module=EpochTrainLoop)
-LOOPS.register_module(module=IterTrainLoop)
-
-
 def is_step_boundary(runner) -> bool:
     """Return whether there are no accumulated gradients, so that a checkpoint loses nothing."""
-    should_update = getattr(runner.optim_wrapper, 'should_update', None)
-    return should_update is None or should_update()
+    return runner.optim_wrapper.should_update()
 
 
 class RemainingBatches:
@@ -150,18 +141,7 @@ def _batches_after(loader: DataLoader, done: int) -> Iterator:
     return iter(loader)
 
 
-def _watched(runner) -> AbstractContextManager:
-    return nullcontext() if runner.stopper is None else runner.stopper.watch(runner)
-
-
-def _begin_iteration(loop: EpochTrainLoop | IterTrainLoop) -> None:
-    if loop.runner.stopper is not None:
-        loop.runner.stopper.defer_worker_deaths()
-
-
 def _end_iteration(loop: EpochTrainLoop | IterTrainLoop) -> None:
-    runner = loop.runner
-    if is_step_boundary(runner):
+    if is_step_boundary(loop.runner):
         loop.boundary = StepBoundary(loop.runner)
-    if runner.stopper is not None:
-        runner.stopper.check(runner)
+    loop.runner.stopper.check(loop.runner)

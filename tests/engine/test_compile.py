@@ -134,14 +134,12 @@ def test_missing_parts(tmp_path) -> None:
 def test_a_missing_compiler_or_header_is_named(monkeypatch, tmp_path) -> None:
     monkeypatch.delenv('CXX', raising=False)
     monkeypatch.setattr(shutil, 'which', lambda name: None)
-    with pytest.raises(ValueError, match=r'needs a C\+\+ compiler, and there is none \(g\+\+, clang\+\+, c\+\+\)'):
+    with pytest.raises(ValueError, match=r'needs a C\+\+ compiler \(g\+\+, clang\+\+, c\+\+\): install'):
         check_compiler('cpu')
     monkeypatch.setenv('CXX', 'icpx')
-    with pytest.raises(ValueError, match='there is none .CXX=icpx.'):
+    monkeypatch.setattr(sysconfig, 'get_path', lambda name: str(tmp_path))
+    with pytest.raises(ValueError, match=r'needs a C\+\+ compiler \(icpx\) and Python\.h'):
         check_compiler('cpu')
     monkeypatch.setattr(shutil, 'which', lambda name: name)
-    monkeypatch.setattr(sysconfig, 'get_path', lambda name: str(tmp_path))
-    with pytest.raises(ValueError, match=r'has no Python\.h: install them'):
-        check_compiler('cpu')
     (tmp_path / 'Python.h').touch()
     check_compiler('cpu')

@@ -103,7 +103,7 @@ def all_gone(folder: Path) -> bool:
             'worker',
             7,
             1,
-            r'Stopped at epoch 2, iteration 3: a worker of the data loader died .*Killed.* Saved \S+iter_7\.pth',
+            r'Stopped at epoch 2, iteration 2: a worker of the data loader died .*Killed.* Saved \S+iter_7\.pth',
         ),
         ('full', 7, 1, r'Stopped at epoch 2, iteration 2: the disk is full \(a\.json\)\. Saved \S+iter_7\.pth'),
         (
