@@ -109,9 +109,9 @@ def test_flip_is_that_of_mmdet(sample):
     assert (ours['flip'], ours['flip_direction']) == (theirs['flip'], theirs['flip_direction']) == (False, None)
 
 
-def test_flip_draws_its_share():
-    rng = np.random.RandomState(0)
-    assert 430 < sum(HorizontalFlip(0.5).draw(rng) for _ in range(1000)) < 570  # 500 +- 4.4 sigma of 15.8
+def test_flip_draws_its_share(sample):
+    np.random.seed(0)
+    assert 430 < sum(HorizontalFlip(0.5)(sample)['flip'] for _ in range(1000)) < 570  # 500 +- 4.4 sigma of 15.8
 
 
 @pytest.mark.parametrize('case', ['plain', 'no boxes', 'grey', 'float', 'backwards', 'no flags', 'no annotations'])

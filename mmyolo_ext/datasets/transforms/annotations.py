@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from mmcv.transforms import BaseTransform
 from mmdet.structures.bbox import HorizontalBoxes
 
 
@@ -30,25 +31,16 @@ class Annotations(NamedTuple):
 
 
 def join(parts: Sequence[Annotations]) -> Annotations:
-    """Concatenate annotations. If some have soft labels, hard labels of the others become one-hot rows.
-
-    Raises:
-        ValueError: If the numbers of classes of soft labels differ, or a hard label is not below that number.
-    """
+    """Concatenate annotations. If some have soft labels, hard labels of the others become one-hot rows."""
     boxes_xyxy, labels, ignore, soft_labels = zip(*parts, strict=True)
-    widths = {rows.shape[1] for rows in soft_labels if rows is not None}
-    if len(widths) > 1:
-        raise ValueError(f'mixed images have soft labels of {sorted(widths)} classes: use the same number in all')
-    rows = np.concatenate([_to_soft_labels(part, *widths) for part in parts]) if widths else None
+    rows = None
+    num_classes = next((part.shape[1] for part in soft_labels if part is not None), None)
+    if num_classes is not None:
+        one_hot = np.eye(num_classes, dtype=np.float32)
+        rows = np.concatenate(
+            [one_hot[part.labels] if part.soft_labels is None else part.soft_labels for part in parts]
+        )
     return Annotations(np.concatenate(boxes_xyxy), np.concatenate(labels), np.concatenate(ignore), rows)
-
-
-def _to_soft_labels(annotations: Annotations, num_classes: int) -> np.ndarray:
-    if annotations.soft_labels is not None:
-        return annotations.soft_labels
-    if len(annotations.labels) and not annotations.labels.max() < num_classes:
-        raise ValueError(f'soft labels have {num_classes} classes, but a box has label {annotations.labels.max()}')
-    return np.eye(num_classes, dtype=np.float32)[annotations.labels]
 
 
 def stack_soft_labels(soft_labels: Sequence[Sequence[float] | None], labels: Sequence[int]) -> np.ndarray | None:
@@ -71,10 +63,7 @@ def read_annotations(results: dict) -> Annotations:
     """
     for key in ('gt_masks', 'gt_seg_map'):
         if results.get(key) is not None:
-            raise ValueError(
-                f'the sample has {key}, which mosaic, mixup, affine and letterbox do not support: '
-                'load boxes only, LoadAnnotations(with_bbox=True)'
-            )
+            raise ValueError(f'the sample has {key}: load boxes only, mmdet.LoadAnnotations(with_bbox=True)')
     boxes = results.get('gt_bboxes')
     if boxes is None:
         return Annotations(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
@@ -87,8 +76,7 @@ def read_annotations(results: dict) -> Annotations:
     soft_labels = results.get('gt_soft_labels')
     if soft_labels is not None and len(soft_labels) != len(boxes):
         raise ValueError(
-            f'{len(soft_labels)} rows of gt_soft_labels for {len(boxes)} boxes: an earlier transform dropped boxes '
-            'without their soft labels; use the transforms of mmyolo_ext'
+            f'{len(soft_labels)} rows of gt_soft_labels for {len(boxes)} boxes: use the transforms of mmyolo_ext'
         )
     return Annotations(
         boxes.tensor.numpy(),
@@ -122,16 +110,26 @@ def replace_image(results: dict, image: np.ndarray, annotations: Annotations) ->
     return results
 
 
-def check_image(results: dict, transform: str) -> np.ndarray:
-    """Return the image of ``results``.
+class Transform(BaseTransform):
+    """Base of the transforms of images with boxes; ``repr`` shows the arguments."""
 
-    Raises:
-        ValueError: Unless it is (H, W, 3) uint8.
-    """
-    image = results['img']
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(
-            f'{transform} needs an image of shape (height, width, 3) and type uint8, got {image.shape} '
-            f"{image.dtype}: load it by mmyolo_ext.LoadImage(color_type='color', to_float32=False)"
-        )
-    return image
+    def read(self, results: dict) -> tuple[np.ndarray, Annotations]:
+        """Return the image and the boxes of ``results``."""
+        return self.read_image(results), read_annotations(results)
+
+    def read_image(self, results: dict) -> np.ndarray:
+        """Return the image of ``results``.
+
+        Raises:
+            ValueError: Unless it is (H, W, 3) uint8.
+        """
+        image = results['img']
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(
+                f'{type(self).__name__} needs an image (H, W, 3) of type uint8, got {image.shape} {image.dtype}'
+            )
+        return image
+
+    def __repr__(self) -> str:
+        arguments = (f'{name}={value!r}' for name, value in vars(self).items() if not name.startswith('_'))
+        return f'{type(self).__name__}({", ".join(arguments)})'

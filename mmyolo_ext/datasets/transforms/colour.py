@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from mmcv.transforms import BaseTransform
 
 from mmyolo_ext.registry import TRANSFORMS
 
-from .annotations import check_image
+from .annotations import Transform
 from .functional import check_range
 
 GAIN_STEPS = 1024
@@ -36,7 +35,7 @@ def scale_hsv(image: np.ndarray, gain_hsv: Sequence[float]) -> np.ndarray:
 
 
 @TRANSFORMS.register_module()
-class HSVJitter(BaseTransform):
+class HSVJitter(Transform):
     """Multiply hue, saturation and value each by a factor drawn from [1 - a, 1 + a].
 
     Hue is cyclic, saturation and value are clipped. Boxes do not change.
@@ -54,15 +53,11 @@ class HSVJitter(BaseTransform):
         self.hue = check_range('hue', hue, 0, 1)
         self.saturation = check_range('saturation', saturation, 0, 1)
         self.value = check_range('value', value, 0, 1)
-        self._ranges = np.array([hue, saturation, value])
 
     def draw(self, rng: np.random.RandomState) -> np.ndarray:
         """Draw the factors (3,) of hue, saturation and value, multiples of 1/1024."""
-        return round_gains(1 + rng.uniform(-1, 1, size=3) * self._ranges)
+        return round_gains(1 + rng.uniform(-1, 1, size=3) * np.array([self.hue, self.saturation, self.value]))
 
     def transform(self, results: dict) -> dict:
         """Recolour the image."""
-        return {**results, 'img': scale_hsv(check_image(results, 'HSVJitter'), self.draw(np.random))}
-
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}(hue={self.hue}, saturation={self.saturation}, value={self.value})'
+        return {**results, 'img': scale_hsv(self.read_image(results), self.draw(np.random))}

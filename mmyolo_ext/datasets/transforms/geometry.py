@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from mmcv.transforms import BaseTransform
 
 from mmyolo_ext.registry import TRANSFORMS
 
-from .annotations import check_image, read_annotations, replace_image
+from .annotations import Transform, replace_image
 from .functional import (
     INTERPOLATIONS,
     affine_about_centre,
@@ -31,7 +30,7 @@ EXTRA = 0.5  # margin in strides, the default of RectBatchDataset
 
 
 @TRANSFORMS.register_module()
-class Letterbox(BaseTransform):
+class Letterbox(Transform):
     """Resize an image to fit ``size_hw``, aspect ratio kept, and pad it to the canvas.
 
     The canvas is ``results['batch_shape_hw']`` if :class:`RectBatchDataset` has set it, else ``size_hw``; with a
@@ -72,15 +71,13 @@ class Letterbox(BaseTransform):
         if interpolation not in INTERPOLATIONS:
             raise ValueError(f'interpolation must be one of {tuple(INTERPOLATIONS)}, got {interpolation!r}')
         self.interpolation = interpolation
-        if stride is not None and (not isinstance(stride, int) or stride < 1):
-            raise ValueError(f'stride must be None or an integer above 0, got {stride!r}')
         self.stride = stride
 
     def transform(self, results: dict) -> dict:
         """Resize and pad the image, and move its boxes."""
         if 'pad_param' in results:
             raise ValueError('the pipeline has two Letterbox transforms, but only one padding can be undone: keep one')
-        image, annotations = check_image(results, 'Letterbox'), read_annotations(results)
+        image, annotations = self.read(results)
         if self.stride is None:
             canvas_hw = results.get('batch_shape_hw', self.size_hw)
         else:
@@ -97,15 +94,9 @@ class Letterbox(BaseTransform):
         results['pad_param'] = plan.pad_tblr
         return results
 
-    def __repr__(self) -> str:
-        return (
-            f'{type(self).__name__}(size_hw={self.size_hw}, pad_val={self.pad_val}, centred={self.centred}, '
-            f'allow_upscale={self.allow_upscale}, interpolation={self.interpolation!r}, stride={self.stride})'
-        )
-
 
 @TRANSFORMS.register_module()
-class RandomAffine(BaseTransform):
+class RandomAffine(Transform):
     """Scale, rotate, shear and shift an image; its centre moves to the centre of an output of ``size``.
 
     Applies to the canvas of a mosaic, of twice the size, as to a plain resized image. A box becomes the upright box
@@ -156,22 +147,16 @@ class RandomAffine(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Warp the image and its boxes."""
-        image, annotations = check_image(results, 'RandomAffine'), read_annotations(results)
+        image, annotations = self.read(results)
         matrix = self.draw(np.random, image.shape[:2])
         whole = warp_boxes(annotations.boxes_xyxy, matrix)
         seen = clip_boxes(whole, (0, 0, *self.size_hw[::-1]))
         annotations = annotations.moved(seen, keep_boxes(box_sides(whole), box_sides(seen)))
         return replace_image(results, warp_image(image, matrix, self.size_hw, self.pad_val), annotations)
 
-    def __repr__(self) -> str:
-        return (
-            f'{type(self).__name__}(size={self.size_hw}, scale={self.scale}, translate={self.translate}, '
-            f'degrees={self.degrees}, shear={self.shear}, pad_val={self.pad_val})'
-        )
-
 
 @TRANSFORMS.register_module()
-class HorizontalFlip(BaseTransform):
+class HorizontalFlip(Transform):
     """Flip the image and its boxes horizontally.
 
     Unlike mmdet's ``RandomFlip``, the image is copied, not a view with negative strides, which would slow down later
@@ -187,18 +172,11 @@ class HorizontalFlip(BaseTransform):
     def __init__(self, prob: float = 0.5) -> None:
         self.prob = check_range('prob', prob, 0, 1)
 
-    def draw(self, rng: np.random.RandomState) -> bool:
-        """Draw whether to flip."""
-        return rng.uniform() < self.prob
-
     def transform(self, results: dict) -> dict:
         """Flip the image and its boxes, or neither."""
-        if not self.draw(np.random):
+        if np.random.uniform() >= self.prob:
             return {**results, 'flip': False, 'flip_direction': None}
-        image, annotations = check_image(results, 'HorizontalFlip'), read_annotations(results)
+        image, annotations = self.read(results)
         flipped = annotations.moved(flip_boxes(annotations.boxes_xyxy, image.shape[1]))
         results = replace_image(results, cv2.flip(image, 1), flipped)
         return {**results, 'flip': True, 'flip_direction': 'horizontal'}
-
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}(prob={self.prob})'

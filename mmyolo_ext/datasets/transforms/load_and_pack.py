@@ -10,7 +10,6 @@ import torch
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets.transforms import PackDetInputs
 from mmdet.structures import DetDataSample
-from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
 from mmyolo_ext.datasets.shared_memory import empty_image
@@ -20,7 +19,7 @@ from mmyolo_ext.registry import TRANSFORMS
 from .annotations import Annotations, as_boxes, read_annotations
 
 META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pad_param', 'flip', 'flip_direction')
-PACKED_BY_MMDET = ('gt_masks', 'gt_seg_map', 'proposals')
+PACKED_BY_MMDET = {'gt_masks', 'gt_seg_map', 'proposals'}
 
 
 @TRANSFORMS.register_module()
@@ -35,7 +34,7 @@ class LoadImage(LoadImageFromFile):
     and 16-bit channels are scaled to 8. With another ``color_type`` or ``imdecode_backend``, mmcv decodes.
 
     Args:
-        skip_broken: Warn, once a file, and return None; an mmengine dataset in training then takes another sample.
+        skip_broken: Warn and return None; an mmengine dataset in training then takes another sample.
             Otherwise an unusable image is an error.
         kwargs: Those of mmcv's ``LoadImageFromFile``.
 
@@ -46,7 +45,6 @@ class LoadImage(LoadImageFromFile):
     def __init__(self, skip_broken: bool = False, **kwargs) -> None:
         super().__init__(**kwargs)
         self.skip_broken = skip_broken
-        self._warned: set[str] = set()
 
     def transform(self, results: dict) -> dict | None:
         """Load the image at ``img_path``."""
@@ -63,21 +61,13 @@ class LoadImage(LoadImageFromFile):
         except ValueError as error:
             if not self.skip_broken:
                 raise ValueError(f'cannot use image {path}: {error}') from error
-            self._warn_once(path, f'skipped image {path}: {error}')
+            warnings.warn(f'skipped image {path}: {error}', stacklevel=2)
             return None
         if complaint:
-            self._warn_once(path, f'image {path} may be damaged: {complaint}')
+            warnings.warn(f'image {path} may be damaged: {complaint}', stacklevel=2)
         if self.to_float32:
             image = image.astype(np.float32)
         return {**results, 'img': image, 'img_shape': image.shape[:2], 'ori_shape': image.shape[:2]}
-
-    def _warn_once(self, path: str, message: str) -> None:
-        if path not in self._warned:
-            self._warned.add(path)
-            warnings.warn(message, stacklevel=3)
-
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}(skip_broken={self.skip_broken}, color_type={self.color_type!r})'
 
 
 @TRANSFORMS.register_module()
@@ -99,17 +89,15 @@ class PackInputs(PackDetInputs):
 
     def transform(self, results: dict) -> dict:
         """Pack a sample."""
-        image = results.get('img')
-        if (
-            not isinstance(image, np.ndarray)
-            or image.dtype != np.uint8
-            or image.ndim != 3
-            or image.shape[2] != 3
-            or not {'gt_bboxes', 'gt_bboxes_labels', 'gt_ignore_flags'} <= results.keys()
-            or not isinstance(results['gt_bboxes'], HorizontalBoxes)
-            or any(key in results for key in PACKED_BY_MMDET)
-        ):
-            return self._pack_by_mmdet(results)
+        image = results['img']
+        is_plain = image.dtype == np.uint8 and image.ndim == 3 and not PACKED_BY_MMDET & results.keys()
+        if not is_plain or not {'gt_bboxes', 'gt_bboxes_labels', 'gt_ignore_flags'} <= results.keys():
+            packed = super().transform(results)
+            if 'gt_soft_labels' in results:
+                keep = ~results.get('gt_ignore_flags', np.zeros(len(results['gt_soft_labels']), bool))
+                soft_labels = torch.from_numpy(results['gt_soft_labels'][keep])
+                packed['data_samples'].gt_instances.soft_labels = soft_labels
+            return packed
         annotations = read_annotations(results)
         sample = DetDataSample()
         # set_metainfo would make a deep copy, the slowest step of all
@@ -118,17 +106,9 @@ class PackInputs(PackDetInputs):
         sample._metainfo_fields.update(metainfo)
         sample.gt_instances = _instances(annotations, ~annotations.ignore)
         sample.ignored_instances = _instances(annotations, annotations.ignore)
-        inputs = empty_image((3, *image.shape[:2]))
+        inputs = empty_image((image.shape[2], *image.shape[:2]))
         cv2.split(image, list(inputs.numpy()))  # faster than torch's permute
         return {'inputs': inputs, 'data_samples': sample}
-
-    def _pack_by_mmdet(self, results: dict) -> dict:
-        packed = super().transform(results)
-        soft_labels = read_annotations(results).soft_labels if 'gt_soft_labels' in results else None
-        if soft_labels is not None:
-            keep = ~results.get('gt_ignore_flags', np.zeros(len(soft_labels), bool))
-            packed['data_samples'].gt_instances.soft_labels = torch.from_numpy(soft_labels[keep])
-        return packed
 
 
 def _instances(annotations: Annotations, keep: np.ndarray) -> InstanceData:

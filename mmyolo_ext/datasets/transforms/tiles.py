@@ -26,11 +26,10 @@ from .functional import (
 class Tile(NamedTuple):
     """Place of one image in a mosaic.
 
-    ``source``: the visible part of the image, ``target``: its place on the canvas, both (x1, y1, x2, y2) in whole
-    pixels and of the same size; ``shift_xy``: offset from coordinates of the image to those of the canvas.
+    ``target``: place of the visible part on the canvas, (x1, y1, x2, y2) in whole pixels; ``shift_xy``: offset from
+    coordinates of the image to those of the canvas.
     """
 
-    source: tuple[int, int, int, int]
     target: tuple[int, int, int, int]
     shift_xy: tuple[int, int]
 
@@ -46,9 +45,8 @@ def place_tiles(
     for quadrant, (height, width) in enumerate(images_hw):
         left = centre_xy[0] - (width if quadrant % 2 == 0 else 0)
         top = centre_xy[1] - (height if quadrant < 2 else 0)
-        x1, y1 = max(left, 0), max(top, 0)
         x2, y2 = min(left + width, canvas_hw[1]), min(top + height, canvas_hw[0])
-        tiles.append(Tile((x1 - left, y1 - top, x2 - left, y2 - top), (x1, y1, x2, y2), (left, top)))
+        tiles.append(Tile((max(left, 0), max(top, 0), x2, y2), (left, top)))
     return tiles
 
 
@@ -109,11 +107,14 @@ def _warp_tile(
     x1, y1, x2, y2 = max(x1, 0), max(y1, 0), min(x2, output.shape[1]), min(y2, output.shape[0])
     if x1 >= x2 or y1 >= y2:
         return
-    left, top = int(tile.source[0] / scale_x), int(tile.source[1] / scale_y)
-    right, bottom = math.ceil(tile.source[2] / scale_x), math.ceil(tile.source[3] / scale_y)
+    # the visible part of the image as decoded
+    left, top, right, bottom = np.subtract(tile.target, tile.shift_xy * 2) / ((scale_x, scale_y) * 2)
+    left, top = int(left), int(top)
     # With BORDER_TRANSPARENT, OpenCV writes only pixels that have a neighbour above and to the left. A replicated
     # border there covers the half pixel around the outer centres; otherwise padding shows between the images.
-    part = cv2.copyMakeBorder(image[top:bottom, left:right], 1, 0, 1, 0, cv2.BORDER_REPLICATE)
+    part = cv2.copyMakeBorder(
+        image[top : math.ceil(bottom), left : math.ceil(right)], 1, 0, 1, 0, cv2.BORDER_REPLICATE
+    )
     to_canvas = np.array(
         [
             [scale_x, 0, (left - 1) * scale_x + tile.shift_xy[0]],

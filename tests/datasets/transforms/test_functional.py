@@ -144,10 +144,10 @@ def test_box_filter_of_nothing():
 def test_tiles_by_hand():
     # Canvas 8 x 8, point (x, y) = (3, 5), images 4 x 4, the last 2 rows x 6 columns.
     tiles = T.place_tiles([(4, 4), (4, 4), (4, 4), (2, 6)], (3, 5), (8, 8))
-    assert tiles[0] == ((1, 0, 4, 4), (0, 1, 3, 5), (-1, 1))
-    assert tiles[1] == ((0, 0, 4, 4), (3, 1, 7, 5), (3, 1))
-    assert tiles[2] == ((1, 0, 4, 3), (0, 5, 3, 8), (-1, 5))
-    assert tiles[3] == ((0, 0, 5, 2), (3, 5, 8, 7), (3, 5))
+    assert tiles[0] == ((0, 1, 3, 5), (-1, 1))
+    assert tiles[1] == ((3, 1, 7, 5), (3, 1))
+    assert tiles[2] == ((0, 5, 3, 8), (-1, 5))
+    assert tiles[3] == ((3, 5, 8, 7), (3, 5))
     canvas = T.compose_tiles([np.full((*hw, 3), k, np.uint8) for k, hw in enumerate([(4, 4)] * 3 + [(2, 6)])], tiles,
                              (0, 0, 8, 8), 9)  # fmt: skip
     expected = [
