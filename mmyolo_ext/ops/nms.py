@@ -13,8 +13,6 @@ Soft-NMS (Bodla et al., arXiv 1704.04503) lowers the scores of boxes near a bett
 Letters: N boxes, K kept.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,42 +20,35 @@ from torch import Tensor
 from mmyolo_ext.ops.sampling import torchvision_ops
 
 
-class Corners(NamedTuple):
-    """N boxes as five float32 arrays of length N."""
+def corners_of(boxes_xyxy: np.ndarray, offset: np.float32) -> np.ndarray:
+    """Convert (N, 4) to (5, N) float32, x1, y1, x2, y2 and area.
 
-    x1: np.ndarray
-    y1: np.ndarray
-    x2: np.ndarray
-    y2: np.ndarray
-    area: np.ndarray
-
-    @classmethod
-    def of(cls, boxes_xyxy: np.ndarray, offset: np.float32) -> 'Corners':
-        """Convert (N, 4) to float32 corners; ``offset`` is 1 if x2 and y2 are the last pixel inside, else 0."""
-        x1, y1, x2, y2 = np.ascontiguousarray(boxes_xyxy.T, dtype=np.float32)
-        return cls(x1, y1, x2, y2, (x2 - x1 + offset) * (y2 - y1 + offset))
-
-    def take(self, index: np.ndarray | slice) -> 'Corners':
-        """Return the boxes of an index."""
-        return Corners(*(side[index] for side in self))
+    Args:
+        boxes_xyxy: (N, 4).
+        offset: 1 if x2 and y2 are the last pixel inside, else 0.
+    """
+    x1, y1, x2, y2 = np.ascontiguousarray(boxes_xyxy.T, dtype=np.float32)
+    return np.stack([x1, y1, x2, y2, (x2 - x1 + offset) * (y2 - y1 + offset)])
 
 
-def iou_matrix(a: Corners, b: Corners, offset: np.float32) -> np.ndarray:
+def iou_matrix(a: np.ndarray, b: np.ndarray, offset: np.float32) -> np.ndarray:
     """Return the IoU of each box of ``a`` (rows) with each of ``b`` in float32; NaN for two boxes without area.
 
-    A threshold decides on a float32 IoU, so the order of operations is that of mmcv's CPU ops.
+    Boxes are in the form of :func:`corners_of`. A threshold decides on a float32 IoU, so the order of operations is
+    that of mmcv's CPU ops.
     """
-    width = np.minimum(a.x2[:, None], b.x2)
-    width -= np.maximum(a.x1[:, None], b.x1)
-    height = np.minimum(a.y2[:, None], b.y2)
-    height -= np.maximum(a.y1[:, None], b.y1)
+    a = a[:, :, None]
+    width = np.minimum(a[2], b[2])
+    width -= np.maximum(a[0], b[0])
+    height = np.minimum(a[3], b[3])
+    height -= np.maximum(a[1], b[1])
     if offset:
         width += offset
         height += offset
     np.maximum(width, 0, out=width)
     np.maximum(height, 0, out=height)
     common = np.multiply(width, height, out=width)
-    union = np.add(a.area[:, None], b.area, out=height)
+    union = np.add(a[4], b[4], out=height)
     union -= common
     return np.divide(common, union, out=common)
 
@@ -86,31 +77,33 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     if boxes.numel() == 0:
         return order.new_empty(0)
     with np.errstate(all='ignore'):
-        kept = _nms_by_groups(Corners.of(boxes[order].cpu().numpy(), one), threshold, one)
+        kept = _nms_by_groups(corners_of(boxes[order].cpu().numpy(), one), threshold, one)
     return order[torch.from_numpy(kept).to(order.device)]
 
 
-def _nms_by_groups(corners: Corners, threshold: np.float32, offset: np.float32) -> np.ndarray:
+def _nms_by_groups(corners: np.ndarray, threshold: np.float32, offset: np.float32) -> np.ndarray:
     """Return the ranks of the kept boxes, ascending.
 
     With a negative threshold distant boxes suppress each other, so all are one group.
     """
-    if len(corners.area) <= BLOCK or threshold < 0:
+    if corners.shape[1] <= BLOCK or threshold < 0:
         return _nms_by_blocks(corners, threshold, offset)
-    kept = [ranks[_nms_by_blocks(corners.take(ranks), threshold, offset)] for ranks in _groups(corners, offset)]
+    kept = [
+        ranks[_nms_by_blocks(corners.take(ranks, axis=1), threshold, offset)] for ranks in _groups(corners, offset)
+    ]
     return np.sort(np.concatenate(kept))
 
 
-def _groups(corners: Corners, offset: np.float32) -> list[np.ndarray]:
+def _groups(corners: np.ndarray, offset: np.float32) -> list[np.ndarray]:
     """Return the ranks of the boxes, ascending in each group; boxes of different groups have no common area.
 
     A cut lies before a box that starts at or past the end of all boxes that start before it. float32 subtraction is
     monotone, so the widths computed later between the two sides of a cut are not positive either. NaN makes no cut.
     Neighbouring small groups are joined up to a block.
     """
-    by_x = np.argsort(corners.x1, kind='stable')
-    end = np.maximum.accumulate(corners.x2[by_x])
-    cuts = np.flatnonzero(end[:-1] - corners.x1[by_x][1:] + offset <= 0) + 1
+    by_x = np.argsort(corners[0], kind='stable')
+    end = np.maximum.accumulate(corners[2][by_x])
+    cuts = np.flatnonzero(end[:-1] - corners[0][by_x][1:] + offset <= 0) + 1
     cuts = np.append(cuts, len(by_x))
     groups, start = [], 0
     while start < len(by_x):
@@ -121,19 +114,19 @@ def _groups(corners: Corners, offset: np.float32) -> list[np.ndarray]:
     return groups
 
 
-def _nms_by_blocks(corners: Corners, threshold: np.float32, offset: np.float32) -> np.ndarray:
+def _nms_by_blocks(corners: np.ndarray, threshold: np.float32, offset: np.float32) -> np.ndarray:
     """Return the ranks of the kept boxes, ascending."""
-    alive = np.arange(len(corners.area))
+    alive = np.arange(corners.shape[1])
     kept = []
     while len(alive):
-        block = corners.take(slice(0, BLOCK))
+        block = corners[:, :BLOCK]
         survivors = _greedy(iou_matrix(block, block, offset) > threshold)
         kept.append(alive[:BLOCK][survivors])
         alive = alive[BLOCK:]
         if len(alive):
-            corners = corners.take(slice(BLOCK, None))
-            free = _free(block.take(survivors), corners, threshold, offset)
-            alive, corners = alive[free], corners.take(free)
+            corners = corners[:, BLOCK:]
+            free = _free(block.take(survivors, axis=1), corners, threshold, offset)
+            alive, corners = alive[free], corners.compress(free, axis=1)
     return np.concatenate(kept)
 
 
@@ -148,10 +141,10 @@ def _greedy(overlaps: np.ndarray) -> np.ndarray:
     return np.array(kept, dtype=np.int64)
 
 
-def _free(kept: Corners, rest: Corners, threshold: np.float32, offset: np.float32) -> np.ndarray:
+def _free(kept: np.ndarray, rest: np.ndarray, threshold: np.float32, offset: np.float32) -> np.ndarray:
     """Return a mask of the boxes of ``rest`` that overlap none of ``kept``. Chunks of 64 Ki IoUs stay in the cache."""
-    width = max(1, 2**16 // len(kept.area))
-    chunks = [rest.take(slice(at, at + width)) for at in range(0, len(rest.area), width)]
+    width = max(1, 2**16 // kept.shape[1])
+    chunks = [rest[:, at : at + width] for at in range(0, rest.shape[1], width)]
     return ~np.concatenate([(iou_matrix(kept, chunk, offset) > threshold).any(0) for chunk in chunks])
 
 
@@ -164,10 +157,10 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     zero, threshold = np.float32(0), np.float32(iou_threshold)
     groups = []
     with np.errstate(all='ignore'):
-        corners = Corners.of(dets[:, :4].detach().float().cpu().numpy(), zero)
+        corners = corners_of(dets[:, :4].detach().float().cpu().numpy(), zero)
         while len(order):
             rest = order[1:]
-            dropped = iou_matrix(corners.take(order[:1]), corners.take(rest), zero)[0] >= threshold
+            dropped = iou_matrix(corners[:, order[:1]], corners[:, rest], zero)[0] >= threshold
             groups.append([int(order[0]), *rest[dropped].tolist()])
             order = rest[~dropped]
     return groups
@@ -175,7 +168,7 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
 
 NAIVE, LINEAR, GAUSSIAN = 0, 1, 2
 SCORE = 5
-"""Row of the table of boxes; the rows before are those of Corners."""
+"""Row of the table of boxes; the rows before are those of :func:`corners_of`."""
 
 
 def softnms(
@@ -202,8 +195,8 @@ def softnms(
     """
     one, floor = np.float32(offset), np.float32(min_score)
     with np.errstate(all='ignore'):
-        corners = Corners.of(boxes.detach().numpy(), one)
-        table = np.stack([*corners, scores.detach().float().numpy()])
+        corners = corners_of(boxes.detach().numpy(), one)
+        table = np.concatenate([corners, scores.detach().float().numpy()[None]])
         index = np.arange(table.shape[1])
         at, count = 0, len(index)
         while at < count:
@@ -211,7 +204,7 @@ def softnms(
             table[:, [at, best]] = table[:, [best, at]]
             index[[at, best]] = index[[best, at]]
             rest = table[:, at + 1 : count]
-            iou = iou_matrix(Corners(*table[:SCORE, at : at + 1]), Corners(*rest[:SCORE]), one)[0]
+            iou = iou_matrix(table[:, at : at + 1], rest, one)[0]
             rest[SCORE] *= _decay(iou, np.float32(iou_threshold), np.float32(sigma), method)
             at += 1
             count = at + _fill_holes(rest, index[at:count], ~(rest[SCORE] < floor))

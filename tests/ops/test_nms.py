@@ -106,7 +106,7 @@ def test_groups_part_classes_and_hold_every_box_once() -> None:
     classes = rng.randint(5, size=1000)
     corner = rng.rand(1000, 2) * 90 + 101 * classes[:, None]
     boxes = np.hstack([corner, corner + rng.rand(1000, 2) * 10]).astype(np.float32)
-    groups = nms_module._groups(nms_module.Corners.of(boxes, np.float32(0)), np.float32(0))
+    groups = nms_module._groups(nms_module.corners_of(boxes, np.float32(0)), np.float32(0))
     assert sorted(np.concatenate(groups).tolist()) == list(range(1000))
     # 200 boxes of a class fill more than one block of 128, so no group has two classes.
     assert all(len(set(classes[group])) == 1 for group in groups)
