@@ -1,8 +1,7 @@
 """RoIAlign (Mask R-CNN, arXiv 1703.06870) and deformable RoI pooling (Dai et al., arXiv 1703.06211).
 
 Each bin of a region is the mean of bilinear samples, which is linear in the feature map: one table of (bin, pixel,
-weight) gives the forward pass, and read the other way round, its gradient. In deformable pooling every bin moves by
-an offset of its own.
+weight) gives them all. In deformable pooling every bin moves by an offset of its own.
 
 Letters: N images, C channels, R regions, S samples of all regions, B = R * rows * columns bins.
 """
@@ -17,17 +16,7 @@ MAX, MEAN = 0, 1  # values of mmcv's ``pool_mode``
 
 
 def roi_align_forward(
-    input: Tensor,
-    rois: Tensor,
-    output: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
+    input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor, **options: float
 ) -> None:
     """Fill ``output`` (R, C, height, width).
 
@@ -36,78 +25,48 @@ def roi_align_forward(
         rois: (R, 5), image index and x1 y1 x2 y2; times ``spatial_scale`` in pixels of the map. A negative width or
             height gives bins without samples (mmcv's CPU op stops there, its GPU op does not).
         argmax_y, argmax_x: Buffers of the compiled op, unused, here and below.
-        sampling_ratio: Samples along each side of a bin; 0: enough that they are at most one pixel apart.
-        pool_mode: :data:`MEAN`.
-        aligned: Whether pixel centres lie at half a pixel; otherwise samples are off by half a pixel, and a region has
-            at least the size of a pixel, as in the first version of the op.
+        options: aligned_height, aligned_width (bins), spatial_scale; sampling_ratio, the samples along each side of a
+            bin, 0 for enough that they are at most one pixel apart; pool_mode, :data:`MEAN`; aligned, whether pixel
+            centres lie at half a pixel: otherwise samples are off by half a pixel, and a region has at least the size
+            of a pixel, as in the first version of the op.
 
     Raises:
         MissingOpError: If ``pool_mode`` is :data:`MAX`, which no detector of mmdet uses.
     """
-    if pool_mode == MAX:
+    if options['pool_mode'] == MAX:
         raise MissingOpError("roi_align with pool_mode='max'")
-    if rois.size(0) == 0:
-        return
-    if torchvision_ops(input.device) is not None:
-        op = torchvision_ops(input.device).roi_align
-        size = (aligned_height, aligned_width)
-        output.copy_(op(input, rois.to(input), size, spatial_scale, sampling_ratio, aligned))
-        return
-    image, y, x, per_bin = _sample_points(rois, aligned_height, aligned_width, spatial_scale, sampling_ratio, aligned)
-    pixel, weight = _terms(image, y, x, per_bin, *input.shape[2:])
-    output.copy_(_as_output(sum_bags(_floats(as_table(input)), pixel, weight, per_bin * 4), output))
+    if len(rois):
+        output.copy_(_align(input, rois, options))
 
 
 def roi_align_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    grad_input: Tensor,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
+    grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor, grad_input: Tensor, **options: float
 ) -> None:
-    """Add to ``grad_input`` (N, C, H, W) the gradient of the forward pass; arguments as there."""
-    if rois.size(0) == 0:
-        return
-    count, channels, height, width = grad_input.shape
-    image, y, x, per_bin = _sample_points(rois, aligned_height, aligned_width, spatial_scale, sampling_ratio, aligned)
-    pixel, weight = _terms(image, y, x, per_bin, height, width)
-    bin_of_term = _owner(per_bin * 4)
-    # the transposed table: terms sorted by pixel, a bag for each pixel, summing over the bins it contributed to
-    pixel, order = pixel.sort()
-    per_pixel = torch.bincount(pixel, minlength=count * height * width)
-    gradient = sum_bags(_floats(as_table(grad_output)), bin_of_term[order], weight[order], per_pixel)
-    # (N*H*W, C) -> (N, C, H, W)
-    grad_input += gradient.view(count, height, width, channels).permute(0, 3, 1, 2)
+    """Fill ``grad_input`` (N, C, H, W); linear in the map, the gradient is the same at any map."""
+    if len(rois):
+        maps = torch.zeros_like(grad_input)
+        fill_gradients(lambda maps: _align(maps, rois, options), (maps,), grad_output, (grad_input,))
 
 
-def deform_roi_pool_forward(
-    input: Tensor,
-    rois: Tensor,
-    offset: Tensor,
-    output: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    gamma: float,
-) -> None:
+def _align(input: Tensor, rois: Tensor, options: dict) -> Tensor:
+    size, aligned = (options['aligned_height'], options['aligned_width']), options['aligned']
+    scale, ratio = options['spatial_scale'], options['sampling_ratio']
+    if torchvision_ops(input.device) is not None:
+        return torchvision_ops(input.device).roi_align(input, rois.to(input), size, scale, ratio, aligned)
+    return _pool(input, *_sample_points(rois, *size, scale, ratio, aligned), size)
+
+
+def deform_roi_pool_forward(input: Tensor, rois: Tensor, offset: Tensor, output: Tensor, **options: float) -> None:
     """Fill ``output`` (R, C, height, width).
 
     Args:
         input: (N, C, H, W).
         rois: As in :func:`roi_align_forward`.
         offset: (R, 2, height, width), x and y in units of ``gamma`` times the region's size; or empty for none.
-        sampling_ratio: As in :func:`roi_align_forward`.
+        options: pooled_height, pooled_width, gamma; spatial_scale and sampling_ratio as in :func:`roi_align_forward`.
     """
-    if rois.size(0):
-        geometry = (pooled_height, pooled_width, spatial_scale, sampling_ratio)
-        output.copy_(_as_output(_deform_pool(input, rois, offset, geometry, gamma), output))
+    if len(rois):
+        output.copy_(_deform_pool(input, rois, offset, options))
 
 
 def deform_roi_pool_backward(
@@ -117,35 +76,27 @@ def deform_roi_pool_backward(
     offset: Tensor,
     grad_input: Tensor,
     grad_offset: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    gamma: float,
+    **options: float,
 ) -> None:
     """Fill the gradients of input and offsets."""
-    if rois.size(0) == 0:
-        return
-    geometry = (pooled_height, pooled_width, spatial_scale, sampling_ratio)
-    fill_gradients(
-        lambda maps, moves: _as_output(_deform_pool(maps, rois, moves, geometry, gamma), grad_output),
-        (input, offset),
-        grad_output,
-        (grad_input, grad_offset),
-    )
+    if len(rois):
+
+        def pool(maps: Tensor, moves: Tensor) -> Tensor:
+            return _deform_pool(maps, rois, moves, options)
+
+        fill_gradients(pool, (input, offset), grad_output, (grad_input, grad_offset))
 
 
-def _deform_pool(input: Tensor, rois: Tensor, offset: Tensor, geometry: tuple, gamma: float) -> Tensor:
-    """Return the pooled regions, (R * height * width, C)."""
-    image, y, x, per_bin = _sample_points(rois, *geometry, aligned=True)
+def _deform_pool(input: Tensor, rois: Tensor, offset: Tensor, options: dict) -> Tensor:
+    size, scale = (options['pooled_height'], options['pooled_width']), options['spatial_scale']
+    image, y, x, per_bin = _sample_points(rois, *size, scale, options['sampling_ratio'], aligned=True)
     if offset.numel():
-        size = (_floats(rois)[:, 3:5] - _floats(rois)[:, 1:3]) * geometry[2]
+        sides = (_floats(rois)[:, 3:5] - _floats(rois)[:, 1:3]) * scale
         # (R, 2, height, width) -> (R * height * width, 2)
-        moves = gamma * (_floats(offset) * size[:, :, None, None]).permute(0, 2, 3, 1).reshape(-1, 2)
+        moves = options['gamma'] * (_floats(offset) * sides[:, :, None, None]).permute(0, 2, 3, 1).reshape(-1, 2)
         move_x, move_y = moves[_owner(per_bin)].unbind(1)
         y, x = y + move_y, x + move_x
-    pixel, weight = _terms(image, y, x, per_bin, *input.shape[2:])
-    return sum_bags(_floats(as_table(input)), pixel, weight, per_bin * 4)
+    return _pool(input, image, y, x, per_bin, size)
 
 
 def _sample_points(
@@ -176,14 +127,18 @@ def _sample_points(
     return rois[region, 0].long(), xy[:, 1], xy[:, 0], per_bin
 
 
-def _terms(image: Tensor, y: Tensor, x: Tensor, per_bin: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return the row in the table of all maps and the weight of every term of the means, four per sample: (4 * S,)."""
+def _pool(input: Tensor, image: Tensor, y: Tensor, x: Tensor, per_bin: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the mean of the samples (S,) of every bin (B,): (R, C, height, width)."""
+    height, width = input.shape[2:]
     # up to one pixel outside, the map continues its border
     near = (y >= -1) & (y <= height) & (x >= -1) & (x <= width)
     pixel, weight = four_pixels(y.clamp(0, height - 1), x.clamp(0, width - 1), height, width)
     pixel, weight = pixel + (image * height * width)[:, None], weight * near[:, None]
     share = (1 / per_bin.to(weight.dtype)).repeat_interleave(per_bin)
-    return pixel.flatten(), (weight * share[:, None]).flatten()
+    weight = (weight * share[:, None]).flatten()
+    pooled = sum_bags(_floats(as_table(input)), pixel.flatten(), weight, per_bin * 4)
+    # (R * height * width, C) -> (R, C, height, width)
+    return pooled.view(-1, *size, input.size(1)).permute(0, 3, 1, 2)
 
 
 def _owner(sizes: Tensor) -> Tensor:
@@ -194,9 +149,3 @@ def _owner(sizes: Tensor) -> Tensor:
 def _floats(tensor: Tensor) -> Tensor:
     """Convert to float32, unless it is float64."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
-
-
-def _as_output(pooled: Tensor, output: Tensor) -> Tensor:
-    """(R * height * width, C) -> (R, C, height, width)."""
-    regions, channels, height, width = output.shape
-    return pooled.view(regions, height, width, channels).permute(0, 3, 1, 2)
