@@ -1,8 +1,7 @@
 """Pure PyTorch versions of mmcv's compiled ops, for installations of mmcv that lack them.
 
 ``mmcv.ops`` looks up every op in ``mmcv._ext`` when it is imported. :func:`install` puts a module in that place that
-imports an op of :data:`OPS_BY_MODULE` when it is first used; any other op raises :class:`MissingOpError` when it is
-called.
+imports the ops of :data:`MODULES` when they are first used; any other op raises :class:`MissingOpError` when called.
 
 :func:`install` runs when ``mmyolo_ext`` is imported. It imports neither torch nor mmcv, so that the doctor starts on a
 broken installation.
@@ -19,29 +18,8 @@ from typing import NoReturn
 
 EXT = 'mmcv._ext'
 
-# the ops that detectors of mmdet use, by the module of this package that holds them
-OPS_BY_MODULE = {
-    'deformable': [
-        'deform_conv_forward',
-        'deform_conv_backward_input',
-        'deform_conv_backward_parameters',
-        'modulated_deform_conv_forward',
-        'modulated_deform_conv_backward',
-        'ms_deform_attn_forward',
-        'ms_deform_attn_backward',
-    ],
-    'nms': ['nms', 'nms_match', 'softnms'],
-    'other_ops': [
-        'carafe_forward',
-        'carafe_backward',
-        'masked_im2col_forward',
-        'masked_col2im_forward',
-        'sigmoid_focal_loss_forward',
-        'sigmoid_focal_loss_backward',
-    ],
-    'roi': ['roi_align_forward', 'roi_align_backward', 'deform_roi_pool_forward', 'deform_roi_pool_backward'],
-}
-OPS = {op: module for module, ops in OPS_BY_MODULE.items() for op in ops}
+# modules of this package with the ops that detectors of mmdet use
+MODULES = ('deformable', 'nms', 'other_ops', 'roi')
 
 
 class MissingOpError(NotImplementedError):
@@ -60,14 +38,11 @@ class SuppliedOps(ModuleType):
     def __getattr__(self, name: str) -> Callable:
         if name.startswith('__'):
             raise AttributeError(name)
-        if name in OPS:
-            op = getattr(importlib.import_module(f'{__name__}.{OPS[name]}'), name)
-        elif name in ('get_compiler_version', 'get_compiling_cuda_version'):  # for mmengine's log
-            op = lambda: 'not compiled, supplied by mmyolo_ext'  # noqa: E731
-        else:
-            op = _missing(name)
-        setattr(self, name, op)
-        return op
+        if name in ('get_compiler_version', 'get_compiling_cuda_version'):  # for mmengine's log
+            return lambda: 'not compiled, supplied by mmyolo_ext'
+        modules = (importlib.import_module(f'{__name__}.{module}') for module in MODULES)
+        found = (getattr(module, name) for module in modules if hasattr(module, name))
+        return next(found, None) or _missing(name)
 
 
 def install() -> None:

@@ -25,22 +25,14 @@ class Geometry(NamedTuple):
     groups: int
     offset_groups: int
 
-    @classmethod
-    def of_v1(cls, options: dict) -> 'Geometry':
-        pairs = [(options[f'{name}H'], options[f'{name}W']) for name in ('d', 'pad', 'dilation')]
-        return cls(*pairs, options['group'], options['deformable_group'])
 
-    @classmethod
-    def of_v2(cls, options: dict) -> 'Geometry':
-        pairs = [(options[f'{name}_h'], options[f'{name}_w']) for name in ('stride', 'pad', 'dilation')]
-        return cls(*pairs, options['group'], options['deformable_group'])
-
-    def output_size(self, input: Tensor, weight: Tensor) -> tuple[int, int]:
-        axes = zip(input.shape[2:], weight.shape[2:], self.stride, self.padding, self.dilation, strict=True)
-        rows, columns = (
-            (size + 2 * pad - dilation * (taps - 1) - 1) // stride + 1 for size, taps, stride, pad, dilation in axes
-        )
-        return rows, columns
+def _geometry(options: dict) -> Geometry:
+    """Read the arguments of either op: dH, padH, dilationH, ... of v1; stride_h, pad_h, dilation_h, ... of v2."""
+    names = [('dH', 'dW'), ('padH', 'padW'), ('dilationH', 'dilationW')]
+    if 'stride_h' in options:
+        names = [(f'{name}_h', f'{name}_w') for name in ('stride', 'pad', 'dilation')]
+    pairs = [(options[rows], options[columns]) for rows, columns in names]
+    return Geometry(*pairs, options['group'], options['deformable_group'])
 
 
 def deform_conv_forward(
@@ -55,7 +47,7 @@ def deform_conv_forward(
         columns, ones: buffers of the compiled op, unused, here and below.
         options: kW, kH, dW, dH (stride), padW, padH, dilationW, dilationH, group, deformable_group, im2col_step.
     """
-    output.copy_(_convolve(input, offset, None, weight, Geometry.of_v1(options)))
+    output.copy_(_convolve(input, offset, None, weight, _geometry(options)))
 
 
 def deform_conv_backward_input(
@@ -69,13 +61,11 @@ def deform_conv_backward_input(
     **options: int,
 ) -> None:
     """Fill the gradients of the input and the offsets."""
-    geometry = Geometry.of_v1(options)
-    fill_gradients(
-        lambda input, offset: _convolve(input, offset, None, weight, geometry),
-        (input, offset),
-        grad_output,
-        (grad_input, grad_offset),
-    )
+
+    def convolve(maps: Tensor, moves: Tensor) -> Tensor:
+        return _convolve(maps, moves, None, weight, _geometry(options))
+
+    fill_gradients(convolve, (input, offset), grad_output, (grad_input, grad_offset))
 
 
 def deform_conv_backward_parameters(
@@ -89,14 +79,13 @@ def deform_conv_backward_parameters(
     **options: int,
 ) -> None:
     """Fill the gradient of the weight, times ``scale``."""
-    geometry = Geometry.of_v1(options)
     # Linear in the weight: the gradient is the same at any weight.
-    fill_gradients(
-        lambda weight: _convolve(input, offset, None, weight, geometry) * scale,
-        (torch.zeros_like(grad_weight),),
-        grad_output,
-        (grad_weight,),
-    )
+    weight = torch.zeros_like(grad_weight)
+
+    def convolve(weight: Tensor) -> Tensor:
+        return _convolve(input, offset, None, weight, _geometry(options)) * scale
+
+    fill_gradients(convolve, (weight,), grad_output, (grad_weight,))
 
 
 def modulated_deform_conv_forward(
@@ -118,7 +107,7 @@ def modulated_deform_conv_forward(
         options: kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group,
             deformable_group.
     """
-    output.copy_(_convolve(input, offset, mask, weight, Geometry.of_v2(options)))
+    output.copy_(_convolve(input, offset, mask, weight, _geometry(options)))
     if with_bias:
         output += bias[:, None, None]
 
@@ -141,19 +130,19 @@ def modulated_deform_conv_backward(
     **options: int,
 ) -> None:
     """Fill the gradients of all inputs."""
-    geometry = Geometry.of_v2(options)
-    fill_gradients(
-        lambda *inputs: _convolve(*inputs, geometry),
-        (input, offset, mask, weight),
-        grad_output,
-        (grad_input, grad_offset, grad_mask, grad_weight),
-    )
+    targets = (grad_input, grad_offset, grad_mask, grad_weight)
+
+    def convolve(*inputs: Tensor) -> Tensor:
+        return _convolve(*inputs, _geometry(options))
+
+    fill_gradients(convolve, (input, offset, mask, weight), grad_output, targets)
     if with_bias:
         grad_bias.copy_(grad_output.sum((0, 2, 3)))
 
 
 def _convolve(input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, geometry: Geometry) -> Tensor:
-    size = geometry.output_size(input, weight)
+    axes = zip(input.shape[2:], weight.shape[2:], geometry.stride, geometry.padding, geometry.dilation, strict=True)
+    size = tuple((side + 2 * pad - gap * (taps - 1) - 1) // stride + 1 for side, taps, stride, pad, gap in axes)
     taps = geometry.offset_groups * weight[0, 0].numel()
     offset = _leading(offset, (2 * taps, *size))
     mask = None if mask is None else _leading(mask, (taps, *size))
@@ -256,14 +245,13 @@ def ms_deform_attn_backward(
     im2col_step: int,
 ) -> None:
     """Fill the gradients of value, locations and weights."""
-    fill_gradients(
-        lambda value, locations, weights: _attend(
-            value, value_spatial_shapes, value_level_start_index, locations, weights
-        ),
-        (value, sampling_locations, attention_weights),
-        grad_output,
-        (grad_value, grad_sampling_loc, grad_attn_weight),
-    )
+    levels = value_spatial_shapes, value_level_start_index
+
+    def attend(value: Tensor, *points: Tensor) -> Tensor:
+        return _attend(value, *levels, *points)
+
+    inputs, targets = (sampling_locations, attention_weights), (grad_sampling_loc, grad_attn_weight)
+    fill_gradients(attend, (value, *inputs), grad_output, (grad_value, *targets))
 
 
 def _attend(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, attention: Tensor) -> Tensor:
@@ -271,9 +259,8 @@ def _attend(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, at
     queries = locations.size(1)
     # Half precision moves points by pixels.
     locations = locations.to(torch.promote_types(locations.dtype, torch.float32))
-    rows, columns = shapes.to(locations.device).unbind(1)
-    # (L,) -> (L, 1), against (N, Q, M, L, K)
-    rows, columns = rows[:, None], columns[:, None]
+    # (L, 2) -> two of (L, 1), against (N, Q, M, L, K)
+    rows, columns = shapes.to(locations.device)[:, :, None].unbind(1)
     pixel, share = four_pixels(locations[..., 1] * rows - 0.5, locations[..., 0] * columns - 0.5, rows, columns)
     pixel = pixel + starts.to(pixel.device)[:, None, None]
     # Rows of the table of all (image, pixel, head): ((n * S) + pixel) * M + m

@@ -51,12 +51,11 @@ def carafe_backward(
     scale_factor: int,
 ) -> None:
     """Fill the gradients of features and masks."""
-    fill_gradients(
-        lambda features, masks: _reassemble(features, masks, kernel_size, group_size, scale_factor),
-        (rfeatures, masks),
-        grad_output,
-        (grad_input, grad_masks),
-    )
+
+    def reassemble(features: Tensor, masks: Tensor) -> Tensor:
+        return _reassemble(features, masks, kernel_size, group_size, scale_factor)
+
+    fill_gradients(reassemble, (rfeatures, masks), grad_output, (grad_input, grad_masks))
 
 
 def _reassemble(features: Tensor, masks: Tensor, kernel_size: int, groups: int, scale: int) -> Tensor:
@@ -108,7 +107,7 @@ def sigmoid_focal_loss_forward(
     p, q, log_p, log_q = _both_sides(input)
     of_positive = -alpha * q**gamma * log_p
     of_negative = -(1 - alpha) * p**gamma * log_q
-    output.copy_(torch.where(_one_hot(target, input), of_positive, of_negative) * _weights(weight, target)[:, None])
+    output.copy_(_choose(of_positive, of_negative, target, weight))
 
 
 def sigmoid_focal_loss_backward(
@@ -118,9 +117,7 @@ def sigmoid_focal_loss_backward(
     p, q, log_p, log_q = _both_sides(input)
     of_positive = -alpha * q**gamma * (q - gamma * p * log_p)
     of_negative = -(1 - alpha) * p**gamma * (gamma * q * log_q - p)
-    grad_input.copy_(
-        torch.where(_one_hot(target, input), of_positive, of_negative) * _weights(weight, target)[:, None]
-    )
+    grad_input.copy_(_choose(of_positive, of_negative, target, weight))
 
 
 def _both_sides(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -128,9 +125,8 @@ def _both_sides(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return logits.sigmoid(), (-logits).sigmoid(), F.logsigmoid(logits), F.logsigmoid(-logits)
 
 
-def _one_hot(target: Tensor, input: Tensor) -> Tensor:
-    return target[:, None] == torch.arange(input.size(1), device=input.device)
-
-
-def _weights(weight: Tensor, target: Tensor) -> Tensor:
-    return weight[target] if weight.numel() else weight.new_ones(len(target))
+def _choose(of_positive: Tensor, of_negative: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Return the positive value (N, C) at the target's class and the negative one elsewhere, times the weight."""
+    classes = torch.arange(of_positive.size(1), device=target.device)
+    chosen = torch.where(target[:, None] == classes, of_positive, of_negative)
+    return chosen * weight[target][:, None] if weight.numel() else chosen
