@@ -9,13 +9,11 @@ import contextlib
 import hashlib
 import os
 import posixpath
-import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
 
 from mmyolo_ext.boxes import suspect_boxes
 from mmyolo_ext.image_io import check_sides, decode_image, peculiarities, read_bytes
@@ -48,7 +46,7 @@ class Split:
     """
 
     def __init__(self, dataset: object, name: str) -> None:
-        self.name = name
+        self.name, self.classes = name, class_names(dataset)
         self.leaves = [leaf for leaf in leaf_datasets(dataset) if hasattr(leaf, 'get_data_info')]
         self.places: list[tuple[int, int]] = []
         self.paths: list[str] = []
@@ -76,19 +74,28 @@ class Split:
         self.labels, self.image = rows[:, 4].astype(np.int64), rows[:, 5].astype(np.int64)
         self.ignored = rows[:, 6].astype(bool)
 
-    def leaf(self, position: int) -> object:
-        """Return the dataset of an image."""
-        return self.leaves[self.places[position][0]]
+    def sample(self, most: int) -> list[str]:
+        """Return the paths of up to ``most`` images, evenly spread and sorted, each once."""
+        return sorted({self.paths[position] for position in spread(len(self.paths), most)} - {''})
+
+    def loader(self, position: int) -> object | None:
+        """Return the transform that reads the file of an image, or None."""
+        steps = getattr(getattr(self.leaves[self.places[position][0]], 'pipeline', None), 'transforms', ())
+        return next((step for step in steps if type(step).__name__ in LOADERS), None)
+
+
+def class_names(dataset: object) -> tuple[str, ...] | None:
+    """Return the classes that a dataset declares; None if it declares none."""
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    return (classes,) if isinstance(classes, str) else classes and tuple(classes)
 
 
 def leaf_datasets(dataset: object) -> Iterator[object]:
     """Yield the datasets inside wrappers of one (``dataset``) or several (``datasets``)."""
-    if hasattr(dataset, 'datasets'):
-        for part in dataset.datasets:
-            yield from leaf_datasets(part)
-    elif hasattr(dataset, 'dataset'):
-        yield from leaf_datasets(dataset.dataset)
-    else:
+    parts = getattr(dataset, 'datasets', [dataset.dataset] if hasattr(dataset, 'dataset') else [])
+    for part in parts:
+        yield from leaf_datasets(part)
+    if not parts:
         yield dataset
 
 
@@ -104,12 +111,18 @@ def check_split(split: Split) -> list[Finding]:
 
 
 def check_overlap(train: Split, validation: Split) -> list[Finding]:
-    """Find images used in both training and validation: the same path, or the same content under another path."""
+    """Find images used in both training and validation: the same path, or the same content under another path.
+
+    Of each split at most 2000 files, evenly spread, are compared by their content.
+    """
     known = {posixpath.normpath(path) for path in train.paths if path}
     own = [path for path in validation.paths if path]
     shared, what = [path for path in own if posixpath.normpath(path) in known], 'are trained on too'
     if not shared:
-        shared, what = _same_content(train, validation), 'have the content of training images'
+        trained, validated = set(train.sample(MAX_STAT)), validation.sample(MAX_STAT)
+        groups = _by_content([*validated, *sorted(trained)])
+        shared = sorted(path for paths in groups if trained & set(paths) for path in paths if path not in trained)
+        what = 'have the content of training images'
     text = (
         f'{len(shared)} of {len(own)} validation images {what} ({_some(shared)}): the validation score does not '
         'measure how the model generalises. Split the images anew'
@@ -118,6 +131,7 @@ def check_overlap(train: Split, validation: Split) -> list[Finding]:
 
 
 def _check_boxes(split: Split) -> Iterator[Finding]:
+    files = ', '.join(map(_file_of, split.leaves))
     for leaf in split.leaves:
         for is_error, text in getattr(leaf, 'findings', ()):
             yield is_error, f'{_file_of(leaf)}: {text}'
@@ -128,13 +142,17 @@ def _check_boxes(split: Split) -> Iterator[Finding]:
         keys = np.stack([split.image, split.labels], 1)
         for is_error, text in suspect_boxes(xywh[known], sizes_wh[known], keys[known]):
             yield is_error, f'{split.name} data set: {text}'
-    if split.has_boxes and split.name == 'validation' and split.complete and split.ignored.all():
-        yield (
-            True,
-            f'{", ".join(map(_file_of, split.leaves))}: no validation image has a box, so there is nothing to '
-            'measure. Set val_ann to a file with boxes, or train without validation: val_dataloader=None, '
-            'val_cfg=None, val_evaluator=None',
-        )
+    wrong = sorted(set(split.labels.tolist()).difference(range(len(split.classes or ()))))
+    if wrong and split.classes is not None:
+        yield True, f'{files}: the labels {wrong} are out of range, there are {len(split.classes)} classes'
+    if split.has_boxes and split.complete and split.ignored.all():
+        cure = {
+            'training': f'to learn. Compare the classes {split.classes} with the names in the file',
+            'validation': 'to measure. Set val_ann to a file with boxes, or train without validation: '
+            'val_dataloader=None, val_cfg=None, val_evaluator=None',
+        }
+        if split.name in cure:
+            yield True, f'{files}: no {split.name} image has a box, so there is nothing {cure[split.name]}'
 
 
 def _check_sizes(split: Split) -> Iterator[Finding]:
@@ -143,71 +161,51 @@ def _check_sizes(split: Split) -> Iterator[Finding]:
     if not len(odd):
         return
     thinnest = odd[(high[odd] / low[odd]).argmax()]
-    path, (height, width) = split.paths[thinnest], split.sizes_hw[thinnest].tolist()
+    height, width = split.sizes_hw[thinnest].tolist()
+    image = f'{split.paths[thinnest]} ({width} x {height} px)'
     yield (
         False,
         f'{len(odd)} {split.name} images are under {SMALL} px or more than {THIN} times as long as wide, such as '
-        f'{path} ({width} x {height} px): little of them is left in the network input',
+        f'{image}: little of them is left in the network input',
     )
-    if high[thinnest] > THIN * low[thinnest]:
-        fault = _pipeline_fault(split.leaf(thinnest), split.places[thinnest][1])
-        if fault:
+    number, index = split.places[thinnest]
+    leaf = split.leaves[number]
+    if high[thinnest] > THIN * low[thinnest] and getattr(leaf, 'pipeline', None):
+        try:
+            leaf.pipeline(leaf.get_data_info(index))
+        except Exception as error:  # of any transform of the user's
             yield (
                 True,
-                f'the pipeline of the {split.name} data set cannot process {path} ({width} x {height} px): {fault}. '
+                f'the pipeline of the {split.name} data set cannot process {image}: {str(error).strip()}. '
                 'Leave such images out, or resize by mmyolo_ext.Letterbox',
             )
-
-
-def _pipeline_fault(leaf: object, index: int) -> str:
-    """Return why the pipeline fails on an image, or ''; generators are left as they were."""
-    if not getattr(leaf, 'pipeline', None):
-        return ''
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        leaf.pipeline(leaf.get_data_info(index))
-    except Exception as error:  # of any transform of the user's
-        text = str(error).strip().splitlines()
-        return f'{type(error).__name__}: {text[-1] if text else ""}'
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-    return ''
 
 
 def _check_repeated_paths(split: Split) -> Iterator[Finding]:
     repeated = [path for path, count in Counter(filter(None, split.paths)).items() if count > 1]
     if repeated:
-        yield (
-            False,
-            f'{len(repeated)} {split.name} images are listed more than once ({_some(repeated)}): list each once',
-        )
+        text = f'{len(repeated)} {split.name} images are listed more than once ({_some(repeated)}): list each once'
+        yield False, text
 
 
 def _check_sampled_images(split: Split) -> Iterator[Finding]:
     """Decode a sample of the images as training does."""
-    positions = [
-        position
-        for position in spread(len(split.paths), MAX_DECODED)
-        if split.paths[position] and _loader(split.leaf(position)) is not None
-    ]
+    positions = spread(len(split.paths), MAX_DECODED)
+    positions = [p for p in positions if split.paths[p] and split.loader(p) is not None]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         results = list(pool.map(lambda position: _inspect(split, position), positions))
     sampled = f'{len(positions)} sampled {split.name} images'
-    faults = [(position, fault) for position, (fault, _) in zip(positions, results, strict=True) if fault]
-    if faults:
-        position, fault = faults[0]
-        skips = getattr(_loader(split.leaf(position)), 'skip_broken', False)
-        count = f' ({len(faults)} of {sampled} cannot be used)' if len(faults) > 1 else ''
-        yield (
-            not skips or len(faults) == len(positions),
-            f'cannot use image {split.paths[position]}: {fault}{count}',
-        )
-    unusual = defaultdict(list)
-    for position, (_, clauses) in zip(positions, results, strict=True):
+    faults, unusual = [], defaultdict(list)
+    for position, (fault, clauses) in zip(positions, results, strict=True):
+        faults += [(position, fault)] if fault else []
         for clause in clauses:
             unusual[clause].append(split.paths[position])
+    if faults:
+        position, fault = faults[0]
+        skips = getattr(split.loader(position), 'skip_broken', False)
+        count = f' ({len(faults)} of {sampled} cannot be used)' if len(faults) > 1 else ''
+        is_error = not skips or len(faults) == len(positions)
+        yield is_error, f'cannot use image {split.paths[position]}: {fault}{count}'
     for clause, paths in unusual.items():
         yield False, f'{len(paths)} of {sampled} ({_some(paths)}) {clause}'
 
@@ -215,7 +213,7 @@ def _check_sampled_images(split: Split) -> Iterator[Finding]:
 def _inspect(split: Split, position: int) -> tuple[str, list[str]]:
     """Return why an image cannot be used, or '', and clauses about what is unusual."""
     try:
-        content = read_bytes(split.paths[position], getattr(_loader(split.leaf(position)), 'backend_args', None))
+        content = read_bytes(split.paths[position], getattr(split.loader(position), 'backend_args', None))
         image, complaint = decode_image(content)
         height, width = split.sizes_hw[position].tolist()
         check_sides(image, {'height': height, 'width': width} if height and width else {})
@@ -224,15 +222,15 @@ def _inspect(split: Split, position: int) -> tuple[str, list[str]]:
     unusual = peculiarities(content)
     if complaint:
         unusual.append('may be damaged, their JPEG data hold more than the image: copy them again')
-    if image.size and (image == image[0, 0]).all() and image.shape[0] * image.shape[1] > 1:
+    if image.size > 3 and (image == image[0, 0]).all():
         unusual.append('are of a single colour: are they whole?')
     return '', unusual
 
 
 def _check_copies(split: Split) -> Iterator[Finding]:
     """Find images of the same content under several names."""
-    chosen = sorted({split.paths[position] for position in spread(len(split.paths), MAX_STAT)} - {''})
-    groups = [paths for paths in _by_content(chosen).values() if len(paths) > 1]
+    chosen = split.sample(MAX_STAT)
+    groups = [paths for paths in _by_content(chosen) if len(paths) > 1]
     if groups:
         yield (
             False,
@@ -241,36 +239,16 @@ def _check_copies(split: Split) -> Iterator[Finding]:
         )
 
 
-def _same_content(train: Split, validation: Split) -> list[str]:
-    """Return validation images whose content a training image has; of large splits, those of the same file name."""
-    own = sorted({validation.paths[position] for position in spread(len(validation.paths), MAX_STAT)} - {''})
-    others = {path for path in train.paths if path}
-    if len(others) > MAX_STAT:
-        by_name = {os.path.basename(path): path for path in others}
-        own = [own[position] for position in spread(len(own), MAX_DECODED)]
-        others = {by_name[name] for path in own if (name := os.path.basename(path)) in by_name}
-    groups = _by_content([*own, *sorted(others)])
-    return sorted(path for paths in groups.values() if others & set(paths) for path in paths if path not in others)
-
-
-def _by_content(paths: Sequence[str]) -> dict[tuple[int, bytes], list[str]]:
+def _by_content(paths: Sequence[str]) -> list[list[str]]:
     """Group local files by size and hash; a file whose size is unique is not read."""
     by_size, found = defaultdict(list), defaultdict(list)
-    for path in paths:
-        with contextlib.suppress(OSError, ValueError):
-            if os.path.isfile(path):
-                by_size[os.path.getsize(path)].append(path)
+    for path in filter(os.path.isfile, paths):
+        by_size[os.path.getsize(path)].append(path)
     for size, alike in by_size.items():
         for path in alike if len(alike) > 1 else ():
             with contextlib.suppress(OSError), open(path, 'rb') as file:
                 found[size, hashlib.blake2b(file.read()).digest()].append(path)
-    return found
-
-
-def _loader(leaf: object) -> object | None:
-    """Return the transform that reads image files, or None."""
-    steps = getattr(getattr(leaf, 'pipeline', None), 'transforms', ())
-    return next((step for step in steps if type(step).__name__ in LOADERS), None)
+    return list(found.values())
 
 
 def _file_of(leaf: object) -> str:

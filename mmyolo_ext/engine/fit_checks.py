@@ -15,19 +15,12 @@ from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
-from mmyolo_ext.engine.data_checks import Finding, Split, leaf_datasets
+from mmyolo_ext.engine.data_checks import Finding, Split, class_names, leaf_datasets
 
 MIN_SIDE = 2.0  # px; training drops boxes with a side up to it
 GOOD_RECALL = 0.98
 MAX_MATCHED = 100_000  # boxes
 BOX_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
-PROPOSAL_ITEMS = ('AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000')
-
-
-def class_names(dataset: object) -> tuple[str, ...] | None:
-    """Return the classes that a dataset declares; None if it declares none."""
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    return (classes,) if isinstance(classes, str) else classes and tuple(classes)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -59,18 +52,12 @@ def check_anchors(model: nn.Module, train: Split, datasets: Sequence[object]) ->
         train: The training split.
         datasets: Of training and validation, whose pipelines define the input size.
     """
-    head = getattr(unwrapped(model), 'bbox_head', None)
+    head, size_hw = getattr(unwrapped(model), 'bbox_head', None), input_size_hw(datasets)
     anchors, fits = getattr(head, 'anchors_wh', None), getattr(getattr(head, 'assigner', None), 'fits', None)
-    if anchors is None or fits is None:
+    known = (train.sizes_hw[train.image] > 0).all(1) & ~train.ignored
+    if anchors is None or fits is None or size_hw is None or not known.any():
         return
     anchors = anchors.detach().float().cpu().reshape(-1, 2)  # (K, 2)
-    if (anchors <= 0).any() or not torch.isfinite(anchors).all():
-        yield True, f'anchors must have sides above 0, got {anchors.tolist()}: set base_sizes of prior_generator'
-        return
-    size_hw = input_size_hw(datasets)
-    known = (train.sizes_hw[train.image] > 0).all(1) & ~train.ignored
-    if size_hw is None or not known.any():
-        return
     at_input = f'at an input of {size_hw[1]} x {size_hw[0]} px'
     scale = (np.array(size_hw) / train.sizes_hw[train.image][known]).min(1, keepdims=True)
     boxes_wh = (train.boxes_xyxy[known, 2:] - train.boxes_xyxy[known, :2]) * scale  # (G, 2)
@@ -95,64 +82,57 @@ def check_anchors(model: nn.Module, train: Split, datasets: Sequence[object]) ->
 
 
 def input_size_hw(datasets: Sequence[object]) -> tuple[int, int] | None:
-    """Return the size to which the pipelines resize images: of ``Letterbox``, else of ``Resize`` with ``keep_ratio``;
-    None if there is neither."""
+    """Return the size of the first ``Letterbox`` of the pipelines, or of a ``Resize`` that keeps the ratio."""
     steps = [step for dataset in datasets for step in _steps(dataset)]
-    for step in steps:
-        if type(step).__name__ == 'Letterbox':
-            return tuple(step.size_hw)
-    for step in steps:
-        scale = getattr(step, 'scale', None)
-        if getattr(step, 'keep_ratio', False) and isinstance(scale, (tuple, list)) and len(scale) == 2:
-            width, height = scale
-            return (height, width) if isinstance(height, int) and isinstance(width, int) else None
-    return None
+    sizes = [tuple(step.size_hw) for step in steps if type(step).__name__ == 'Letterbox']
+    sizes += [
+        tuple(step.scale[::-1]) for step in steps if type(step).__name__ == 'Resize' and step.keep_ratio and step.scale
+    ]
+    return next((size for size in sizes if len(size) == 2 and all(isinstance(side, int) for side in size)), None)
 
 
 def check_evaluator(evaluator: Evaluator | None, dataset: object, split: str) -> Iterator[Finding]:
     """Check that the annotation file of a COCO metric has the classes and images of the dataset."""
     classes = class_names(dataset)
+    start, cure = f'the annotation file of {split}_evaluator', 'name the same file in both (val_ann sets both)'
     for metric in getattr(evaluator, 'metrics', ()):
         coco = getattr(metric, '_coco_api', None)
         if coco is None or classes is None:
             continue
-        names = [category['name'] for category in coco.dataset.get('categories', ())]
+        names = tuple(category['name'] for category in coco.dataset.get('categories', ()))
         if tuple(name for name in names if name in classes) != classes:
             yield (
                 True,
-                f'the annotation file of {split}_evaluator has the categories {tuple(names)}, the {split} data set '
-                f'the classes {classes}: scores would be of other classes. Name the same file in both (val_ann sets '
-                'both)',
+                f'{start} has the categories {names}, the {split} data set the classes {classes}: scores would be of '
+                f'other classes; {cure}',
             )
-        unknown = sorted({image_id for image_id in _some_image_ids(dataset) if image_id not in coco.imgs}, key=str)
+        unknown = [image_id for image_id in _some_image_ids(dataset) if image_id not in coco.imgs]
         if unknown:
-            yield (
-                True,
-                f'the annotation file of {split}_evaluator lacks images of the {split} data set, among them the id '
-                f'{unknown[0]!r}: name the same file in both (val_ann sets both)',
-            )
+            yield True, f'{start} lacks images of the {split} data set, among them the id {unknown[0]!r}: {cure}'
 
 
 def check_score_names(hooks: Sequence[Hook], evaluator: Evaluator | None) -> Iterator[Finding]:
     """Check that the evaluator returns the scores that hooks use (``save_best``, ``monitor``).
 
-    The scores of a COCO metric are known in advance; of other metrics only the prefix is compared.
+    The scores of a COCO metric on boxes or masks are known in advance; with other metrics nothing is checked.
     """
-    given, prefixes, all_known = [], set(), True
+    given = []
     for metric in getattr(evaluator, 'metrics', ()):
-        prefix = getattr(metric, 'prefix', None)
-        prefixes.add(prefix)
-        scores = _coco_scores(metric)
-        all_known &= scores is not None
-        given += [f'{prefix}/{score}' if prefix else score for score in scores or ()]
-    for key, name in _wanted_scores(hooks):
-        prefix = name.rpartition('/')[0] or None
-        if not prefixes or name in given or (not all_known and (prefix in prefixes or None in prefixes)):
-            continue
-        near = difflib.get_close_matches(name, given, n=1, cutoff=0.5)
-        hint = f', did you mean {near[0]!r}?' if near else '.'
-        offer = [score for score in given if not score.endswith('_precision')] or [f'{p}/...' for p in prefixes]
-        yield True, f'{key}={name!r} is no score of the evaluator{hint} It gives {", ".join(offer)}'
+        kinds = getattr(metric, 'metrics', None)
+        if not hasattr(metric, '_coco_api') or not set(kinds) <= {'bbox', 'segm'}:
+            return
+        given += [f'{metric.prefix}/{kind}_{item}' for kind in kinds for item in metric.metric_items or BOX_ITEMS]
+    wanted = []
+    for hook in hooks:
+        if isinstance(hook, CheckpointHook) and hook.save_best:
+            wanted += [('save_best', name) for name in hook.key_indicators]
+        if isinstance(hook, EarlyStoppingHook):
+            wanted.append(('monitor', hook.monitor))
+    for key, name in wanted:
+        if given and name != 'auto' and name not in given and not name.endswith('_precision'):
+            near = difflib.get_close_matches(name, given, n=1, cutoff=0.5)
+            hint = f', did you mean {near[0]!r}?' if near else '.'
+            yield True, f'{key}={name!r} is no score of the evaluator{hint} It gives {", ".join(given)}'
 
 
 def check_checkpoint_classes(checkpoint: Mapping, dataset: object, starts: bool) -> Iterator[Finding]:
@@ -163,10 +143,9 @@ def check_checkpoint_classes(checkpoint: Mapping, dataset: object, starts: bool)
         dataset: Of the training or test.
         starts: Whether a training starts from the weights, where other classes are intended.
     """
-    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+    meta = checkpoint.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
-    described = meta.get('dataset_meta')
-    described = described if isinstance(described, Mapping) else {}
+    described = meta.get('dataset_meta') or {}
     trained = described.get('classes') or described.get('CLASSES') or meta.get('CLASSES') or ()
     trained = (trained,) if isinstance(trained, str) else tuple(map(str, trained))
     classes = class_names(dataset)
@@ -196,34 +175,6 @@ def _some_image_ids(dataset: object) -> Iterator[object]:
     for leaf in leaf_datasets(dataset):
         if hasattr(leaf, 'get_data_info') and len(leaf):
             yield from (leaf.get_data_info(index).get('img_id') for index in {0, len(leaf) // 2, len(leaf) - 1})
-
-
-def _coco_scores(metric: object) -> list[str] | None:
-    """Return the names of the scores of a COCO metric on boxes, masks or proposals; None of another metric."""
-    kinds = getattr(metric, 'metrics', None)
-    if not hasattr(metric, '_coco_api') or not isinstance(kinds, (list, tuple)):
-        return None
-    scores = []
-    for kind in kinds:
-        if kind == 'proposal_fast':
-            scores += [f'AR@{number}' for number in metric.proposal_nums]
-        elif kind == 'proposal':
-            scores += metric.metric_items or PROPOSAL_ITEMS
-        else:
-            scores += [f'{kind}_{item}' for item in metric.metric_items or BOX_ITEMS]
-            if getattr(metric, 'classwise', False):
-                classes = (getattr(metric, 'dataset_meta', None) or {}).get('classes') or ()
-                scores += [f'{name}_precision' for name in classes]
-    return scores
-
-
-def _wanted_scores(hooks: Sequence[Hook]) -> Iterator[tuple[str, str]]:
-    for hook in hooks:
-        if isinstance(hook, CheckpointHook) or hasattr(hook, 'save_best'):
-            names = getattr(hook, 'save_best', None) or ()
-            yield from (('save_best', n) for n in ([names] if isinstance(names, str) else names) if n != 'auto')
-        if isinstance(hook, EarlyStoppingHook):
-            yield 'monitor', hook.monitor
 
 
 def _sizes(sizes_wh: np.ndarray) -> str:

@@ -6,8 +6,9 @@ from mmengine.model import BaseTTAModel
 from torch import nn
 from toy_runner import ToyDataset, ToyModel, toy_runner
 
+from mmyolo_ext.engine.data_checks import Split, check_split
 from mmyolo_ext.engine.fit_checks import class_names, head_classes
-from mmyolo_ext.engine.hooks.preflight import check_labels, check_same_classes
+from mmyolo_ext.engine.hooks.preflight import check_same_classes
 
 PREFLIGHT = ({'type': 'mmyolo_ext.PreflightHook'},)
 REPORT = PREFLIGHT
@@ -22,7 +23,7 @@ class Labelled(ToyDataset):
         self.metainfo = {'classes': classes}
 
     def get_data_info(self, index: int) -> dict:
-        return {'instances': [{'bbox_label': label} for label in self.labels[index]]}
+        return {'instances': [{'bbox': [0, 0, 9, 9], 'bbox_label': label} for label in self.labels[index]]}
 
 
 class Wrapper:
@@ -56,28 +57,13 @@ def test_what_fits_passes(tmp_path):
 
 
 def test_training_without_a_box_stops(tmp_path):
-    with pytest.raises(ValueError, match=r"no box in 3 training images of Labelled.*\('a', 'b'\)"):
+    with pytest.raises(ValueError, match=r"Labelled: no training image has a box.*\('a', 'b'\)"):
         toy_runner(tmp_path, model=headed(2), dataset=Labelled([[], [], []]), hooks=PREFLIGHT).train()
 
 
 def test_labels_beyond_the_classes_are_named():
-    with pytest.raises(ValueError, match=r"labels \[-1, 2\], but there are 2 classes: \('a', 'b'\)"):
-        check_labels(Wrapper(Labelled([[0, 2], [-1], [1]])))
-
-
-def test_a_data_set_that_reports_is_not_read_again():
-    dataset = Labelled([[7]])
-    dataset.report = {'kept': 1}
-    check_labels(Wrapper(dataset))
-
-
-def test_a_large_data_set_is_read_evenly():
-    reads = []
-    dataset = Labelled([[0]] * 2500)
-    dataset.get_data_info = lambda index: reads.append(index) or {'instances': [{'bbox_label': 0}]}
-    check_labels(dataset)
-    assert len(reads) == 1000 and reads[0] == 0 and reads[-1] == 2499
-    assert {after - before for before, after in zip(reads, reads[1:], strict=False)} == {2, 3}  # 2499 / 999 = 2.5
+    split = Split(Wrapper(Labelled([[0, 2], [-1], [1]])), 'training')
+    assert check_split(split) == [(True, 'Labelled: the labels [-1, 2] are out of range, there are 2 classes')]
 
 
 def test_validation_must_name_the_same_classes_in_the_same_order():

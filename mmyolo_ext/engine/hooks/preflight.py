@@ -9,19 +9,17 @@ from torch import nn
 
 from mmyolo_ext.checkpoint.matching import fit
 from mmyolo_ext.checkpoint.mmengine_loader import install_reader
-from mmyolo_ext.engine.data_checks import Finding, Split, check_overlap, check_split, leaf_datasets, spread
+from mmyolo_ext.engine.data_checks import Finding, Split, check_overlap, check_split, class_names
 from mmyolo_ext.engine.fit_checks import (
     check_anchors,
     check_checkpoint_classes,
     check_evaluator,
     check_score_names,
-    class_names,
     head_classes,
     unwrapped,
 )
 from mmyolo_ext.registry import HOOKS
 
-MAX_LABELS_READ = 1000  # images
 # keys that apis.load_config replaces by settings; a runner that finds them got a raw config
 SHORTCUTS = ('class_names', 'train_ann', 'train_img', 'val_ann', 'val_img', 'input_size')
 
@@ -66,41 +64,33 @@ class PreflightHook(Hook):
         frozen_parts = getattr(unwrapped(runner.model), 'frozen_parts', ())
         if frozen_parts and not (runner._load_from or runner._resume):
             runner.logger.warning(
-                f'The parts {frozen_parts} are frozen and load_from is not set: unless init_cfg loads weights, they '
-                'keep their random initialisation.'
+                f'The parts {frozen_parts} are frozen and keep their random initialisation, unless init_cfg loads '
+                'weights: set load_from.'
             )
-        train = runner.train_dataloader.dataset
+        train, validation = runner.train_dataloader.dataset, None
         check_classes(runner.model, train, 'training')
-        check_labels(train)
-        validation = evaluator = None
         if isinstance(runner.val_loop, BaseLoop):
-            validation, evaluator = runner.val_dataloader.dataset, runner.val_evaluator
+            validation = runner.val_dataloader.dataset
             check_classes(runner.model, validation, 'validation')
             check_same_classes(train, validation)
 
         def look() -> list[Finding]:
-            datasets = [train] if validation is None else [validation, train]
             split = Split(train, 'training')
+            datasets = [train] if validation is None else [validation, train]
             findings = [*check_split(split), *check_anchors(runner.model, split, datasets)]
             if validation is not None:
                 other = Split(validation, 'validation')
                 findings += [*check_split(other), *check_overlap(split, other)]
-                findings += check_evaluator(evaluator, validation, 'val')
-                findings += check_score_names(runner.hooks, evaluator)
+                findings += check_evaluator(runner.val_evaluator, validation, 'val')
+                findings += check_score_names(runner.hooks, runner.val_evaluator)
             return findings
 
         _report(runner, look)
 
     def before_test(self, runner: Runner) -> None:
-        dataset = runner.test_dataloader.dataset
+        dataset, evaluator = runner.test_dataloader.dataset, runner.test_evaluator
         check_classes(runner.model, dataset, 'test')
-        _report(
-            runner,
-            lambda: [
-                *check_split(Split(dataset, 'test')),
-                *check_evaluator(runner.test_evaluator, dataset, 'test'),
-            ],
-        )
+        _report(runner, lambda: [*check_split(Split(dataset, 'test')), *check_evaluator(evaluator, dataset, 'test')])
 
 
 def _report(runner: Runner, look: Callable[[], Iterable[Finding]]) -> None:
@@ -146,51 +136,21 @@ def check_same_classes(train: object, validation: object) -> None:
     ours, theirs = class_names(train), class_names(validation)
     if None not in (ours, theirs) and ours != theirs:
         raise ValueError(
-            f'training names the classes {ours}, validation {theirs}: set class_names in your config (it sets both), '
-            'or metainfo=dict(classes=...) of both data sets'
+            f'training names the classes {ours}, validation {theirs}: set class_names in your config (it sets both)'
         )
-
-
-def check_labels(dataset: object) -> None:
-    """Check that labels are in the range of the classes, and that there is a box.
-
-    At most 1000 images, evenly spread, are read. Datasets with an attribute ``report`` check their boxes themselves.
-
-    Raises:
-        ValueError: If a label is out of range or there is no box.
-    """
-    reports = [getattr(leaf, 'report', None) is not None for leaf in leaf_datasets(dataset)]
-    if all(reports) or not hasattr(dataset, 'get_data_info') or len(dataset) == 0:
-        return
-    classes = class_names(dataset)
-    read = spread(len(dataset), MAX_LABELS_READ)
-    labels = {box['bbox_label'] for index in read for box in dataset.get_data_info(index).get('instances', [])}
-    if not labels:
-        raise ValueError(
-            f'no box in {len(read)} training images of {type(dataset).__name__}, whose classes are {classes}: compare '
-            'them with the names in the annotation file'
-        )
-    wrong = sorted(label for label in labels if classes is not None and not 0 <= label < len(classes))
-    if wrong:
-        raise ValueError(f'the annotations have the labels {wrong}, but there are {len(classes)} classes: {classes}')
 
 
 def _fit_checkpoint(runner: Runner, checkpoint: dict, starts: bool) -> None:
     """Adapt a checkpoint to the model where possible, see :func:`fit`, and log what matches."""
     model = unwrapped(runner.model)
-    given = checkpoint.get('state_dict', checkpoint)
-    frozen = {name: parameter for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    random = {
-        name
-        for name, parameter in frozen.items()
-        if name in given and getattr(given[name], 'shape', None) != parameter.shape
-    }
+    given = {name: getattr(value, 'shape', None) for name, value in checkpoint.get('state_dict', checkpoint).items()}
+    random = [name for name, p in model.named_parameters() if not p.requires_grad and given.get(name) != p.shape]
     report, notes = fit(model, checkpoint, start_anew=starts)
     if not report.matched or not starts and (report.missing or report.reshaped):
         raise ValueError(f'the checkpoint does not fit the model: {report}. Was it trained with this config?')
-    random |= frozen.keys() & set(report.missing)
+    random = [name for name in random if name in given or name in report.missing]
     if random and starts:
-        names = ', '.join(sorted(random)[:3]) + (', ...' if len(random) > 3 else '')
+        names = ', '.join(random[:3])
         notes.append(f'{len(random)} frozen tensors are not in it and keep their random initialisation ({names})')
     for note in notes:
         runner.logger.warning(f'Checkpoint: {note}.')
