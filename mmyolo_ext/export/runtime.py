@@ -17,9 +17,10 @@ import importlib
 import json
 import math
 import os
+import reprlib
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -31,12 +32,11 @@ import numpy as np
 
 FORMAT = 1
 MAX_PIXELS = 2**25  # of the input
-MAX_NAMES, MAX_STRIDE, MAX_METADATA = 100_000, 1024, 2**24
+MAX_STRIDE, MAX_METADATA = 1024, 2**24
 INTERPOLATIONS = {'nearest': cv2.INTER_NEAREST, 'bilinear': cv2.INTER_LINEAR, 'area': cv2.INTER_AREA}
-READ_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-JPEG_START, JPEG_END, JPEG_SCAN, JPEG_APP1 = b'\xff\xd8', b'\xff\xd9', 0xDA, 0xE1
+JPEG_START, JPEG_SCAN, JPEG_END = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
 PNG_START, PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'
-EXIF_START, ORIENTATION_TAG, UNSIGNED_SHORT = b'Exif\0\0', 0x0112, 3
+ORIENTATION = (0x0112, 3)  # tag and type in EXIF
 CPU = ('CPUExecutionProvider',)
 Image = str | Path | np.ndarray
 Size = Sequence[int]  # height, width
@@ -67,8 +67,6 @@ class ExportedDetector:
     def __init__(
         self, model: str | Path, size_hw: Size | None = None, threads: int = 0, providers: Sequence = CPU
     ) -> None:
-        if not Path(model).is_file():
-            raise ValueError(f'there is no model {model}')
         if Path(model).suffix == '.xml':
             self._run, properties = open_openvino(model, threads)
         else:
@@ -110,14 +108,20 @@ class ExportedDetector:
         return outputs
 
     def _check_size(self, size_hw: Size) -> Size:
-        own_hw, stride = tuple(self.rules['size_hw']), max(self.rules['strides'])
+        own_hw = tuple(self.rules['size_hw'])
         if not self.rules['dynamic'] and tuple(size_hw) != own_hw:
             raise ValueError(f'the model takes {own_hw} only (height, width), got {tuple(size_hw)}')
-        if len(size_hw) != 2 or any(side < 1 or side % stride for side in size_hw):
-            raise ValueError(f'height and width must be multiples of {stride}, got {tuple(size_hw)}')
-        if math.prod(size_hw) > MAX_PIXELS:
-            raise ValueError(f'the input may have {MAX_PIXELS:,} pixels, got {tuple(size_hw)} (height, width)')
-        return tuple(size_hw)
+        return check_size(size_hw, self.rules['strides'])
+
+
+def check_size(size_hw: Size, strides: Sequence[int]) -> Size:
+    """Return height and width of the input as a tuple; ValueError if they do not fit the strides or the memory."""
+    stride = max(strides)
+    if len(size_hw) != 2 or any(side < 1 or side % stride for side in size_hw):
+        raise ValueError(f'height and width of the input must be multiples of {stride}, got {tuple(size_hw)}')
+    if math.prod(size_hw) > MAX_PIXELS:
+        raise ValueError(f'the input may have {MAX_PIXELS:,} pixels, got {tuple(size_hw)} (height, width)')
+    return tuple(size_hw)
 
 
 def open_onnx(model: str | Path, threads: int, providers: Sequence) -> tuple[Run, dict[str, str]]:
@@ -134,8 +138,8 @@ def open_onnx(model: str | Path, threads: int, providers: Sequence) -> tuple[Run
     return lambda images: dict(zip(names, session.run(names, {feed: images}), strict=True)), properties
 
 
-def open_openvino(model: str | Path, threads: int) -> tuple[Run, dict[str, str]]:
-    """Return a function that runs an OpenVINO file, and its metadata; ValueError if openvino is missing or fails."""
+def open_openvino(model: str | Path, threads: int) -> tuple[Run, str]:
+    """Return a function that runs an OpenVINO file, and its metadata as JSON; ValueError if openvino fails."""
     core = need('openvino').Core()
     try:
         network = core.read_model(str(model))
@@ -146,62 +150,54 @@ def open_openvino(model: str | Path, threads: int) -> tuple[Run, dict[str, str]]
     compiled = core.compile_model(network, 'CPU', config)
     names = [output.get_any_name() for output in network.outputs]
     section = ['mmyolo_ext', 'metadata']
-    try:
-        properties = json.loads(network.get_rt_info(section).value) if network.has_rt_info(section) else {}
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{model} has metadata that is not JSON: {error}') from error
-    if not isinstance(properties, dict) or not all(isinstance(value, str) for value in properties.values()):
-        raise ValueError(f'{model} has metadata that is not text by name')
+    properties = network.get_rt_info(section).value if network.has_rt_info(section) else '{}'
     return lambda images: dict(zip(names, compiled([images]).values(), strict=True)), properties
 
 
-def need(package: str) -> ModuleType:
-    """Import a package and return it; raise ValueError if it is not installed."""
+def need(package: str, install: str = '') -> ModuleType:
+    """Import a package and return it; ValueError with the command that installs it if it is missing."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ValueError(f'this needs the package {package}: pip install {package} ({error})') from error
+        name = package.split('.')[0]
+        raise ValueError(f'this needs the package {name}: {install or f"pip install {name}"} ({error})') from error
 
 
-def read_rules(properties: dict[str, str], model: str | Path) -> dict:
+def read_rules(properties: dict[str, str] | str, model: str | Path) -> dict:
     """Decode the metadata of an export, and check it before it is believed.
+
+    Args:
+        properties: JSON by name; or all of it as JSON.
+        model: The file, for messages.
 
     Raises:
         ValueError: If there is none of ours, it is of a later form, or a value is missing or out of range; the message
             names file, key and value.
     """
-    if 'format' not in properties:
-        raise ValueError(f'{model} has no metadata of mmyolo_ext: export it by tools/export.py')
-    if sum(map(len, properties.values())) > MAX_METADATA:
+    texts = [properties] if isinstance(properties, str) else properties.values()
+    if sum(map(len, texts)) > MAX_METADATA:
         raise ValueError(f'{model} has more than {MAX_METADATA:,} bytes of metadata')
     try:
-        rules = {key: json.loads(value) for key, value in properties.items() if key in CHECKS or key == 'format'}
-    except (ValueError, RecursionError) as error:
+        properties = json.loads(properties) if isinstance(properties, str) else properties
+        rules = {key: json.loads(properties[key]) for key in ('format', *CHECKS) if key in properties}
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f'{model} has metadata that is not JSON: {error}') from error
-    if type(rules['format']) is not int or rules['format'] != FORMAT:
-        raise ValueError(
-            f'{model} has metadata of form {brief(rules["format"])}, this runtime.py knows {FORMAT}: copy it again'
-        )
-    rules.setdefault('class_agnostic', False)  # of earlier exports
+    if 'format' not in rules:
+        raise ValueError(f'{model} has no metadata of mmyolo_ext: export it by tools/export.py')
+    if rules['format'] != FORMAT:
+        found = reprlib.repr(rules['format'])
+        raise ValueError(f'{model} has metadata of form {found}, this runtime.py knows {FORMAT}: copy it again')
     for key, (wanted, fits) in CHECKS.items():
         if key not in rules:
             raise ValueError(f'{model} has no {key} in its metadata: export it again by tools/export.py')
         if not fits(rules[key]):
-            raise ValueError(f'{model} has metadata with {key} = {brief(rules[key])}: it must be {wanted}')
+            found = reprlib.repr(rules[key])
+            raise ValueError(f'{model} has metadata with {key} = {found}: it must be {wanted}')
     return rules
 
 
-def brief(value: object) -> str:
-    """Write a value for an error message."""
-    try:
-        text = json.dumps(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits
-        text = f'a {type(value).__name__}'
-    return text if len(text) <= 80 else text[:80] + '...'
-
-
 def number(low: float, high: float, kinds: tuple[type, ...] = (int, float)) -> Callable[[object], bool]:
-    """Make a check for a finite number in a range, both ends included."""
+    """Make a check for a number in a range, both ends included."""
     return lambda value: type(value) in kinds and low <= value <= high
 
 
@@ -210,66 +206,60 @@ def several(fits: Callable[[object], bool], least: int, most: int) -> Callable[[
     return lambda value: type(value) is list and least <= len(value) <= most and all(map(fits, value))
 
 
-def is_letterbox(value: object) -> bool:
-    """Return whether these are the four settings of :func:`letterbox`."""
-    return (
-        type(value) is dict
-        and value.keys() == {'pad_val', 'centred', 'allow_upscale', 'interpolation'}
-        and number(0, 255)(value['pad_val'])
-        and type(value['centred']) is bool
-        and type(value['allow_upscale']) is bool
-        and value['interpolation'] in tuple(INTERPOLATIONS)
-    )
+def one_of(*choices: object) -> tuple[str, Callable[[object], bool]]:
+    """Make a row of :data:`CHECKS` for one of some values."""
+    return f'one of {choices}', lambda value: value in choices and type(value) is type(choices[0])
 
 
+LETTERBOX = {
+    'pad_val': number(0, 255),
+    'centred': one_of(True, False)[1],
+    'allow_upscale': one_of(True, False)[1],
+    'interpolation': one_of(*INTERPOLATIONS)[1],
+}
 COUNT = ('a whole number, -1 for no limit', number(-1, 2**31, (int,)))
 SHARE = ('a number from 0 to 1', number(0, 1))
-SWITCH = ('true or false', lambda value: type(value) is bool)
 CHECKS = {
-    'mmyolo_ext': ('a version', lambda value: type(value) is str and len(value) <= 100),
-    'names': (
-        f'a list of 1 to {MAX_NAMES:,} names',
-        several(lambda name: type(name) is str and len(name) <= 1000, 1, MAX_NAMES),
-    ),
+    'names': ('a list of names', several(lambda name: type(name) is str and len(name) <= 1000, 1, 100_000)),
     'size_hw': ('two whole numbers above 0', several(number(1, MAX_PIXELS, (int,)), 2, 2)),
     'strides': (f'whole numbers from 1 to {MAX_STRIDE}', several(number(1, MAX_STRIDE, (int,)), 1, 16)),
-    'dynamic': SWITCH,
-    'precision': ("'float32', 'float16' or 'int8'", lambda value: value in ('float32', 'float16', 'int8')),
-    'letterbox': (f'pad_val, centred, allow_upscale and interpolation ({", ".join(INTERPOLATIONS)})', is_letterbox),
-    'channels': ("'RGB' or 'BGR'", lambda value: value in ('RGB', 'BGR')),
+    'dynamic': one_of(True, False),
+    'precision': one_of('float32', 'float16', 'int8'),
+    'letterbox': (
+        f'pad_val, centred, allow_upscale and interpolation ({", ".join(INTERPOLATIONS)})',
+        lambda value: (
+            type(value) is dict
+            and value.keys() == LETTERBOX.keys()
+            and all(fits(value[key]) for key, fits in LETTERBOX.items())
+        ),
+    ),
+    'channels': one_of('RGB', 'BGR'),
     'mean': ('three finite numbers', several(number(-1e6, 1e6), 3, 3)),
     'std': ('three numbers from 1e-6 to 1e6', several(number(1e-6, 1e6), 3, 3)),
-    'activation': ("'sigmoid' or 'softmax'", lambda value: value in ('sigmoid', 'softmax')),
-    'multi_label': SWITCH,
-    'nms_in_graph': SWITCH,
+    'activation': one_of('sigmoid', 'softmax'),
+    'multi_label': one_of(True, False),
+    'nms_in_graph': one_of(True, False),
     'score_thr': SHARE,
     'nms_pre': COUNT,
     'nms_iou': SHARE,
-    'class_agnostic': SWITCH,
+    'class_agnostic': one_of(True, False),
     'max_per_img': COUNT,
 }
 
 
 def check_outputs(outputs: dict[str, np.ndarray], count: int, rules: dict, model: str | Path) -> None:
     """Check the outputs for ``count`` images against the metadata; ValueError if they do not fit."""
-    in_graph = rules['nms_in_graph']
-    wanted = {'boxes': 3, 'scores': 2, 'labels': 2, 'num_dets': 2} if in_graph else {'boxes': 3, 'scores': 3}
-    shapes = {name: getattr(value, 'shape', None) for name, value in outputs.items()}
-    fits = all(
-        name in outputs and len(shapes[name]) == sides and shapes[name][0] == count for name, sides in wanted.items()
-    )
-    if fits:
-        boxes = shapes['boxes'][1]
-        fits = shapes['boxes'][2] == 4 and shapes['scores'][1] == boxes
-        fits = fits and (in_graph or shapes['scores'][2] == len(rules['names']))
-    if fits and in_graph:
+    shapes = {name: value.shape for name, value in outputs.items()}
+    boxes, classes = (*shapes.get('boxes', ()), 0, 0)[1], len(rules['names'])
+    wanted = {'boxes': (count, boxes, 4), 'scores': (count, boxes, classes)}
+    if rules['nms_in_graph']:
+        wanted |= {'scores': (count, boxes), 'labels': (count, boxes), 'num_dets': (count, 1)}
+    fits = all(shapes.get(name) == shape for name, shape in wanted.items())
+    if fits and rules['nms_in_graph']:
         labels, kept = outputs['labels'], outputs['num_dets']
-        fits = shapes['labels'][1] == boxes and shapes['num_dets'][1] == 1
-        fits = (
-            fits and labels.dtype.kind in 'iu' and kept.dtype.kind in 'iu' and kept.min() >= 0 and kept.max() <= boxes
-        )
-        used = np.arange(boxes) < kept if fits else None
-        fits = fits and bool(((labels >= 0) & (labels < len(rules['names'])))[used].all())
+        used = labels[np.arange(boxes) < kept]
+        fits = labels.dtype.kind == kept.dtype.kind == 'i' and ((kept >= 0) & (kept <= boxes)).all()
+        fits = fits and ((used >= 0) & (used < classes)).all()
     if not fits:
         raise ValueError(f'{model} gives outputs that do not fit its metadata: {shapes}')
 
@@ -290,91 +280,51 @@ def read_image(image: Image) -> np.ndarray:
     if not Path(image).is_file():
         raise ValueError(f'there is no image {image}')
     content = Path(image).read_bytes()
+    if is_truncated(content):
+        raise ValueError(f'{image} is cut short, copy it again')
     try:
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), READ_FLAGS) if content else None
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:  # such as more pixels than OpenCV may decode
         raise ValueError(f'{image} cannot be decoded: {" ".join(str(error).split())}') from error
     if pixels is None:
         raise ValueError(f'{image} cannot be decoded, is it an image?')
-    if is_truncated(content):
-        raise ValueError(f'{image} is cut short, copy it again')
     if pixels.dtype == np.uint16:
         pixels = cv2.convertScaleAbs(pixels, alpha=255 / 65535)
     elif pixels.dtype != np.uint8:
         raise ValueError(f'{image} has pixels of type {pixels.dtype}: convert it to 8 or 16 bits per channel')
-    return turned(pixels, exif_orientation(content))
+    return turned(pixels, webp_orientation(content))
 
 
 def is_truncated(content: bytes) -> bool:
-    """Return whether the end of a JPEG or PNG is missing."""
+    """Return whether a JPEG or PNG has no end: OpenCV would fill what is missing with grey."""
     if content.startswith(PNG_START):
         return PNG_END not in content
-    if content.startswith(JPEG_START):
-        scan = next(
-            (start for marker, start, _ in jpeg_segments(content) if marker in (JPEG_SCAN, None)), len(content)
-        )
-        return content.find(JPEG_END, scan) < 0
-    return False
-
-
-def exif_orientation(content: bytes) -> int:
-    """Return the EXIF orientation, 1 to 8, of a JPEG, PNG or WebP; 1 (upright) if it is missing or invalid."""
-    try:
-        if content.startswith(JPEG_START):
-            parts = (content[start:end] for marker, start, end in jpeg_segments(content) if marker == JPEG_APP1)
-            return orientation_of(next((part for part in parts if part.startswith(EXIF_START)), b''))
-        if content.startswith(PNG_START):
-            return orientation_of(next(chunks(content, b'eXIf'), b''))
-        if content[:4] == b'RIFF' and content[8:12] == b'WEBP':
-            return orientation_of(next(chunks(content, b'EXIF'), b''))
-    except (struct.error, IndexError):
-        pass
-    return 1  # OpenCV turns TIFF by itself
-
-
-def jpeg_segments(content: bytes) -> Iterator[tuple[int | None, int, int]]:
-    """Yield (marker, start, end) of each segment up to the first scan; marker None for anything that is no segment."""
+    if not content.startswith(JPEG_START):
+        return False
     at = len(JPEG_START)
-    while at + 4 <= len(content):
-        if content[at] != 0xFF:
-            yield None, at, len(content)
-            return
-        if content[at + 1] == 0xFF:  # a fill byte
-            at += 1
-            continue
-        marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4], 'big')
-        yield marker, at + 4 if marker != JPEG_SCAN else at, at + 2 + length
-        if marker == JPEG_SCAN:
-            return
-        at += 2 + length
+    while content[at : at + 1] == b'\xff' and content[at : at + 2] != JPEG_SCAN:
+        # past a segment, which may contain a thumbnail with an end of its own; FF FF is a fill byte
+        at += 1 if content[at + 1 : at + 2] == b'\xff' else 2 + int.from_bytes(content[at + 2 : at + 4], 'big')
+    return content.find(JPEG_END, at) < 0
 
 
-def chunks(content: bytes, kind: bytes) -> Iterator[bytes]:
-    """Yield the contents of the chunks of one kind in a PNG or WebP."""
-    png = content.startswith(PNG_START)
-    at = len(PNG_START) if png else 12
-    while at + 8 <= len(content):
-        length, name = (
-            struct.unpack_from('>I4s', content, at) if png else struct.unpack_from('<4sI', content, at)[::-1]
-        )
-        if name == kind:
-            yield content[at + 8 : at + 8 + length]
-        at += 12 + length if png else 8 + length + length % 2
-
-
-def orientation_of(exif: bytes) -> int:
-    """Return the orientation in the first directory of EXIF data, which is a TIFF structure."""
-    tiff = exif.removeprefix(EXIF_START)
-    order = {b'II*\0': '<', b'MM\0*': '>'}.get(tiff[:4])
-    if order is None:
+def webp_orientation(content: bytes) -> int:
+    """Return the EXIF orientation, 1 to 8, of a WebP, which OpenCV ignores; 1 (upright) for any other content."""
+    if content[:4] != b'RIFF' or content[8:12] != b'WEBP':
         return 1
-    (directory,) = struct.unpack_from(f'{order}I', tiff, 4)
-    (entries,) = struct.unpack_from(f'{order}H', tiff, directory)
-    for entry in range(entries):
-        tag, kind, _, value = struct.unpack_from(f'{order}HHIH', tiff, directory + 2 + 12 * entry)
-        if tag == ORIENTATION_TAG:
-            return value if kind == UNSIGNED_SHORT and 1 <= value <= 8 else 1
-    return 1
+    at = 12
+    while content[at : at + 4] not in (b'EXIF', b''):
+        length = int.from_bytes(content[at + 4 : at + 8], 'little')
+        at += 8 + length + length % 2
+    tiff = content[at + 8 :].removeprefix(b'Exif\0\0')
+    order = '<' if tiff[:2] == b'II' else '>'
+    try:
+        (directory,) = struct.unpack_from(f'{order}I', tiff, 4)
+        (entries,) = struct.unpack_from(f'{order}H', tiff, directory)
+        rows = [struct.unpack_from(f'{order}HHIH', tiff, directory + 2 + 12 * row) for row in range(entries)]
+    except struct.error:
+        return 1
+    return next((row[3] for row in rows if row[:2] == ORIENTATION and 1 <= row[3] <= 8), 1)
 
 
 def turned(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -431,7 +381,7 @@ def candidates(boxes: np.ndarray, scores: np.ndarray, rules: dict, score_thr: fl
 
 def suppress(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, rules: dict) -> Detections:
     """Drop boxes that overlap a better one of their class (of any if ``class_agnostic``); input is best first."""
-    kept, rivals = [], np.zeros_like(labels) if rules.get('class_agnostic') else labels
+    kept, rivals = [], np.zeros_like(labels) if rules['class_agnostic'] else labels
     for group in np.unique(rivals):
         left = np.flatnonzero(rivals == group)
         while left.size:

@@ -12,7 +12,6 @@ from untrained import LETTERBOX, build, random_images
 from mmyolo_ext.export import runtime
 from mmyolo_ext.export.formats import Options, describe, open_exported, write
 from mmyolo_ext.export.graph import RawGraph, build_graph
-from mmyolo_ext.version import __version__
 
 pytest.importorskip('onnxruntime')
 pytest.importorskip('onnx')
@@ -67,7 +66,6 @@ def test_the_metadata_has_all_a_runtime_needs(exported):
     classes, sigmoid = detector.bbox_head.num_classes, detector.bbox_head.use_sigmoid
     assert rules == {
         'format': 1,
-        'mmyolo_ext': __version__,
         'names': [f'class {label}' for label in range(classes)],
         'size_hw': [128, 192],
         'strides': list(detector.bbox_head.strides),

@@ -136,7 +136,7 @@ def test_it_imports_nothing_else():
 
 def test_what_cannot_be_used_is_named(setup, tmp_path):
     *_, image_paths, files = setup
-    with pytest.raises(ValueError, match='there is no model nowhere.onnx'):
+    with pytest.raises(ValueError, match='onnxruntime cannot read nowhere.onnx'):
         runtime.ExportedDetector('nowhere.onnx')
     (tmp_path / 'text.onnx').write_text('no model')
     with pytest.raises(ValueError, match='onnxruntime cannot read .*text.onnx'):
@@ -159,7 +159,7 @@ def test_what_cannot_be_used_is_named(setup, tmp_path):
     (tmp_path / 'text.jpg').write_text('no image')
     (tmp_path / 'empty.jpg').touch()
     for name in ('text.jpg', 'empty.jpg'):
-        with pytest.raises(ValueError, match=f'{name} cannot be decoded, is it an image?'):
+        with pytest.raises(ValueError, match=f'{name} cannot be decoded'):
             detector([tmp_path / name])
     with pytest.raises(ValueError, match='there is no image none.jpg'):
         detector(['none.jpg'])
