@@ -20,7 +20,9 @@ SUM_TOLERANCE = 2e-3  # of soft labels, as in the heads: the error of three deci
 LARGEST_ID = 2**63 - 1  # of the evaluators
 LARGEST_SIDE = 1_000_000  # px, of sizes and coordinates
 NUMBERS = frozenset((int, float))  # in JSON; bool is excluded
+UNKNOWN = 'of an unknown image', 'of an unknown category'
 FAULTS = (
+    *UNKNOWN,
     'not four finite numbers',
     f'with a number above {LARGEST_SIDE:,}',
     'of zero or negative size',
@@ -156,18 +158,23 @@ def label_categories(categories: list[dict], classes: Sequence[str], path: str) 
 
 
 def check_boxes(
-    bboxes_xywh: Sequence[object], sizes_wh: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Read COCO boxes and clip them to their images.
+    content: dict,
+) -> tuple[np.ndarray, list[str | None], np.ndarray, np.ndarray, np.ndarray]:
+    """Read the boxes of all annotations and clip them to their images.
 
     Args:
-        bboxes_xywh: (G) as in the file; anything but a list of four numbers is a fault.
-        sizes_wh: (G, 2) px, size of the image of each box.
+        content: As parsed, with the fields of :func:`check_entries`.
 
     Returns:
-        Boxes (G, 4) xyxy px, clipped; the index into :data:`FAULTS` of each, -1 if valid, (G,); whether each was
-        clipped (G,); and the boxes of the file, (G, 4) xywh, NaN where they are not numbers.
+        Boxes (G, 4) xyxy px, clipped; the fault of each, or None; whether each was clipped (G,); boxes as in the file,
+        (G, 4) xywh, NaN where they are not numbers; and the size of the image of each, (G, 2) px.
     """
+    image_wh = {image['id']: (image['width'], image['height']) for image in content['images']}
+    category_ids = {category['id'] for category in content['categories']}
+    bboxes_xywh = [annotation['bbox'] for annotation in content['annotations']]
+    sizes_wh = [image_wh.get(annotation['image_id'], (np.nan, np.nan)) for annotation in content['annotations']]
+    sizes_wh = np.array(sizes_wh, np.float64).reshape(-1, 2)
+    known_category = [annotation['category_id'] in category_ids for annotation in content['annotations']]
     xywh = np.full((len(bboxes_xywh), 4), np.nan)
     usable = [
         number
@@ -186,13 +193,24 @@ def check_boxes(
         clipped = (low < 0).any(1) | (high > sizes_wh).any(1)
         seen = xyxy[:, 2:] - xyxy[:, :2]
         faults = (
+            np.isnan(sizes_wh).any(1),
+            ~np.array(known_category, bool),
             ~np.isfinite(xywh).all(1),
             (np.abs(xywh) > LARGEST_SIDE).any(1),
             (xywh[:, 2:] <= 0).any(1),
             (seen <= 0).any(1),
             (seen < 1).any(1),
         )
-    return xyxy, np.select(faults, range(len(FAULTS)), -1), clipped, xywh
+    reasons = [(*FAULTS, None)[number] for number in np.select(faults, range(len(FAULTS)), -1)]
+    return xyxy, reasons, clipped, xywh, sizes_wh
+
+
+def list_faults(faults: dict[str, list[int]]) -> str:
+    """Return one line on annotations, given by their ids for each fault."""
+    return '; '.join(
+        f'{len(ids)} {fault} (annotation {", ".join(map(str, ids[:SHOWN]))}{", ..." if len(ids) > SHOWN else ""})'
+        for fault, ids in faults.items()
+    )
 
 
 def check_soft_label(annotation: dict, num_classes: int, exclusive: bool, path: str) -> list[float]:

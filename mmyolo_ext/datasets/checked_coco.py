@@ -1,7 +1,7 @@
 """A COCO dataset that checks its annotations and reports what it dropped and why."""
 
 import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 import numpy as np
 from mmdet.datasets import CocoDataset
@@ -9,22 +9,20 @@ from mmengine.logging import print_log
 
 from mmyolo_ext.boxes import suspect_boxes
 from mmyolo_ext.coco_json import (
-    FAULTS,
+    UNKNOWN,
     check_boxes,
     check_entries,
     check_file_name,
     check_soft_label,
     label_categories,
+    list_faults,
     read_coco,
 )
 from mmyolo_ext.registry import DATASETS
 
 from .transforms.annotations import stack_soft_labels
 
-UNKNOWN_IMAGE, UNKNOWN_CATEGORY = 'of an unknown image', 'of an unknown category'
 OTHER_CLASS, MARKED_IGNORE = 'of another class', 'marked ignore'
-NO_FAULTS = (OTHER_CLASS, MARKED_IGNORE)
-SHOWN = 3  # annotations of each fault, in the log
 
 
 @DATASETS.register_module()
@@ -62,17 +60,20 @@ class CheckedCocoDataset(CocoDataset):
 
     def load_data_list(self) -> list[dict]:
         """Read and check the annotation file."""
-        self._check_config()
+        classes = self.metainfo['classes']
+        if isinstance(classes, str):
+            raise ValueError(
+                f"metainfo classes must be a tuple of names, got {classes!r}: write ('name',) for one class"
+            )
         content = read_coco(self.ann_file, self.backend_args)
         check_entries(content, self.ann_file)
-        self.cat2label = label_categories(content['categories'], self.metainfo['classes'], self.ann_file)
+        self.cat2label = label_categories(content['categories'], classes, self.ann_file)
         self.cat_ids = list(self.cat2label)
         boxes = self._check_boxes(content)
-        self._log_report()
         if not self.test_mode and self.report['boxes'] == self.report['crowds']:
             raise ValueError(
                 f'{self.ann_file} leaves no box to train on: {self._summary()}. Its categories are '
-                f'{tuple(c["name"] for c in content["categories"])}, metainfo classes {self.metainfo["classes"]}'
+                f'{tuple(c["name"] for c in content["categories"])}, metainfo classes {classes}'
                 + ''.join(f'. {text}' for _, text in self.findings)
             )
         return [self._data_info(image, boxes[image['id']]) for image in content['images']]
@@ -98,50 +99,29 @@ class CheckedCocoDataset(CocoDataset):
             results.pop('instances', None)
         return results
 
-    def _check_config(self) -> None:
-        classes = self.metainfo.get('classes')
-        if isinstance(classes, str) or not classes:
-            raise ValueError(
-                f'metainfo classes must be a tuple of names, got {classes!r}; for a single class write '
-                "dict(classes=('name',)), with the comma"
-            )
-        misspelt = [key for key in self.metainfo if key != 'classes' and key.lower() == 'classes']
-        if misspelt:
-            raise ValueError(f'metainfo has the key {misspelt[0]!r}, which mmdet ignores: write it "classes"')
-        if 'img' not in self.data_prefix:
-            raise ValueError(f"data_prefix must be dict(img='folder of the images'), got {self.data_prefix}")
-
     def _check_boxes(self, content: dict) -> dict[int, list[dict]]:
         """Return the instances of each image id; set ``report``, ``findings`` and ``cat_img_map``."""
-        sizes_wh = {image['id']: (image['width'], image['height']) for image in content['images']}
-        category_ids = {category['id'] for category in content['categories']}
-        dropped, used = defaultdict(list), []  # annotation ids by reason; annotations
-        for annotation in content['annotations']:
-            if annotation['image_id'] not in sizes_wh:
-                dropped[UNKNOWN_IMAGE].append(annotation['id'])
-            elif annotation['category_id'] not in category_ids:
-                dropped[UNKNOWN_CATEGORY].append(annotation['id'])
-            elif annotation['category_id'] not in self.cat2label:
-                dropped[OTHER_CLASS].append(annotation['id'])
-            elif annotation.get('ignore'):
-                dropped[MARKED_IGNORE].append(annotation['id'])
+        boxes_xyxy, faults, clipped, file_xywh, sizes_wh = check_boxes(content)
+        annotations = content['annotations']
+        dropped, kept, used = defaultdict(list), [], []  # ids by reason; indices; indices of the classes' own boxes
+        for number, (annotation, fault) in enumerate(zip(annotations, faults, strict=True)):
+            if fault not in UNKNOWN:
+                if annotation['category_id'] not in self.cat2label:
+                    fault = OTHER_CLASS
+                elif annotation.get('ignore'):
+                    fault = MARKED_IGNORE
+                else:
+                    used.append(number)
+            if fault is None:
+                kept.append(number)
             else:
-                used.append(annotation)
-        used_wh = np.array([sizes_wh[annotation['image_id']] for annotation in used], np.float64).reshape(-1, 2)
-        boxes_xyxy, faults, clipped, file_xywh = check_boxes([annotation['bbox'] for annotation in used], used_wh)
-        for number in np.flatnonzero(faults >= 0).tolist():
-            dropped[FAULTS[faults[number]]].append(used[number]['id'])
-        kept = np.flatnonzero(faults < 0)
+                dropped[fault].append(annotation['id'])
         instances, crowds = defaultdict(list), 0
         self.cat_img_map = defaultdict(list)
-        for number, box in zip(kept.tolist(), boxes_xyxy[kept].tolist(), strict=True):
-            annotation = used[number]
+        for number, box in zip(kept, boxes_xyxy[kept].tolist(), strict=True):
+            annotation = annotations[number]
             crowd = int(bool(annotation.get('iscrowd')))
-            instance = {
-                'bbox': box,
-                'bbox_label': self.cat2label[annotation['category_id']],
-                'ignore_flag': crowd,
-            }
+            instance = {'bbox': box, 'bbox_label': self.cat2label[annotation['category_id']], 'ignore_flag': crowd}
             if annotation.get('soft_label') is not None:
                 instance['soft_label'] = check_soft_label(
                     annotation, len(self.metainfo['classes']), self.exclusive_soft_labels, self.ann_file
@@ -152,16 +132,21 @@ class CheckedCocoDataset(CocoDataset):
             self.cat_img_map[annotation['category_id']].append(annotation['image_id'])
             crowds += crowd
         self.report = {
-            'images': len(sizes_wh),
-            'background': len(sizes_wh) - len(instances),
+            'images': len(content['images']),
+            'background': len(content['images']) - len(instances),
             'boxes': len(kept),
             'crowds': crowds,
             'clipped': int(clipped[kept].sum()),
             'dropped': {reason: len(ids) for reason, ids in dropped.items()},
         }
-        self._dropped_ids = {reason: ids[:SHOWN] for reason, ids in dropped.items()}
-        keys = np.array([(annotation['image_id'], annotation['category_id']) for annotation in used], np.int64)
-        self.findings = suspect_boxes(file_xywh, used_wh, keys.reshape(-1, 2))
+        print_log(f'{self.ann_file}: {self._summary()}', logger='current')
+        faulty = {reason: ids for reason, ids in dropped.items() if reason not in (OTHER_CLASS, MARKED_IGNORE)}
+        if faulty:
+            count = sum(map(len, faulty.values()))
+            text = f'{self.ann_file}: {count} boxes are faulty and were dropped: {list_faults(faulty)}'
+            print_log(text, logger='current', level=logging.WARNING)
+        keys = np.array([(annotations[k]['image_id'], annotations[k]['category_id']) for k in used], np.int64)
+        self.findings = suspect_boxes(file_xywh[used], sizes_wh[used], keys.reshape(-1, 2))
         return instances
 
     def _data_info(self, image: dict, instances: list[dict]) -> dict:
@@ -187,26 +172,3 @@ class CheckedCocoDataset(CocoDataset):
             f'{report["crowds"]} to be ignored, {report["clipped"]} clipped to their image, dropped '
             f'{sum(report["dropped"].values())}' + (f': {dropped}' if dropped else '')
         )
-
-    def _log_report(self) -> None:
-        print_log(f'{self.ann_file}: {self._summary()}', logger='current')
-        faulty = {reason: count for reason, count in self.report['dropped'].items() if reason not in NO_FAULTS}
-        if faulty:
-            reasons = [
-                f'{count} {reason} (annotation {", ".join(map(str, self._dropped_ids[reason]))}'
-                f'{", ..." if count > SHOWN else ""})'
-                for reason, count in faulty.items()
-            ]
-            print_log(
-                f'{self.ann_file}: {sum(faulty.values())} boxes are faulty and were dropped: {"; ".join(reasons)}',
-                logger='current',
-                level=logging.WARNING,
-            )
-        folded = Counter(name.casefold().strip() for name in self.metainfo['classes'])
-        alike = [name for name in self.metainfo['classes'] if folded[name.casefold().strip()] > 1]
-        if alike:
-            print_log(
-                f'{self.ann_file}: the classes {alike} differ only in case or spaces: are they the same class?',
-                logger='current',
-                level=logging.WARNING,
-            )

@@ -101,5 +101,5 @@ def test_ranks_score_like_one_process(tmp_path):
         for name in ('mmdet', *(f'ours {size}' for size in BATCH_SIZES)):
             assert answers[name] == alone, (rank, name)
         assert answers['missing'].startswith('ValueError: only 6 of 7 images have a result')
-        assert 'Missing ids: 4.' in answers['missing']
+        assert 'Missing ids: [4]' in answers['missing']
         assert 'metric item "mAP_0" is not supported' in answers['failing']
