@@ -3,11 +3,11 @@
 import os
 import pickle
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run_python
 from mmengine.config import Config
 
 from mmyolo_ext.apis import load_config
@@ -78,8 +78,7 @@ def test_from_ultralytics_and_back(tmp_path: Path, foreign: Path, weights: dict)
 
 def test_the_command(tmp_path: Path, foreign: Path) -> None:
     def run(*arguments: object) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(ROOT / 'tools' / 'convert_weights.py'), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        return run_python(ROOT / 'tools' / 'convert_weights.py', *arguments, cwd=tmp_path)
 
     done = run(foreign, 'ours.pth')
     assert done.returncode == 0, done.stderr

@@ -1,13 +1,11 @@
 """What a training and a test say of their speed, and torch.compile, as users start them."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run_python
 from tiny_coco import REPO, make_tiny_coco, write_user_config
 
 pytestmark = pytest.mark.slow
@@ -15,9 +13,7 @@ pytestmark = pytest.mark.slow
 
 def tool(name: str, *arguments: str | Path, code: int = 0, **environment: str) -> str:
     """Output and errors of a tool, which must end with ``code``."""
-    command = [sys.executable, str(REPO / 'tools' / name), *map(str, arguments)]
-    settings = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(REPO), **environment}
-    done = subprocess.run(command, capture_output=True, text=True, env=settings, timeout=300)
+    done = run_python(REPO / 'tools' / name, *arguments, **environment)
     text = done.stdout + done.stderr
     assert done.returncode == code, text[-3000:]
     return text

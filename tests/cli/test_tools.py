@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from forked import run_python
 from tiny_coco import CLASSES, REPO, make_tiny_coco, write_user_config
 
 pytestmark = pytest.mark.slow
@@ -29,7 +30,10 @@ def run(*command: str | Path, code: int = 0) -> str:
 
 
 def tool(name: str, *arguments: str | Path, code: int = 0) -> str:
-    return run(sys.executable, REPO / 'tools' / name, *arguments, code=code)
+    done = run_python(REPO / 'tools' / name, *arguments)
+    text = done.stdout + done.stderr
+    assert done.returncode == code, text[-3000:]
+    return text
 
 
 @pytest.fixture(scope='module')

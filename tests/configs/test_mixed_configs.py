@@ -1,16 +1,14 @@
 """configs/mixed: our parts inside mmdet's detectors, by our tools and by mmdet's own."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import mmengine
 import pytest
 import torch
 from bccd_step import BATCH, REPO, bccd_options, is_download, load_for_bccd, step_on_bccd
+from forked import run_python
 from mmengine.config import Config
 from torch import nn
 
@@ -112,9 +110,7 @@ IN_THIS_PROCESS = {
 
 
 def run(*command: str | Path) -> str:
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(REPO)}
-    command = [sys.executable, *map(str, command)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    done = run_python(*command)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return done.stdout + done.stderr
 
