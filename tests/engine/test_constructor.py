@@ -203,14 +203,14 @@ NAMES = ('backbone.layers.0.weight', 'neck.weight')
         ({'norm_decay_mult': 0.0}, NAMES, 'DefaultOptimWrapperConstructor'),
         ({'custom_keys': {'bakbone': {'lr_mult': 0.1}}}, NAMES, "did you mean 'backbone'"),
         ({'custom_keys': {'zzz': {}}}, NAMES, 'the names start with backbone.layers, neck.weight'),
-        ({'custom_keys': {'neck': {'lr_mul': 0.1}}}, NAMES, "got \\['lr_mul'\\]"),
-        ({'custom_keys': {'neck': {'lr_mult': -1}}}, NAMES, "lr_mult of 'neck' must be a number of at least 0"),
-        ({'custom_keys': {'neck': {'lr_mult': '0.1'}}}, NAMES, 'must be a number'),
+        ({'custom_keys': {'neck': {'lr_mul': 0.1}}}, NAMES, "takes .'lr_mult', .*, got {'lr_mul': 0.1}"),
+        ({'custom_keys': {'neck': {'lr_mult': -1}}}, NAMES, "'neck'. takes .* each a number of at least 0"),
+        ({'custom_keys': {'neck': {'lr_mult': '0.1'}}}, NAMES, 'each a number'),
         ({'layer_decay': 0}, NAMES, 'greater than 0 and at most 1'),
         ({'layer_decay': 1.1}, NAMES, 'greater than 0 and at most 1'),
-        ({'layer_decay': 0.9}, ('backbone.conv.weight',), 'got backbone.conv'),
-        ({'layer_decay': 0.9}, ('neck.weight',), 'a model without a backbone'),
-        ({'layer_decay': 0.9}, tuple(f'backbone.layers.{i}.weight' for i in range(75)), '75 levels'),
+        ({'layer_decay': 0.9}, ('backbone.conv.weight',), 'got 0 in backbone.conv'),
+        ({'layer_decay': 0.9}, ('neck.weight',), 'no backbone'),
+        ({'layer_decay': 0.9}, tuple(f'backbone.layers.{i}.weight' for i in range(75)), 'got 75 in'),
     ],
 )
 def test_what_cannot_be_meant_is_refused(cfg, names, message):
@@ -278,5 +278,5 @@ def test_errors_say_what_to_do():
         YOLOOptimConstructor(WRAPPER, {'norm_decay_mult': 0})(ToyModel())
     with pytest.raises(ValueError, match='optimizer'):
         YOLOOptimConstructor({'type': 'YOLOOptimWrapper'})
-    with pytest.raises(ValueError, match='"lr"'):
+    with pytest.raises(ValueError, match='lr=...'):
         YOLOOptimConstructor({'optimizer': {'type': 'AdamW'}})

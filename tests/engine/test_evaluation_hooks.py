@@ -154,11 +154,6 @@ def test_the_parts_add_up() -> None:
     )
 
 
-def test_arguments() -> None:
-    with pytest.raises(ValueError, match='warmup must be at least 0, got -1'):
-        TestTimeHook(warmup=-1)
-
-
 def test_a_fused_copy_replaces_the_model_during_a_test() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(ConvModule(3, 4, 3, norm_cfg={'type': 'BN'}), nn.Conv2d(4, 2, 1))

@@ -58,12 +58,6 @@ def test_resuming_after_an_epoch_counts_like_going_on():
     assert steps_of(wrapper, model, 5) == [False, True, False, True, True]
 
 
-@pytest.mark.parametrize('arguments', [(0, 5), (2, 0)])
-def test_counts_below_one_are_refused(arguments):
-    with pytest.raises(ValueError, match='at least 1'):
-        wrap(line()).begin_epoch(*arguments)
-
-
 def test_amp_on_a_cpu_runs_bfloat16_and_steps():
     model = line(2.0)
     wrapper = wrap(model, YOLOAmpOptimWrapper)
@@ -86,7 +80,7 @@ def test_amp_settings_that_cannot_work_are_refused():
         wrap(line(), YOLOAmpOptimWrapper, dtype='float16')
     with pytest.raises(ValueError, match='bfloat16'):
         wrap(line(), YOLOAmpOptimWrapper, dtype='int8')
-    with pytest.raises(ValueError, match='dynamic'):
+    with pytest.raises(ValueError, match='static'):
         wrap(line(), YOLOAmpOptimWrapper, loss_scale='static')
 
 

@@ -194,13 +194,6 @@ def test_what_cannot_work_is_found_before_the_first_step(tmp_path, hook, setting
     assert recorder.weights == []
 
 
-@pytest.mark.parametrize(
-    'cfg',
-    [
-        {'type': 'mmyolo_ext.AccumulateHook', 'nominal_batch_size': 0},
-        {'type': 'mmyolo_ext.CloseMosaicHook', 'num_last_epochs': -1},
-    ],
-)
-def test_numbers_out_of_range_are_refused(tmp_path, cfg):
+def test_a_nominal_batch_of_zero_is_refused(tmp_path):
     with pytest.raises(ValueError, match='must be at least'):
-        toy_runner(tmp_path, hooks=[cfg])
+        toy_runner(tmp_path, hooks=[{'type': 'mmyolo_ext.AccumulateHook', 'nominal_batch_size': 0}])

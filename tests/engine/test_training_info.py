@@ -168,12 +168,6 @@ def test_values_of_every_kind() -> None:
     assert histories(hub) == {'train/a': [1.5], 'train/b': [2, 3.5], 'train/c': [torch.tensor(0.1).item()]}
 
 
-@pytest.mark.parametrize('wrong', [{'history': 0}, {'max_wait': 0}, {'max_wait': 1.0}])
-def test_arguments(wrong: dict) -> None:
-    with pytest.raises(ValueError, match='history must be at least 1 and max_wait between 0 and 1, got '):
-        TrainingInfoHook(**wrong)
-
-
 # shares
 
 
@@ -288,7 +282,6 @@ def test_resident_memory() -> None:
         ({'inputs': [torch.zeros(1)] * 4}, 4),
         ({'inputs': {'sup': [0, 0], 'unsup': [0]}}, 3),
         ({'x': torch.zeros(5, 4)}, 5),
-        ((torch.zeros(2, 4), torch.zeros(2)), 2),
         ([{'inputs': 0}] * 6, 6),
     ],
 )
@@ -355,7 +348,7 @@ GOOD = {'workers': 4, 'persistent': True, 'cores': 4, 'threads': 0, 'cached': Tr
     [
         ({'workers': 0}, 'num_workers=4 train_dataloader.persistent_workers=True (now 0, 4 cores)', 'OMP'),
         ({'workers': 1, 'cores': 64}, 'num_workers=8', 'OMP'),
-        ({'persistent': False}, 'persistent_workers=True, or', 'num_workers='),
+        ({'persistent': False}, 'persistent_workers=True (now 4, 4 cores)', 'OMP'),
         ({'cached': False}, 'CachedDataset with max_gb above 0', 'a larger max_gb'),
         ({'cached': False}, 'a faster disk', 'num_workers'),
         ({'threads': 4, 'workers': 2}, 'OMP_NUM_THREADS=2, because 4 threads of the network and 2 workers', 'disk'),

@@ -8,7 +8,7 @@ from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.hooks import EarlyStoppingHook as MMEngineEarlyStoppingHook
 from mmengine.runner import Runner
 
-from mmyolo_ext.checkpoint.writing import NUMBERED, file_names, moment_of
+from mmyolo_ext.checkpoint.writing import moment_of
 from mmyolo_ext.engine.train_loop import is_step_boundary
 from mmyolo_ext.registry import HOOKS
 
@@ -37,28 +37,20 @@ class CheckpointHook(MMEngineCheckpointHook):
         Raises:
             ValueError: If ``out_dir`` is not a local folder.
         """
-        remote = self.out_dir is not None and '://' in str(self.out_dir)
-        if remote or self.file_client_args is not None or self.backend_args is not None:
-            raise ValueError(
-                'CheckpointHook writes to local folders only, got '
-                f'out_dir={self.out_dir!r}, backend_args={self.backend_args!r}: copy the checkpoints from there'
-            )
+        if '://' in str(self.out_dir) or self.file_client_args is not None or self.backend_args is not None:
+            raise ValueError(f'CheckpointHook writes to local folders, got {self.out_dir!r}, {self.backend_args!r}')
         return Path(work_dir) if self.out_dir is None else Path(self.out_dir) / Path(work_dir).name
 
     def before_train(self, runner: Runner) -> None:
         """Find the best checkpoints of this run so far."""
-        if getattr(runner, 'checkpoints', None) is None:
-            raise ValueError("mmyolo_ext.CheckpointHook needs runner_type = 'mmyolo_ext.Runner' in the config")
-        self._due = False
         runner.logger.info(f'Checkpoints will be saved to {runner.checkpoints.folder}.')
         for metric in self.key_indicators if self.save_best else ():
-            found = [runner.checkpoints.best(metric) or self._of_hub(runner, metric)]
+            found = [runner.checkpoints.best(metric)]
             broadcast_object_list(found)  # the ranks must agree on what is better
             self._note_best(runner, metric, *(found[0] or (None, None)))
         if is_main_process() and runner.resumed:  # a killed run may have left outdated files
             position = {'epoch': runner.epoch, 'iter': runner.iter}
-            outdated = self._outdated(runner, position['epoch' if self.by_epoch else 'iter'], position)
-            runner.checkpoints.delete(outdated + self._other_best(runner))
+            runner.checkpoints.delete(self._outdated(runner, position) + self._other_best(runner))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, *args, **kwargs) -> None:
         """Save at the first end of an optimizer step after a checkpoint is due by iterations."""
@@ -75,21 +67,16 @@ class CheckpointHook(MMEngineCheckpointHook):
         name = self.filename_tmpl.format(step)
         self.last_ckpt = str(runner.checkpoints.folder / name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        runner.save_checkpoint(
-            runner.checkpoints.folder,
-            name,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
-            outdated=self._outdated(runner, step, meta),
-        )
+        parts = {'save_optimizer': self.save_optimizer, 'save_param_scheduler': self.save_param_scheduler}
+        outdated = self._outdated(runner, meta)
+        runner.save_checkpoint(runner.checkpoints.folder, name, **parts, meta=meta, outdated=outdated)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if not self.save_best:
             return
         if 'auto' in self.key_indicators:
             self._init_rule(self.rules, [next(iter(metrics))])
-        unit, step = ('epoch', runner.epoch) if self.by_epoch else ('iter', runner.iter)
+        step = runner.epoch if self.by_epoch else runner.iter
         for metric, rule in zip(self.key_indicators, self.rules, strict=True):
             if metric not in metrics:
                 raise ValueError(f'save_best of CheckpointHook must be one of {sorted(metrics)}, got {metric!r}')
@@ -112,7 +99,7 @@ class CheckpointHook(MMEngineCheckpointHook):
                 metric=metric,
                 score=float(score),
             )
-            runner.logger.info(f'The best checkpoint with {score:0.4f} {metric} at {step} {unit} is saved to {name}.')
+            runner.logger.info(f'The best checkpoint with {score:0.4f} {metric} is saved to {name}.')
 
     def _note_best(self, runner: Runner, metric: str, name: str | None, score: float | None) -> None:
         """Record the best of a metric as MMEngine does."""
@@ -127,16 +114,6 @@ class CheckpointHook(MMEngineCheckpointHook):
                 runner.message_hub.pop_info(key, None)
             else:
                 runner.message_hub.update_info(key, value)
-
-    def _of_hub(self, runner: Runner, metric: str) -> tuple[str, float] | None:
-        """Return the best of a run without a manifest; its score counts if its file is in the folder."""
-        name, score = (runner.message_hub.get_info(self._info_key(key, metric)) for key in ('best_ckpt', 'best_score'))
-        known = isinstance(name, str) and name in file_names(runner.checkpoints.folder) and score is not None
-        if not known:
-            return None
-        facts = runner.position({'epoch': runner.epoch, 'iter': runner.iter})
-        runner.checkpoints.entries[name] = {'kind': 'best', 'metric': metric, 'score': score, **facts}
-        return name, score
 
     def _other_best(self, runner: Runner) -> list[str]:
         """Return files that were the best of a metric before the present ones."""
@@ -154,23 +131,14 @@ class CheckpointHook(MMEngineCheckpointHook):
     def _info_key(self, start: str, metric: str) -> str:
         return start if len(self.key_indicators) == 1 else f'{start}_{metric}'
 
-    def _outdated(self, runner: Runner, step: int, meta: dict) -> list[str]:
-        """Return what to delete after the checkpoint of ``step``: emergency saves, and all but the newest periodic."""
-        now, entries = moment_of(runner.position(meta)), runner.checkpoints.entries
-        outdated = [
-            name for name, facts in entries.items() if facts.get('kind') == 'emergency' and moment_of(facts) < now
-        ]
-        if self.max_keep_ckpts < 1:
-            return outdated
-        unit, older = 'epoch' if self.by_epoch else 'iter', {}
-        for name in file_names(runner.checkpoints.folder):
-            facts, match = entries.get(name, {}), NUMBERED.fullmatch(name)
-            if facts.get('kind') == 'periodic' and moment_of(facts) < now:
-                older[name] = moment_of(facts)
-            elif not facts and match and match['unit'] == unit and not match['best'] and int(match['number']) < step:
-                older[name] = (-1, int(match['number']))
-        ordered = sorted(older, key=older.get)
-        return outdated + ordered[: max(len(ordered) - self.max_keep_ckpts + 1, 0)]
+    def _outdated(self, runner: Runner, meta: dict) -> list[str]:
+        """Return what to delete after a checkpoint: older emergency saves, and all but the newest periodic ones."""
+        now, older = moment_of(runner.position(meta)), {'periodic': [], 'emergency': []}
+        for name, facts in sorted(runner.checkpoints.entries.items(), key=lambda entry: moment_of(entry[1])):
+            if facts.get('kind') in older and moment_of(facts) < now:
+                older[facts['kind']].append(name)
+        kept = self.max_keep_ckpts - 1 if self.max_keep_ckpts > 0 else len(older['periodic'])
+        return older['emergency'] + older['periodic'][: max(len(older['periodic']) - kept, 0)]
 
 
 STATE = 'early_stopping'

@@ -12,11 +12,6 @@ from mmyolo_ext.registry import HOOKS
 
 LOSSES = ('loss', 'loss_bbox', 'loss_obj', 'loss_cls')
 METRICS = ('bbox_mAP', 'bbox_mAP_50', 'bbox_mAP_75')
-NAMES = dict(zip(METRICS, ('mAP50-95', 'mAP50', 'mAP75'), strict=True))
-COLOURS = {
-    **dict(zip(LOSSES, ('#22223b', '#1b7f79', '#e07a1f', '#7a5195'), strict=True)),
-    **dict(zip(METRICS, ('#1b4f8f', '#d1495b', '#8d99ae'), strict=True)),
-}
 
 
 @HOOKS.register_module()
@@ -72,47 +67,32 @@ def loss_names(rows: list[dict]) -> list[str]:
 
 
 def draw_curves(rows: list[dict], target: Path, title: str = '') -> None:
-    """Plot losses on the left, on a logarithmic scale, and mAP on the right with its best epoch marked.
+    """Plot losses on the left, on a logarithmic scale, and mAP on the right with its best epoch.
 
     Raises:
         ValueError: If ``rows`` contains no loss.
         ImportError: If matplotlib is not installed.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     if not series(rows, 'loss')[0]:
         raise ValueError('no loss was logged')
     figure = Figure(figsize=(11, 4.2), dpi=130, layout='constrained')
-    FigureCanvasAgg(figure)
-    losses, metrics = figure.subplots(1, 2)
-    _plot(losses, rows, loss_names(rows))
-    losses.set(title='training losses (sum over a batch)', xlabel='epoch', yscale='log')
-    _plot(metrics, rows, METRICS)
-    metrics.set(title='validation', xlabel='epoch', ylim=(0, 1), xlim=losses.get_xlim())
-    _mark_best(metrics, *series(rows, METRICS[0]))
-    for axes in (losses, metrics):
-        axes.grid(alpha=0.25)
-        axes.spines[['top', 'right']].set_visible(False)
-        if axes.lines:
-            axes.legend(frameon=False)
     figure.suptitle(title, fontsize=10)
+    losses, metrics = figure.subplots(1, 2)
+    epochs, values = series(rows, METRICS[0])
+    best = max(zip(values, epochs, strict=True), default=None)
+    for axes, names in ((losses, loss_names(rows)), (metrics, METRICS)):
+        for name in names:
+            epochs, values = series(rows, name)
+            if epochs:
+                axes.plot(epochs, values, label=name, marker='o' if len(epochs) < 40 else None, markersize=3)
+                axes.legend(frameon=False)
+        axes.grid(alpha=0.25)
+    losses.set(title='training losses (sum over a batch)', xlabel='epoch', yscale='log')
+    found = f', best mAP {best[0]:.3f} at epoch {best[1]}' if best else ''
+    metrics.set(title=f'validation{found}', xlabel='epoch', ylim=(0, 1), xlim=losses.get_xlim())
     figure.savefig(target)
-
-
-def _plot(axes, rows: list[dict], names: Iterable[str]) -> None:
-    for name in names:
-        epochs, values = series(rows, name)
-        if epochs:
-            style = {'linewidth': 1.6, 'marker': 'o' if len(epochs) < 40 else None, 'markersize': 3}
-            axes.plot(epochs, values, label=NAMES.get(name, name), color=COLOURS.get(name), **style)
-
-
-def _mark_best(axes, epochs: list[float], values: list[float]) -> None:
-    if epochs:
-        best = max(range(len(values)), key=values.__getitem__)
-        style = {'textcoords': 'offset points', 'xytext': (0, -8), 'ha': 'center', 'va': 'top', 'fontsize': 8}
-        axes.annotate(f'best: {values[best]:.3f}\nat epoch {epochs[best]}', (epochs[best], values[best]), **style)
 
 
 def _epoch(row: dict) -> int:

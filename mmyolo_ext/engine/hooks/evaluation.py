@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -81,25 +81,23 @@ class TestTimeHook(Hook):
     Attributes:
         parts_ms: Milliseconds per image of each part, after the test.
 
-    Raises:
-        ValueError: If ``warmup`` is negative.
     """
 
     __test__ = False  # not a test class of pytest
     priority = 'LOWEST'  # after all other hooks, so that their time does not count as waiting for data
 
     def __init__(self, warmup: int = 2) -> None:
-        if warmup < 0:
-            raise ValueError(f'warmup must be at least 0, got {warmup}')
         self.warmup = warmup
 
     def before_test_epoch(self, runner: Runner) -> None:
         self._clock = clock = Clock(next(runner.model.parameters()).device)
-        self._undo = [clock.wrap(runner.model, 'test_step', 'step')]
+        clock.wrap(runner.model, 'test_step', 'step')
         for module in runner.model.modules():
             if isinstance(module, BaseDataPreprocessor):
-                self._undo.append(clock.wrap(module, 'forward', PREPROCESSING))
-            self._undo += [clock.wrap(module, name, BOXES) for name in TO_BOXES if hasattr(module, name)]
+                clock.wrap(module, 'forward', PREPROCESSING)
+            for name in TO_BOXES:
+                if hasattr(module, name):
+                    clock.wrap(module, name, BOXES)
         self._skipped = self._images = self._batches = 0
         self._last = clock.now()
 
@@ -120,18 +118,17 @@ class TestTimeHook(Hook):
         self._batches += 1
 
     def after_test_epoch(self, runner: Runner, metrics: Mapping | None = None) -> None:
-        for undo in self._undo:
-            undo()
+        for owner, method in self._clock.wrapped:
+            delattr(owner, method)
         if not self._images:
             return
         evaluation = self._clock.now() - self._last
         parts = split(self._clock.seconds)
         self.parts_ms = {name: seconds * 1e3 / self._images for name, seconds in parts.items()}
-        device = self._clock.device.type
-        device += f', {torch.get_num_threads()} threads' if device == 'cpu' else ''
         runner.logger.info(
             f'Time of {self._images} images in {self._batches} batches, after {self._skipped} images of warm-up '
-            f'({device}):\n{time_table(self.parts_ms)}\n  The metric at the end took {evaluation:.2f} s.'
+            f'({self._clock.device.type}, {torch.get_num_threads()} CPU threads):\n{time_table(self.parts_ms)}\n'
+            f'  The metric at the end took {evaluation:.2f} s.'
         )
 
 
@@ -140,6 +137,7 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: Counter[str] = Counter()
+        self.wrapped: list[tuple[nn.Module, str]] = []
         self.device = device
         self._running: set[str] = set()
 
@@ -149,8 +147,8 @@ class Clock:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def wrap(self, owner: nn.Module, method: str, name: str) -> Callable[[], None]:
-        """Measure ``owner.method`` under ``name``; return a function that ends this."""
+    def wrap(self, owner: nn.Module, method: str, name: str) -> None:
+        """Measure ``owner.method`` under ``name`` until the attribute is deleted."""
         inner = getattr(owner, method)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -158,14 +156,13 @@ class Clock:
                 return inner(*args, **kwargs)
             self._running.add(name)
             start = self.now()
-            try:
-                return inner(*args, **kwargs)
-            finally:
-                self.seconds[name] += self.now() - start
-                self._running.discard(name)
+            output = inner(*args, **kwargs)
+            self.seconds[name] += self.now() - start
+            self._running.discard(name)
+            return output
 
         setattr(owner, method, timed)
-        return lambda: delattr(owner, method)
+        self.wrapped.append((owner, method))
 
 
 def split(seconds: Mapping[str, float]) -> dict[str, float]:
@@ -183,7 +180,6 @@ def split(seconds: Mapping[str, float]) -> dict[str, float]:
 def time_table(parts_ms: Mapping[str, float]) -> str:
     """Return a line for each part and one for all: milliseconds per image, share, images per second."""
     total = sum(parts_ms.values())
-    rows = [(name, value, '') for name, value in parts_ms.items()]
-    rows.append(('all', total, f'   {1e3 / total:.1f} images/s'))
-    width = max(len(name) for name, *_ in rows)
-    return '\n'.join(f'  {name:<{width}}  {ms:9.3f} ms  {ms / total:5.1%}{more}' for name, ms, more in rows)
+    width = max(map(len, parts_ms))
+    lines = [f'  {name:<{width}}  {ms:9.3f} ms  {ms / total:5.1%}' for name, ms in parts_ms.items()]
+    return '\n'.join([*lines, f'  {"all":<{width}}  {total:9.3f} ms  100.0%   {1e3 / total:.1f} images/s'])

@@ -35,14 +35,32 @@ class AccumulateHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Scale the weight decay, after a checkpoint was resumed."""
-        self._check(runner)
-        images = batch_size_of(runner.train_dataloader) * runner.world_size
-        self.accumulative_counts = self.count(runner)
-        decay_scale = images * self.accumulative_counts / self.nominal_batch_size
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise ValueError(
+                f'AccumulateHook needs an EpochBasedTrainLoop, got {type(runner.train_loop).__name__}: set '
+                'train_cfg.by_epoch=True, or remove the hook'
+            )
+        if not hasattr(runner.optim_wrapper, 'begin_epoch'):
+            raise ValueError(
+                f'AccumulateHook needs a wrapper that sums gradients, got {type(runner.optim_wrapper).__name__}: set '
+                "optim_wrapper.type to 'mmyolo_ext.YOLOOptimWrapper' ('mmyolo_ext.YOLOAmpOptimWrapper' with AMP)"
+            )
+        if (runner.auto_scale_lr or {}).get('enable'):
+            raise ValueError('AccumulateHook adapts the recipe to any batch size: set auto_scale_lr.enable=False')
+        batch, ranks, count = batch_size_of(runner.train_dataloader), runner.world_size, self.count(runner)
+        self.accumulative_counts = count
+        images = batch * ranks * count
+        decay_scale = images / self.nominal_batch_size
         for group in runner.optim_wrapper.optimizer.param_groups:
             # the initial value is saved in checkpoints, so that resuming does not scale it twice
             group['weight_decay'] = group.setdefault('initial_weight_decay', group['weight_decay']) * decay_scale
-        runner.logger.info(self._describe(runner, images, decay_scale))
+        group = runner.optim_wrapper.optimizer.param_groups[0]
+        lr = group.get('initial_lr', group['lr'])
+        runner.logger.info(
+            f'An optimizer step sums the gradients of {images} images: batch {batch} x {ranks} rank(s) x {count} '
+            f'iteration(s). Effective rate: lr {lr:g} on the sum, as {lr * images:g} on the mean over images; weight '
+            f'decay {group["initial_weight_decay"]:g} x {decay_scale:g} = {group["weight_decay"]:g}.'
+        )
 
     def before_train_epoch(self, runner: Runner) -> None:
         length = len(runner.train_dataloader)
@@ -54,43 +72,10 @@ class AccumulateHook(Hook):
         images = batch_size_of(runner.train_dataloader) * runner.world_size
         return max(round(self.nominal_batch_size / images), 1)
 
-    def _check(self, runner: Runner) -> None:
-        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            raise ValueError(
-                f'AccumulateHook steps at the end of each epoch and needs an EpochBasedTrainLoop, got '
-                f'{type(runner.train_loop).__name__}: set train_cfg.by_epoch=True, or remove the hook'
-            )
-        if not hasattr(runner.optim_wrapper, 'begin_epoch'):
-            raise ValueError(
-                f'AccumulateHook needs a wrapper that sums gradients, got {type(runner.optim_wrapper).__name__}: set '
-                "optim_wrapper.type to 'mmyolo_ext.YOLOOptimWrapper' ('mmyolo_ext.YOLOAmpOptimWrapper' with AMP)"
-            )
-        if (runner.auto_scale_lr or {}).get('enable'):
-            raise ValueError(
-                'auto_scale_lr is enabled, but AccumulateHook already adapts this recipe to any batch size: set '
-                'auto_scale_lr.enable=False'
-            )
-
-    def _describe(self, runner: Runner, images: int, decay_scale: float) -> str:
-        group = runner.optim_wrapper.optimizer.param_groups[0]
-        step_images = images * self.accumulative_counts
-        lr = group.get('initial_lr', group['lr'])
-        return (
-            f'An optimizer step sums the gradients of {step_images} images: batch {images // runner.world_size} x '
-            f'{runner.world_size} rank(s) x {self.accumulative_counts} iteration(s). Effective rate: lr {lr:g} on the '
-            f'sum, as {lr * step_images:g} on the mean over images; weight decay '
-            f'{group["initial_weight_decay"]:g} x {decay_scale:g} = {group["weight_decay"]:g}.'
-        )
-
 
 def batch_size_of(loader: DataLoader) -> int:
-    """Return the batch size of one rank, also that of a batch sampler."""
-    size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None)
-    if size is None:
-        raise ValueError(
-            f'the batch size of {type(loader.batch_sampler).__name__} is unknown: add an attribute batch_size'
-        )
-    return size
+    """Return the batch size of one rank, also that of a batch sampler, which needs an attribute ``batch_size``."""
+    return loader.batch_size or loader.batch_sampler.batch_size
 
 
 @HOOKS.register_module()
@@ -106,8 +91,6 @@ class CloseMosaicHook(Hook):
     priority = 'VERY_HIGH'
 
     def __init__(self, num_last_epochs: int = 10) -> None:
-        if num_last_epochs < 0:
-            raise ValueError(f'num_last_epochs must be at least 0, got {num_last_epochs}')
         self.num_last_epochs = num_last_epochs
 
     def before_train(self, runner: Runner) -> None:
@@ -119,7 +102,8 @@ class CloseMosaicHook(Hook):
             )
         # the dataset checks this too, but only when the last epochs begin
         steps = list(_wrapper_steps(dataset))
-        if self.num_last_epochs and steps and not any(_mixes(step) for step in steps):
+        mixing = [step for step in steps if getattr(step, 'mixes_images', hasattr(step, 'get_indexes'))]
+        if self.num_last_epochs and steps and not mixing:
             raise ValueError(
                 f'no transform mixes images, so there is nothing to close: got {[type(s).__name__ for s in steps]}; '
                 'set num_last_epochs=0, or add Mosaic to the pipeline'
@@ -137,12 +121,8 @@ def _wrapper_steps(dataset: object) -> Iterator[object]:
     """Yield the transforms of wrappers that run some themselves (``MultiImageMixDataset``), at any depth."""
     if isinstance(getattr(dataset, 'pipeline', None), list):
         yield from dataset.pipeline
-    for part in [dataset.dataset] if hasattr(dataset, 'dataset') else getattr(dataset, 'datasets', []):
+    for part in getattr(dataset, 'datasets', [dataset.dataset] if hasattr(dataset, 'dataset') else []):
         yield from _wrapper_steps(part)
-
-
-def _mixes(transform: object) -> bool:
-    return getattr(transform, 'mixes_images', hasattr(transform, 'get_indexes'))
 
 
 @HOOKS.register_module()

@@ -44,16 +44,11 @@ class TrainingInfoHook(RuntimeInfoHook):
         history: Number of values kept of every logged number; at least the longest window of the log. MMEngine copies
             the whole history when a value is added, and saves it in every checkpoint.
         max_wait: Share of the time, from 0 to 1.
-
-    Raises:
-        ValueError: If ``history`` is below 1 or ``max_wait`` is not between 0 and 1.
     """
 
     priority = 55  # after IterTimerHook (NORMAL), which measures the times, and before LoggerHook (BELOW_NORMAL)
 
     def __init__(self, history: int = 10_000, max_wait: float = 0.2) -> None:
-        if history < 1 or not 0 < max_wait < 1:
-            raise ValueError(f'history must be at least 1 and max_wait between 0 and 1, got {history} and {max_wait}')
         self.history = history
         self.max_wait = max_wait
         self._pending: list[dict[str, Any]] = []
@@ -66,20 +61,18 @@ class TrainingInfoHook(RuntimeInfoHook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: Mapping | None = None
     ) -> None:
-        outputs = outputs or {}
-        self._pending.append(
-            {key: value.detach().float() if isinstance(value, Tensor) else value for key, value in outputs.items()}
-        )
+        outputs = {key: _detached(value) for key, value in (outputs or {}).items()}
+        self._pending.append(outputs)
         self._images.append(count_images(data_batch))
         intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
-        ends_epoch = batch_idx + 1 == len(runner.train_dataloader)
-        is_logged = intervals and (ends_epoch or any((batch_idx + 1) % interval == 0 for interval in intervals))
+        done, in_epoch = runner.iter + 1, batch_idx + 1
+        ends_epoch = in_epoch == len(runner.train_dataloader)
+        is_logged = intervals and (ends_epoch or any(in_epoch % interval == 0 for interval in intervals))
         if is_logged or ends_epoch:
             self._fetch(runner)
         if is_logged:
             self._add_shares(runner, [name for name in outputs if 'loss' in name and name != 'loss'])
             self._add_throughput(runner)
-        done = runner.iter + 1
         if done >= self._next_check and (done - self._next_check) % WAIT_WINDOW == 0:
             self._check_wait(runner, done)
 
@@ -112,21 +105,16 @@ class TrainingInfoHook(RuntimeInfoHook):
             hub.update_scalar(f'train/{share_name(name)}', mean / total if total else 0.0)
 
     def _add_throughput(self, runner: Runner) -> None:
-        times = _last_times(runner, len(self._images))
-        if times is None:
-            return
-        seconds, waited = times
-        hub = runner.message_hub
-        hub.update_scalar('train/images_per_second', sum(self._images) * runner.world_size / max(seconds, 1e-9))
-        hub.update_scalar('train/data_share', waited / max(seconds, 1e-9))
-        if not torch.cuda.is_available() and STATM.is_file():
-            hub.update_scalar('train/memory', round(resident_mb()))
+        seconds, waited = _last_times(runner, len(self._images))
+        if seconds:
+            hub = runner.message_hub
+            hub.update_scalar('train/images_per_second', sum(self._images) * runner.world_size / seconds)
+            hub.update_scalar('train/data_share', waited / seconds)
+            if not torch.cuda.is_available() and STATM.is_file():
+                hub.update_scalar('train/memory', round(resident_mb()))
 
     def _check_wait(self, runner: Runner, done: int) -> None:
-        times = _last_times(runner, WAIT_WINDOW)
-        if times is None:
-            return
-        seconds, waited = times
+        seconds, waited = _last_times(runner, WAIT_WINDOW)
         if waited > self.max_wait * seconds:
             self._next_check = done + WAIT_PAUSE
             runner.logger.warning(
@@ -143,12 +131,16 @@ def share_name(term: str) -> str:
     return 'share_' + re.sub('loss_?', '', term).rstrip('_')
 
 
+def _detached(value: Any) -> Any:
+    return value.detach().float() if isinstance(value, Tensor) else value
+
+
 def count_images(batch: Any) -> int:
     """Return the number of images in a batch: of ``inputs``, a tensor or a list, or several of these by name."""
     if isinstance(batch, Mapping):
         inputs = batch['inputs'] if 'inputs' in batch else next(iter(batch.values()))
         return sum(map(len, inputs.values())) if isinstance(inputs, Mapping) else len(inputs)
-    return len(batch[0]) if isinstance(batch, tuple) else len(batch)
+    return len(batch)
 
 
 def resident_mb() -> float:
@@ -166,26 +158,19 @@ def advise(workers: int, persistent: bool, cores: int, threads: int, cached: boo
         threads: Number of threads that run the network; 0 on a GPU.
         cached: Whether decoded images are cached.
     """
-    wanted = max(min(cores, MAX_WORKERS), 1)
-    advice = []
-    if workers < wanted:
-        now = f'now {workers}, {cores} cores'
-        advice.append(f'train_dataloader.num_workers={wanted} train_dataloader.persistent_workers=True ({now})')
-    elif not persistent:
-        advice.append('train_dataloader.persistent_workers=True, or the workers restart every epoch')
-    if not cached:
-        advice.append('cache decoded images: wrap the dataset in mmyolo_ext.CachedDataset with max_gb above 0')
-    free = max(cores - max(workers, 1), 1)
-    if threads + workers > cores > 1 and free < threads:
-        advice.append(
-            f'OMP_NUM_THREADS={free}, because {threads} threads of the network and {workers} workers share {cores} '
-            'cores'
-        )
-    if cached:
-        advice.append('a larger max_gb, if the log reports that the cache does not hold all images')
-    else:
-        advice.append('a faster disk, or images resized to the training size')
-    return advice
+    wanted, free = max(min(cores, MAX_WORKERS), 1), max(cores - max(workers, 1), 1)
+    more = (
+        f'num_workers={max(wanted, workers)} train_dataloader.persistent_workers=True (now {workers}, {cores} cores)'
+    )
+    rules = {
+        f'train_dataloader.{more}': workers < wanted or not persistent,
+        'cache decoded images: wrap the dataset in mmyolo_ext.CachedDataset with max_gb above 0': not cached,
+        f'OMP_NUM_THREADS={free}, because {threads} threads of the network and {workers} workers share {cores} '
+        'cores': threads + workers > cores > 1 and free < threads,
+        'a larger max_gb, if the log reports that the cache does not hold all images': cached,
+        'a faster disk, or images resized to the training size': not cached,
+    }
+    return [advice for advice, applies in rules.items() if applies]
 
 
 def _advise_on(runner: Runner) -> list[str]:
@@ -201,11 +186,11 @@ def _advise_on(runner: Runner) -> list[str]:
     )
 
 
-def _last_times(runner: Runner, count: int) -> tuple[float, float] | None:
-    """Return the seconds of the last iterations and the part of them spent on waiting; None without IterTimerHook."""
+def _last_times(runner: Runner, count: int) -> tuple[float, float]:
+    """Return the seconds of the last iterations and the part of them spent on waiting; zeros without IterTimerHook."""
     scalars = runner.message_hub.log_scalars
     if 'train/time' not in scalars:
-        return None
+        return 0.0, 0.0
     seconds, waited = (float(scalars[f'train/{name}'].data[0][-count:].sum()) for name in ('time', 'data_time'))
     return seconds, waited
 
@@ -213,5 +198,5 @@ def _last_times(runner: Runner, count: int) -> tuple[float, float] | None:
 def _nested(dataset: object) -> Iterator[object]:
     """Yield a dataset and all datasets that it wraps."""
     yield dataset
-    for part in [dataset.dataset] if hasattr(dataset, 'dataset') else getattr(dataset, 'datasets', []):
+    for part in getattr(dataset, 'datasets', [dataset.dataset] if hasattr(dataset, 'dataset') else []):
         yield from _nested(part)

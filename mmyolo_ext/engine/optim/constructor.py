@@ -42,17 +42,15 @@ class YOLOOptimConstructor:
             ``decay_mult`` the decay of role ``decay``.
 
     Raises:
-        ValueError: If ``optimizer`` or its ``lr`` is missing, a key or number of ``paramwise_cfg`` is not allowed, or
+        ValueError: If the optimizer has no ``lr``, a key or number of ``paramwise_cfg`` is not allowed, or
             no parameter requires a gradient.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
-        if 'optimizer' not in optim_wrapper_cfg:
-            raise ValueError(f'optim_wrapper needs a key "optimizer", got {sorted(optim_wrapper_cfg)}')
         self.wrapper_cfg = dict(optim_wrapper_cfg)
-        self.optimizer_cfg = dict(self.wrapper_cfg.pop('optimizer'))
+        self.optimizer_cfg = dict(self.wrapper_cfg.pop('optimizer', {}))
         if 'lr' not in self.optimizer_cfg:
-            raise ValueError(f'optim_wrapper.optimizer needs a rate "lr", got {sorted(self.optimizer_cfg)}')
+            raise ValueError(f'optim_wrapper needs optimizer=dict(type=..., lr=...), got {optim_wrapper_cfg}')
         self.paramwise_cfg = paramwise_cfg
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
@@ -72,22 +70,20 @@ class YOLOOptimConstructor:
             groups.append({'params': list(members[key].values()), 'role': role, **rates})
             places.append(', '.join(dict.fromkeys(multiples[name][2] for name in members[key])))
         print_log(_table(groups, places, model), logger='current')
-        optimizer = self._build_optimizer(groups)
-        return OPTIM_WRAPPERS.build(
-            {'type': 'mmyolo_ext.YOLOOptimWrapper', **self.wrapper_cfg, 'optimizer': optimizer}
-        )
+        cfg = {'type': 'mmyolo_ext.YOLOOptimWrapper', **self.wrapper_cfg, 'optimizer': self._build_optimizer(groups)}
+        return OPTIM_WRAPPERS.build(cfg)
 
     def _build_optimizer(self, groups: list[dict]) -> Optimizer:
-        kind = self.optimizer_cfg['type']
-        kind = OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
-        fused = (
-            str(getattr(kind, '__module__', '')).startswith('torch.optim')
+        cfg = dict(self.optimizer_cfg)
+        kind = OPTIMIZERS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
+        if (
+            kind.__module__.startswith('torch.optim')
             and 'fused' in inspect.signature(kind).parameters
-            and not any(key in self.optimizer_cfg for key in IMPLEMENTATIONS)
+            and not any(key in cfg for key in IMPLEMENTATIONS)
             and all(p.is_floating_point() and p.device.type in ('cpu', 'cuda') for g in groups for p in g['params'])
-        )
-        form = {'fused': True} if fused else {}
-        return OPTIMIZERS.build({**self.optimizer_cfg, **form}, default_args={'params': groups})
+        ):
+            cfg['fused'] = True
+        return OPTIMIZERS.build(cfg, default_args={'params': groups})
 
 
 def group_by_role(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
@@ -97,19 +93,14 @@ def group_by_role(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
         ValueError: If no parameter requires a gradient.
     """
     groups: dict[str, dict[str, nn.Parameter]] = {role: {} for role in ROLES}
-    seen: set[int] = set()
-    for path, module in model.named_modules():
-        for own, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad or id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            decayed = own == 'weight' and isinstance(module, DECAYED)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            path, _, own = name.rpartition('.')
+            decayed = own == 'weight' and isinstance(model.get_submodule(path), DECAYED)
             role = 'bias' if own.endswith('bias') else 'decay' if decayed else 'no_decay'
-            groups[role][f'{path}.{own}' if path else own] = parameter
-    if not seen:
-        raise ValueError(
-            'no parameter requires a gradient: lower frozen_stages, or remove names from frozen_parts of the model'
-        )
+            groups[role][name] = parameter
+    if not any(groups.values()):
+        raise ValueError('no parameter requires a gradient: lower frozen_stages, or shorten frozen_parts of the model')
     return groups
 
 
@@ -130,17 +121,17 @@ def layer_multiples(model: nn.Module, paramwise_cfg: Mapping | None) -> dict[str
             are not numbered.
     """
     cfg = dict(paramwise_cfg or {})
-    unknown = sorted(cfg.keys() - {'layer_decay', 'custom_keys'})
-    if unknown:
+    layer_decay, custom_keys = cfg.pop('layer_decay', 1.0), cfg.pop('custom_keys', None) or {}
+    if cfg:
         raise ValueError(
-            f"paramwise_cfg of YOLOOptimConstructor takes ('layer_decay', 'custom_keys'), got {unknown}: norms and "
-            "biases never decay here; use constructor='DefaultOptimWrapperConstructor' for the other keys of MMEngine"
+            f"paramwise_cfg takes 'layer_decay' and 'custom_keys', got {sorted(cfg)}: norms and biases never decay "
+            "here; use constructor='DefaultOptimWrapperConstructor' for the other keys of MMEngine"
         )
-    layer_decay = _number('layer_decay', cfg.get('layer_decay', 1.0))
     if not 0 < layer_decay <= 1:
         raise ValueError(f'layer_decay must be greater than 0 and at most 1, got {layer_decay:g}')
     names = [name for name, _ in model.named_parameters()]
-    keys = {key: _custom_key(key, value, names) for key, value in dict(cfg.get('custom_keys') or {}).items()}
+    for key, options in custom_keys.items():
+        _check_custom_key(key, options, names)
     levels = stage_levels(names) if layer_decay != 1.0 else {}
     count = max(levels.values(), default=-1) + 1
     multiples = {}
@@ -148,9 +139,10 @@ def layer_multiples(model: nn.Module, paramwise_cfg: Mapping | None) -> dict[str
         level = levels.get(name, count)
         rate, decay = layer_decay ** (count - level), 1.0
         place = f'backbone, level {level}' if level < count else name.partition('.')[0]
-        key = min((key for key in keys if key in name), key=lambda k: (-len(k), k), default=None)
+        key = min((key for key in custom_keys if key in name), key=lambda k: (-len(k), k), default=None)
         if key is not None:
-            rate, decay, place = rate * keys[key][0], keys[key][1], f'{place} ({key!r})'
+            rate, decay = rate * custom_keys[key].get('lr_mult', 1.0), custom_keys[key].get('decay_mult', 1.0)
+            place = f'{place} ({key!r})'
         multiples[name] = (rate, decay, place)
     return multiples
 
@@ -166,45 +158,35 @@ def stage_levels(names: Iterable[str]) -> dict[str, int]:
     """
     inner = [name for name in names if name.startswith(BACKBONE)]
     found = [STAGE.search(name.removeprefix(BACKBONE)) for name in inner]
-    numbers = [int(match[1]) for match in found if match]
-    if not numbers:
+    numbers = {int(match[1]) for match in found if match}
+    if not 0 < len(numbers) < MAX_LEVELS:
         raise ValueError(
-            'layer_decay needs a backbone whose stages are numbered in their names (layers.0, layer1, stages.0, ...), '
-            f'got {_prefixes(inner) if inner else "a model without a backbone"}: set rates by custom_keys instead'
+            f'layer_decay needs 1 to {MAX_LEVELS - 1} stages, numbered in the names of the backbone (layers.0, '
+            f'layer1, ...), got {len(numbers)} in {_prefixes(inner) or "no backbone"}: set rates by custom_keys'
         )
-    first = min(numbers)
-    stem = int(found[0] is None)
     levels, level = {}, 0
     for name, match in zip(inner, found, strict=True):
-        level = int(match[1]) - first + stem if match else level
+        level = int(match[1]) - min(numbers) + (found[0] is None) if match else level
         levels[name] = level
-    count = max(levels.values()) + 1
-    if count > MAX_LEVELS:
-        raise ValueError(
-            f'layer_decay would have {count} levels, one for each layer of this backbone; at most {MAX_LEVELS} are '
-            'allowed: set rates by custom_keys instead'
-        )
     return levels
 
 
-def _custom_key(key: str, value: Mapping, names: Sequence[str]) -> tuple[float, float]:
-    unknown = [option for option in value if option not in KEY_OPTIONS]
-    if unknown:
-        raise ValueError(f'paramwise_cfg.custom_keys[{key!r}] takes {KEY_OPTIONS}, got {unknown}')
+def _check_custom_key(key: str, options: Mapping, names: Sequence[str]) -> None:
+    wrong = [name for name, value in options.items() if name not in KEY_OPTIONS or not _is_multiple(value)]
+    if wrong:
+        raise ValueError(
+            f'paramwise_cfg.custom_keys[{key!r}] takes {KEY_OPTIONS}, each a number of at least 0, got {dict(options)}'
+        )
     if not any(key in name for name in names):
         parts = [name.split('.') for name in names]
         starts = dict.fromkeys('.'.join(part[:end]) for part in parts for end in range(1, len(part) + 1))
         close = get_close_matches(key, starts, n=1)
         advice = f'did you mean {close[0]!r}?' if close else f'the names start with {_prefixes(names)}'
         raise ValueError(f'paramwise_cfg.custom_keys: no parameter has {key!r} in its name: {advice}')
-    lr_mult, decay_mult = (_number(f'{option} of {key!r}', value.get(option, 1.0)) for option in KEY_OPTIONS)
-    return lr_mult, decay_mult
 
 
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-        raise ValueError(f'{name} must be a number of at least 0, got {value!r}')
-    return float(value)
+def _is_multiple(value: object) -> bool:
+    return isinstance(value, (int, float)) and value >= 0
 
 
 def _prefixes(names: Iterable[str]) -> str:
@@ -213,21 +195,17 @@ def _prefixes(names: Iterable[str]) -> str:
 
 def _table(groups: Sequence[Mapping], places: Sequence[str], model: nn.Module) -> str:
     """Return a line about all parameters of a model, then a table with a row for each group."""
-    rows = [('rate', 'decay', 'role', 'tensors', 'parameters', 'where')]
-    for group, place in zip(groups, places, strict=True):
-        rate, decay, tensors = f'{group["lr"]:g}', f'{group["weight_decay"]:g}', group['params']
-        rows.append((rate, decay, group['role'], str(len(tensors)), f'{_count(tensors):,}', place))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
-    lines = ['  '.join([*map(str.rjust, row, widths), row[-1]]) for row in rows]
-    trained = sum(_count(group['params']) for group in groups)
-    frozen: Counter[str] = Counter()
+    trained, frozen = 0, Counter()
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            frozen[name.partition('.')[0]] += parameter.numel()
-    parts = ', '.join(f'{count:,} of {part}' for part, count in frozen.items())
-    total = f'{frozen.total():,} are frozen ({parts})' if frozen else 'none is frozen'
-    return '\n'.join([f'Training {trained:,} parameters; {total}.', *(f'  {line}' for line in lines)])
-
-
-def _count(parameters: Iterable[nn.Parameter]) -> int:
-    return sum(parameter.numel() for parameter in parameters)
+        trained += parameter.numel() * parameter.requires_grad
+        frozen[name.partition('.')[0]] += parameter.numel() * (not parameter.requires_grad)
+    parts = ', '.join(f'{count:,} of {part}' for part, count in frozen.items() if count)
+    total = f'{frozen.total():,} are frozen ({parts})' if parts else 'none is frozen'
+    row = '  {:>10}  {:>10}  {:>8}  {:>7}  {:>11}  {}'.format
+    titles = ('rate', 'decay', 'role', 'tensors', 'parameters', 'where')
+    lines = [f'Training {trained:,} parameters; {total}.', row(*titles)]
+    for group, place in zip(groups, places, strict=True):
+        count = sum(parameter.numel() for parameter in group['params'])
+        rates = f'{group["lr"]:g}', f'{group["weight_decay"]:g}'
+        lines.append(row(*rates, group['role'], len(group['params']), f'{count:,}', place))
+    return '\n'.join(lines)

@@ -33,12 +33,7 @@ class _WarmupScheduler(_ParamScheduler):
         verbose: bool = False,
     ) -> None:
         if by_epoch:
-            raise ValueError(
-                f'{type(self).__name__} counts iterations: set convert_to_iter_based=True, with warm-up given in '
-                'epochs, or by_epoch=False, with warmup_iters'
-            )
-        if warmup_iters < 0:
-            raise ValueError(f'warmup_iters must be at least 0, got {warmup_iters}')
+            raise ValueError(f'{type(self).__name__} needs convert_to_iter_based=True, or by_epoch=False, got neither')
         self.warmup_iters = warmup_iters
         super().__init__(optimizer, param_name, begin, end, last_step, by_epoch, verbose)
 
@@ -88,7 +83,7 @@ class _WarmupScheduler(_ParamScheduler):
 
 
 class _WarmupLR(_WarmupScheduler):
-    """Base of the learning rates: a decay with a linear warm-up into it."""
+    """Base of the learning rates: a linear warm-up into ``_decay``, the factor of the base rate over the training."""
 
     def __init__(
         self,
@@ -104,21 +99,14 @@ class _WarmupLR(_WarmupScheduler):
         self.final_factor = final_factor
         super().__init__(optimizer, 'lr', *args, **kwargs)
 
-    def _decay(self, done: float) -> float:
-        """Return the factor of the base rate, from 1 to ``final_factor``, at the fraction ``done`` of the training."""
-        raise NotImplementedError
-
     def _get_value(self) -> list[float]:
         decay = self._decay(self.last_step / (self.end - self.begin))
-        return [
-            self._warm(self._start(group, base), base * decay)
-            for group, base in zip(self.optimizer.param_groups, self.base_values, strict=True)
-        ]
-
-    def _start(self, group: dict, base: float) -> float:
-        if group.get('role') == 'bias':
-            return self.bias_start * group.get('lr_mult', 1.0)
-        return self.start_factor * base
+        values = []
+        for group, base in zip(self.optimizer.param_groups, self.base_values, strict=True):
+            is_bias = group.get('role') == 'bias'
+            start = self.bias_start * group.get('lr_mult', 1.0) if is_bias else self.start_factor * base
+            values.append(self._warm(start, base * decay))
+        return values
 
 
 @PARAM_SCHEDULERS.register_module()

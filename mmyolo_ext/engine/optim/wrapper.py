@@ -46,10 +46,6 @@ class YOLOOptimWrapper(OptimWrapper):
             epoch_length: Number of iterations of the epoch.
             done: Number of iterations of this epoch before the run was resumed.
         """
-        if accumulative_counts < 1 or epoch_length < 1:
-            raise ValueError(
-                f'accumulative_counts and epoch_length must be at least 1, got {accumulative_counts}, {epoch_length}'
-            )
         self._accumulative_counts = accumulative_counts
         self._epoch_start = self._inner_count - done
         self._epoch_length = epoch_length
@@ -72,19 +68,17 @@ class YOLOOptimWrapper(OptimWrapper):
         Raises:
             ValueError: If the parameter groups differ, because other parts are frozen or have other rates.
         """
-        before, now = _layout(state_dict['param_groups']), _layout(self.optimizer.param_groups)
+        groups, own = state_dict['param_groups'], self.optimizer.param_groups
+        before, now = _layout(groups), _layout(own)
         if before != now:
             raise ValueError(
                 f'the optimizer of the checkpoint has the groups {before} (role, multiple of the rate, tensors), the '
-                f'config has {now}: resuming needs the same frozen_parts, frozen_stages and paramwise_cfg. To change '
-                'them, start a new training from its weights: load_from, without --resume'
+                f'config has {now}: set frozen_parts, frozen_stages and paramwise_cfg back to resume, or start a new '
+                'training from its weights by load_from'
             )
-        super().load_state_dict({**state_dict, 'param_groups': self._in_this_form(state_dict['param_groups'])})
-
-    def _in_this_form(self, groups: list[dict]) -> list[dict]:
-        """Return the groups of a checkpoint, adapted to the implementation (fused or not) of this optimizer."""
-        forms = [{key: group[key] for key in IMPLEMENTATIONS if key in group} for group in self.optimizer.param_groups]
-        return [{**group, **form} for group, form in zip(groups, forms, strict=True)]
+        forms = [{key: group[key] for key in IMPLEMENTATIONS if key in group} for group in own]
+        groups = [{**group, **form} for group, form in zip(groups, forms, strict=True)]
+        super().load_state_dict({**state_dict, 'param_groups': groups})
 
     def _steps_after(self, count: int) -> bool:
         done = count - self._epoch_start
@@ -110,27 +104,16 @@ class YOLOAmpOptimWrapper(YOLOOptimWrapper):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.device_type = self.optimizer.param_groups[0]['params'][0].device.type
-        self.cast_dtype = self._resolve_dtype(dtype)
-        scaled = self.device_type == 'cuda' and self.cast_dtype == torch.float16
-        self._fixed_scale = None if isinstance(loss_scale, (str, dict)) else float(loss_scale)
-        self.loss_scaler = torch.amp.GradScaler(self.device_type, enabled=scaled, **self._scaler_args(loss_scale))
-
-    def _resolve_dtype(self, dtype: str | torch.dtype | None) -> torch.dtype:
-        if dtype is None:
-            return torch.float16 if self.device_type == 'cuda' else torch.bfloat16
-        name = str(dtype).removeprefix('torch.')
-        if name not in AMP_DTYPES:
-            raise ValueError(f'dtype must be one of {AMP_DTYPES} or None, got {dtype!r}')
-        if name == 'float16' and self.device_type != 'cuda':
-            raise ValueError(f'float16 training needs a CUDA device, got {self.device_type}: use dtype="bfloat16"')
-        return getattr(torch, name)
-
-    def _scaler_args(self, loss_scale: str | float | dict) -> dict:
-        if loss_scale == 'dynamic':
-            return {}
-        if isinstance(loss_scale, str):
-            raise ValueError(f'loss_scale must be "dynamic", a number or a dict, got {loss_scale!r}')
-        return dict(loss_scale) if isinstance(loss_scale, dict) else {'init_scale': float(loss_scale)}
+        on_gpu = self.device_type == 'cuda'
+        name = str(dtype or ('float16' if on_gpu else 'bfloat16')).removeprefix('torch.')
+        if name not in AMP_DTYPES or name == 'float16' and not on_gpu:
+            raise ValueError(f'dtype must be "bfloat16", or on a CUDA device "float16", got {dtype!r}')
+        self.cast_dtype = getattr(torch, name)
+        scaling = dict(loss_scale) if isinstance(loss_scale, dict) else {}
+        self._fixed_scale = None if loss_scale == 'dynamic' or scaling else float(loss_scale)
+        if self._fixed_scale is not None:
+            scaling = {'init_scale': self._fixed_scale}
+        self.loss_scaler = torch.amp.GradScaler(self.device_type, enabled=name == 'float16', **scaling)
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:

@@ -111,5 +111,5 @@ def test_unknown_names_raise(name, message):
 
 
 def test_freezing_all_leaves_nothing_to_train():
-    with pytest.raises(ValueError, match='remove names from frozen_parts'):
+    with pytest.raises(ValueError, match='shorten frozen_parts'):
         YOLOOptimConstructor(SGD)(detector('*'))
