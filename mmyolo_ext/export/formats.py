@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from mmyolo_ext.export import runtime
-from mmyolo_ext.export.graph import RAW_OUTPUTS, RawGraph, build_graph, check_size, example_input
+from mmyolo_ext.export.graph import RAW_OUTPUTS, RawGraph, build_graph, example_input
 from mmyolo_ext.export.nms_graph import NMSGraph, rule_of
-from mmyolo_ext.export.onnx_export import export_onnx, need
+from mmyolo_ext.export.onnx_export import export_onnx
 from mmyolo_ext.export.tensorrt_export import export_engine, open_engine
 from mmyolo_ext.version import __version__
 
@@ -60,7 +60,7 @@ def write(
         raise ValueError('--nms is for onnx, openvino and engine: TorchScript has no NMS operator')
     # OpenVINO and TensorRT convert float32 to float16 themselves
     graph = build_graph(detector, fused=options.fused, half=options.half and options.format in ('onnx', 'torchscript'))
-    size_hw = check_size(size_hw, graph.head.strides)
+    size_hw = runtime.check_size(size_hw, graph.head.strides)
     metadata = describe(
         detector,
         names,
@@ -136,7 +136,6 @@ def describe(
     head, preprocessor = detector.bbox_head, detector.data_preprocessor
     if len(names) != head.num_classes:
         raise ValueError(f'the head has {head.num_classes} classes, got {len(names)} names: {tuple(names)}')
-    rule = rule_of(head)
     mean, std = [0.0] * 3, [1.0] * 3
     if preprocessor._enable_normalize:  # one number may apply to all channels
         mean, std = (buffer.flatten().expand(3).tolist() for buffer in (preprocessor.mean, preprocessor.std))
@@ -154,13 +153,8 @@ def describe(
         'mean': mean,
         'std': std,
         'activation': 'sigmoid' if head.use_sigmoid else 'softmax',
-        'multi_label': rule.multi_label,
         'nms_in_graph': nms,
-        'score_thr': rule.score_thr,
-        'nms_pre': rule.nms_pre,
-        'nms_iou': rule.iou_thr,
-        'class_agnostic': rule.class_agnostic,
-        'max_per_img': rule.max_per_img,
+        **rule_of(head),
     }
     return {key: json.dumps(value) for key, value in values.items()}
 
@@ -173,7 +167,7 @@ def export_openvino(onnx_file: str | Path, file: str | Path, metadata: dict[str,
     Raises:
         ValueError: If openvino is not installed.
     """
-    openvino = need('openvino', 'pip install openvino')
+    openvino = runtime.need('openvino')
     model = openvino.convert_model(str(onnx_file))
     model.set_rt_info(json.dumps(metadata), list(OPENVINO_SECTION))
     openvino.save_model(model, str(file), compress_to_fp16=half)

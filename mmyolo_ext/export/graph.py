@@ -85,21 +85,6 @@ def build_graph(detector: nn.Module, *, fused: bool = False, half: bool = False)
     return RawGraph(copied)
 
 
-def check_size(size_hw: tuple[int, int], strides: tuple[int, ...]) -> tuple[int, int]:
-    """Return ``size_hw`` as a tuple if both sides are multiples of the largest stride.
-
-    Raises:
-        ValueError: If they are not.
-    """
-    stride = max(strides)
-    if len(size_hw) != 2 or any(side < 1 or side % stride for side in size_hw):
-        raise ValueError(
-            f'height and width of the input must be multiples of {stride}, the largest stride, got {tuple(size_hw)}; '
-            'choose others by --size HEIGHT WIDTH'
-        )
-    return tuple(size_hw)
-
-
 def example_input(size_hw: tuple[int, int]) -> Tensor:
     """Return an input (1, 3, H, W) of zeros to trace a graph with."""
     return torch.zeros(1, 3, *size_hw)

@@ -4,8 +4,6 @@ Letters: N images, L candidates, P candidates of the image that has most of them
 most, S selections.
 """
 
-from typing import NamedTuple
-
 import torch
 from mmcv.ops import nms
 from torch import Tensor, nn
@@ -15,19 +13,8 @@ from mmyolo_ext.export.graph import RawGraph
 NMS_OUTPUTS = ('num_dets', 'boxes', 'scores', 'labels')
 
 
-class NMSRule(NamedTuple):
-    """The postprocessing of a head: its ``test_cfg``, with ``multi_label`` as the head interprets it."""
-
-    score_thr: float
-    iou_thr: float
-    max_per_img: int
-    nms_pre: int
-    multi_label: bool
-    class_agnostic: bool = False
-
-
-def rule_of(head: nn.Module) -> NMSRule:
-    """Return the rule of a head's ``test_cfg``.
+def rule_of(head: nn.Module) -> dict:
+    """Return the postprocessing of a head, its ``test_cfg`` by the keys of the metadata.
 
     Raises:
         ValueError: If its NMS is not plain NMS, which is all that the runtime supports.
@@ -38,14 +25,14 @@ def rule_of(head: nn.Module) -> NMSRule:
             "an export supports plain NMS only: test_cfg.nms must be dict(type='nms', iou_threshold=X), "
             f'optionally with class_agnostic=True, got {kind}; change it by --cfg-options'
         )
-    return NMSRule(
-        cfg['score_thr'],
-        kind['iou_threshold'],
-        cfg['max_per_img'],
-        cfg['nms_pre'],
-        head.takes_several_labels(cfg),
-        bool(kind.get('class_agnostic', False)),
-    )
+    return {
+        'multi_label': head.takes_several_labels(cfg),
+        'score_thr': cfg['score_thr'],
+        'nms_pre': cfg['nms_pre'],
+        'nms_iou': kind['iou_threshold'],
+        'class_agnostic': bool(kind.get('class_agnostic', False)),
+        'max_per_img': cfg['max_per_img'],
+    }
 
 
 class NMSGraph(nn.Module):
@@ -56,35 +43,35 @@ class NMSGraph(nn.Module):
 
     Args:
         raw: Graph of the boxes and scores before NMS.
-        rule: K is its ``max_per_img``.
+        rule: See :func:`rule_of`; K is its ``max_per_img``.
 
     Raises:
         ValueError: If the rule has no upper limit of detections.
     """
 
-    def __init__(self, raw: RawGraph, rule: NMSRule) -> None:
+    def __init__(self, raw: RawGraph, rule: dict) -> None:
         super().__init__()
-        if rule.max_per_img < 1:
-            raise ValueError(f'NMS inside the graph needs a max_per_img of at least 1, got {rule.max_per_img}')
+        if rule['max_per_img'] < 1:
+            raise ValueError(f'NMS inside the graph needs a max_per_img of at least 1, got {rule["max_per_img"]}')
         self.raw = raw
         self.rule = rule
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return counts, boxes, scores and labels; see the class."""
-        rule = self.rule
+        rule, score_thr, count = self.rule, self.rule['score_thr'], self.rule['max_per_img']
         # NMS costs by the number of candidates: keep those with a class score above the threshold
-        image, boxes, scores = self.raw.likely(images, rule.score_thr)
-        chosen = torch.nonzero(scores.amax(dim=1) > rule.score_thr).squeeze(1)
+        image, boxes, scores = self.raw.likely(images, score_thr)
+        chosen = torch.nonzero(scores.amax(dim=1) > score_thr).squeeze(1)
         boxes, scores = by_image(image[chosen], boxes[chosen], scores[chosen], images.shape[0])
-        if not rule.multi_label:  # only the best class of each candidate
+        if not rule['multi_label']:  # only the best class of each candidate
             best = scores.argmax(dim=-1, keepdim=True) == torch.arange(scores.shape[-1])
             scores = torch.where(best, scores, torch.zeros_like(scores))
-        scores = best_candidates(scores, rule.score_thr, rule.nms_pre)
+        scores = best_candidates(scores, score_thr, rule['nms_pre'])
         # (N, P, C) -> (N, C, P), or (N, 1, P) regardless of the class
-        rivals = scores.amax(dim=2)[:, None] if rule.class_agnostic else scores.transpose(1, 2)
-        chosen = SelectBoxes.apply(boxes, rivals, rule.max_per_img, rule.iou_thr, rule.score_thr)
-        chosen = with_best_class(chosen, scores) if rule.class_agnostic else chosen
-        return arrange(boxes, scores, chosen, rule.max_per_img)
+        rivals = scores.amax(dim=2)[:, None] if rule['class_agnostic'] else scores.transpose(1, 2)
+        chosen = SelectBoxes.apply(boxes, rivals, count, rule['nms_iou'], score_thr)
+        chosen = with_best_class(chosen, scores) if rule['class_agnostic'] else chosen
+        return arrange(boxes, scores, chosen, count)
 
 
 def by_image(image: Tensor, boxes: Tensor, scores: Tensor, images: int | Tensor) -> tuple[Tensor, Tensor]:

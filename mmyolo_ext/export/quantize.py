@@ -7,10 +7,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from mmyolo_ext.export.onnx_export import INPUT, need
-from mmyolo_ext.export.runtime import read_rules
+from mmyolo_ext.export.onnx_export import INPUT
+from mmyolo_ext.export.runtime import need, read_rules
 
-INSTALL = 'pip install onnx onnxruntime'
 HEAD = 'bbox_head.'  # part of the names of weights that stay in float32
 
 
@@ -30,8 +29,8 @@ def quantize(model: str | Path, out: str | Path, batches: Iterable[np.ndarray]) 
     Raises:
         ValueError: If the file is not such an export, if there are no batches, or if a package is missing.
     """
-    onnx = need('onnx', INSTALL)
-    quantization = need('onnxruntime.quantization', INSTALL)
+    onnx = need('onnx')
+    quantization = need('onnxruntime.quantization')
     try:
         graph = onnx.load(str(model))
     except Exception as error:  # of protobuf or the system
@@ -43,7 +42,7 @@ def quantize(model: str | Path, out: str | Path, batches: Iterable[np.ndarray]) 
     kept = [node.name for node in graph.graph.node if any(HEAD in name for name in node.input)]
     with TemporaryDirectory() as folder:
         prepared = Path(folder) / 'prepared.onnx'
-        need('onnxruntime.quantization.shape_inference', INSTALL).quant_pre_process(
+        need('onnxruntime.quantization.shape_inference').quant_pre_process(
             str(model), str(prepared), skip_symbolic_shape=True, skip_optimization=True
         )
         quantization.quantize_static(

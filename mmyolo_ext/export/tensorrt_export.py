@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmyolo_ext.export.onnx_export import need
+from mmyolo_ext.export.runtime import need
 
 INSTALL = 'pip install tensorrt (it needs an NVIDIA GPU)'
 MAX_BATCH = 8  # of a dynamic engine, whose sides range from one stride to twice the exported size
@@ -91,4 +91,4 @@ def open_engine(file: str | Path) -> tuple[Callable[[np.ndarray], dict[str, np.n
         stream.synchronize()
         return {name: tensors[name].cpu().numpy() for name in names}
 
-    return run, json.loads(Path(f'{file}.json').read_text(encoding='utf-8'))
+    return run, Path(f'{file}.json').read_text(encoding='utf-8')

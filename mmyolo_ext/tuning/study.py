@@ -17,7 +17,7 @@ from mmyolo_ext.apis.config import load_config
 from mmyolo_ext.apis.config_errors import one_line
 from mmyolo_ext.apis.start import turn_on_amp
 from mmyolo_ext.engine.stopping import StopTraining
-from mmyolo_ext.export.onnx_export import need
+from mmyolo_ext.export.runtime import need
 from mmyolo_ext.tuning.space import read_space, resolve_space, value_at
 
 if TYPE_CHECKING:

@@ -73,7 +73,7 @@ def test_a_difference_above_the_bound_is_a_failure(export, folder, tmp_path, mon
     ('arguments', 'message'),
     [
         (('--size', 1, 2, 3), '--size takes a side, or height and width, in px, got [1, 2, 3]'),
-        (('--size', 50), 'must be multiples of 32, the largest stride, got (50, 50)'),
+        (('--size', 50), 'must be multiples of 32, got (50, 50)'),
         (('--out', 'a.pt'), '--out for onnx must end in .onnx, got a.pt'),
         (('--image', 'none.jpg'), 'there is no image none.jpg'),
         (('--cfg-options', 'data_root=nowhere/'), 'the test data of the config cannot be read'),

@@ -6,10 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from mmyolo_ext.export import runtime
-from mmyolo_ext.export.nms_graph import NMSGraph, NMSRule, best_candidates, by_image
+from mmyolo_ext.export.nms_graph import NMSGraph, best_candidates, by_image
 from mmyolo_ext.export.onnx_export import export_onnx
 
-RULE = NMSRule(score_thr=0.1, iou_thr=0.5, max_per_img=4, nms_pre=30000, multi_label=True)
+RULE = {
+    'score_thr': 0.1,
+    'nms_iou': 0.5,
+    'max_per_img': 4,
+    'nms_pre': 30000,
+    'multi_label': True,
+    'class_agnostic': False,
+}
 # The second box shares 10 x 7 px with the first: IoU 70 / (100 + 100 - 70) = 0.538; the third shares 10 x 6 with it:
 # 60 / 140 = 0.429; the fourth is apart.
 BOXES = torch.tensor([[0.0, 0, 10, 10], [0, 3, 10, 13], [0, 4, 10, 14], [50, 50, 60, 60]])
@@ -59,7 +66,7 @@ def test_several_classes_a_box(run, tmp_path):
 
 @pytest.mark.parametrize('run', [by_torch, by_onnx])
 def test_one_class_a_box(run, tmp_path):
-    count, boxes, scores, labels = run(NMSGraph(Given(), RULE._replace(multi_label=False)), tmp_path, 1)
+    count, boxes, scores, labels = run(NMSGraph(Given(), {**RULE, 'multi_label': False}), tmp_path, 1)
     # best classes: 0.9 of 0, 0.8 of 0 (dropped), 0.7 of 1, 0.6 of 1
     assert count.tolist() == [[3]] and labels.tolist() == [[0, 1, 1, -1]]
     np.testing.assert_allclose(scores, [[0.9, 0.7, 0.6, 0]], atol=1e-6)
@@ -70,14 +77,14 @@ def test_one_class_a_box(run, tmp_path):
 def test_whatever_the_class(run, tmp_path):
     # the third box, 0.85 of class 1, shares 10 x 9 px with the second, 0.8 of class 0: IoU 90 / 110 = 0.818
     scores = torch.tensor([[0.3, 0.4], [0.8, 0.1], [0.2, 0.85], [0.05, 0.6]])
-    rule = RULE._replace(multi_label=False, class_agnostic=True)
+    rule = {**RULE, 'multi_label': False, 'class_agnostic': True}
     count, boxes, kept, labels = run(NMSGraph(Given(scores), rule), tmp_path, 2)
     # best first: 0.85 of 1, drops 0.8 of 0; 0.6 of 1; 0.4 of 1
     assert count.tolist() == [[3], [1]] and labels.tolist() == [[1, 1, 1, -1], [1, -1, -1, -1]]
     np.testing.assert_allclose(kept, [[0.85, 0.6, 0.4, 0], [0.6, 0, 0, 0]], atol=1e-6)
     np.testing.assert_array_equal(boxes[0, :3], BOXES[[2, 3, 0]])
     outputs = {'boxes': BOXES[None].numpy(), 'scores': scores[None].numpy()}
-    found = runtime.finish(outputs, 0, {**rules(multi_label=False), 'class_agnostic': True}, 0.0)
+    found = runtime.finish(outputs, 0, rules(multi_label=False, class_agnostic=True), 0.0)
     assert found.labels.tolist() == [1, 1, 1]
     np.testing.assert_array_equal(found.boxes_xyxy, BOXES[[2, 3, 0]])
     # class by class the second stays: nothing else of class 0 is near
@@ -112,20 +119,18 @@ def test_places_of_a_batch_are_sorted_into_images():
 def test_too_many_candidates(run, tmp_path):
     # of the first image 0.9, 0.8 and 0.7 are candidates, of which 0.9 drops 0.8; the second has one above the
     # threshold, which is not too many
-    count, _, scores, labels = run(NMSGraph(Given(), RULE._replace(nms_pre=3)), tmp_path, 2)
+    count, _, scores, labels = run(NMSGraph(Given(), {**RULE, 'nms_pre': 3}), tmp_path, 2)
     assert count.tolist() == [[2], [1]] and labels.tolist() == [[0, 1, -1, -1], [1, -1, -1, -1]]
     np.testing.assert_allclose(scores[:, :2], [[0.9, 0.7], [0.6, 0]], atol=1e-6)
 
 
 def test_a_graph_needs_a_limit():
     with pytest.raises(ValueError, match='max_per_img of at least 1, got -1'):
-        NMSGraph(Given(), RULE._replace(max_per_img=-1))
+        NMSGraph(Given(), {**RULE, 'max_per_img': -1})
 
 
 def rules(**changes: object) -> dict:
-    rule = RULE._replace(**changes)
-    named = {'score_thr': rule.score_thr, 'nms_iou': rule.iou_thr, 'max_per_img': rule.max_per_img}
-    return {**named, 'nms_pre': rule.nms_pre, 'multi_label': rule.multi_label, 'nms_in_graph': False}
+    return {**RULE, **changes, 'nms_in_graph': False}
 
 
 @pytest.mark.parametrize(
@@ -134,7 +139,7 @@ def rules(**changes: object) -> dict:
         ({}, 0.0, [0.9, 0.7, 0.6, 0.3], [0, 1, 1, 1]),
         ({'max_per_img': -1}, 0.0, [0.9, 0.7, 0.6, 0.3, 0.2], [0, 1, 1, 1, 0]),
         ({'multi_label': False}, 0.0, [0.9, 0.7, 0.6], [0, 1, 1]),
-        ({'iou_thr': 0.6}, 0.0, [0.9, 0.8, 0.7, 0.6], [0, 0, 1, 1]),
+        ({'nms_iou': 0.6}, 0.0, [0.9, 0.8, 0.7, 0.6], [0, 0, 1, 1]),
         ({'nms_pre': 3}, 0.0, [0.9, 0.7], [0, 1]),
         ({}, 0.6, [0.9, 0.7, 0.6], [0, 1, 1]),
         ({}, 0.95, [], []),

@@ -170,7 +170,7 @@ def test_an_imagenet_normalisation_is_in_the_metadata():
 
 def test_what_cannot_be_exported_says_why(small, tmp_path):
     file, names = tmp_path / 'a.onnx', ('a', 'b', 'c')
-    with pytest.raises(ValueError, match=r'multiples of 32, .* got \(64, 100\)'):
+    with pytest.raises(ValueError, match=r'multiples of 32, got \(64, 100\)'):
         write(small, file, Options(), names, LETTERBOX, (64, 100))
     with pytest.raises(ValueError, match='3 classes, got 2 names'):
         write(small, file, Options(), names[:2], LETTERBOX, (64, 64))

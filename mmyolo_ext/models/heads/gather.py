@@ -37,7 +37,8 @@ def gather_positives(pred_map: Tensor, num_anchors: int, positives: Positives) -
 
 def objectness_of(pred_map: Tensor, num_anchors: int) -> Tensor:
     """Return the objectness channels as a view: (N, A*D, H, W) -> (N, A, H, W)."""
-    return pred_map.unflatten(1, (num_anchors, -1))[:, :, OBJECTNESS]
+    count, _, height, width = pred_map.shape
+    return pred_map.view(count, num_anchors, -1, height, width)[:, :, OBJECTNESS]
 
 
 def take_predictions(pred_map: Tensor, num_anchors: int, index: Tensor) -> Tensor:

@@ -384,7 +384,8 @@ class YOLOv5Head(BaseDenseHead):
         levels = []
         for pred_map, anchors_wh, stride in zip(pred_maps, self.anchors_wh, self.strides, strict=True):
             # (N, A*(5+C), H, W) -> (N, A, H, W, 5+C)
-            raw = pred_map.float().unflatten(1, (self.num_anchors, -1)).permute(0, 1, 3, 4, 2)
+            count, _, height, width = pred_map.shape
+            raw = pred_map.float().view(count, self.num_anchors, -1, height, width).permute(0, 1, 3, 4, 2)
             raw_boxes, objectness, raw_classes = raw.tensor_split([4, 5], dim=-1)
             rows, columns = (torch.arange(size, device=raw.device, dtype=raw.dtype) for size in raw.shape[2:4])
             cell_y, cell_x = torch.meshgrid(rows, columns, indexing='ij')
