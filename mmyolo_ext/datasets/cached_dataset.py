@@ -6,9 +6,8 @@ Letters: N images, G boxes of all images, C classes.
 import hashlib
 import mmap
 import os
-import pickle
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -20,7 +19,7 @@ from torch.utils.data import Dataset
 from mmyolo_ext.registry import DATASETS
 
 from .transforms.annotations import Annotations, as_boxes, stack_soft_labels
-from .transforms.functional import check_range, check_size_hw, shrink_image, shrunk_hw
+from .transforms.functional import annotated_hw, check_range, check_size_hw, shrink_image, shrunk_hw
 
 CHECKSUM = np.dtype(np.uint32)
 LOADING = ('LoadImage', 'LoadImageFromFile', 'LoadAnnotations')
@@ -45,7 +44,7 @@ class CachedDataset(Dataset):
         folder: Where to keep the images on disk.
 
     Raises:
-        ValueError: On an argument out of its range, a dataset of another type, or a pipeline that does more.
+        ValueError: On an argument out of its range, or a pipeline that does more.
     """
 
     def __init__(
@@ -56,20 +55,17 @@ class CachedDataset(Dataset):
         folder: str | None = None,
     ) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-        if not isinstance(self.dataset, BaseDataset):
-            raise ValueError(f'CachedDataset wraps an mmengine BaseDataset, got {type(self.dataset).__name__}')
         steps = [type(step).__name__ for step in self.dataset.pipeline.transforms]
         if not set(steps) <= set(LOADING):
             raise ValueError(
-                f'the pipeline inside CachedDataset may only have {LOADING}, since its results are cached; got '
-                f'{steps}: move the other transforms to the pipeline of SeededDataset'
+                f'the pipeline inside CachedDataset may only have {LOADING}, got {steps}: move the others to the '
+                'pipeline of SeededDataset'
             )
         self.size_hw = None if size is None else check_size_hw('size', size)
         self.max_gb = check_range('max_gb', max_gb, 0, float('inf'))
         self.folder = folder
         self._fully_initialized = False
-        if self.dataset._fully_initialized:
-            self.full_init()
+        self.full_init()
 
     @property
     def metainfo(self) -> dict:
@@ -81,38 +77,46 @@ class CachedDataset(Dataset):
         if self._fully_initialized:
             return
         self.dataset.full_init()
-        self._arrays = AnnotationArrays(self.dataset.get_data_info(i) for i in range(len(self.dataset)))
-        infos = [self._arrays.info(i) for i in range(len(self._arrays))]
-        originals_hw = [_size_hw(info) for info in infos]
-        shapes_hw = np.array([shrunk_hw(hw, self.size_hw) for hw in originals_hw], np.int64).reshape(-1, 2)
-        self._arrays.scale((shapes_hw / np.reshape(originals_hw, (-1, 2)))[:, ::-1])
-        paths, file = [info['img_path'] for info in infos], None
+        # In arrays, which forked workers share: Python objects would be copied into each worker, page by page, as
+        # their reference counts change.
+        paths, sizes_hw, instances, counts = [], [], [], []
+        for index in range(len(self.dataset)):
+            info = self.dataset.get_data_info(index)
+            paths.append(info['img_path'])
+            sizes_hw.append(annotated_hw(info))
+            own = [
+                (one['bbox'], one['bbox_label'], one.get('ignore_flag', 0), one.get('soft_label'))
+                for one in info.get('instances') or []
+            ]
+            instances += own
+            counts.append(len(own))
+        boxes, labels, ignore, soft_labels = zip(*instances, strict=True) if instances else ((), (), (), ())
+        shapes_hw = np.array([shrunk_hw(hw, self.size_hw) for hw in sizes_hw], np.int64).reshape(-1, 2)
+        scales_wh = (shapes_hw / np.reshape(sizes_hw, (-1, 2)))[:, ::-1]
+        boxes_xyxy = np.array(boxes, np.float32).reshape(-1, 4)
+        boxes_xyxy *= np.repeat(np.tile(scales_wh, 2), counts, axis=0)
+        labels = np.array(labels, np.int64)
+        soft_labels = stack_soft_labels(soft_labels, labels)
+        self._annotations = Annotations(boxes_xyxy, labels, np.array(ignore, bool), soft_labels)
+        self._box_ends = np.cumsum([0, *counts])
+        file = None
         if self.folder is not None:  # a file named by everything that its bytes depend on
             loaders = [repr(step) for step in self.dataset.pipeline.transforms]
             key = repr((paths, self.size_hw, self.max_gb, loaders, cv2.__version__)).encode()
             file = Path(self.folder) / f'{hashlib.sha256(key).hexdigest()[:16]}.images'
-        self._cache = ImageCache(shapes_hw, self.max_gb * 1e9, paths, file)
-        self._length = len(infos)
+        self._cache = cache = ImageCache(shapes_hw, self.max_gb * 1e9, paths, file)
         self._fully_initialized = True
         if self.max_gb:
-            self._log()
-
-    def _log(self) -> None:
-        cache, total = self._cache, len(self)
-        where = 'memory' if self.folder is None else self.folder
-        if cache.kept == total:
-            text = f'all {total} decoded images fit into the cache: {cache.kept_bytes / 1e9:.2f} GB in {where}'
-        else:
             text = (
-                f'the cache holds {cache.kept} of {total} decoded images, {cache.kept_bytes / 1e9:.2f} of '
-                f'{cache.all_bytes / 1e9:.2f} GB, in {where}; the others are decoded each time. Raise max_gb of '
-                f'CachedDataset (now {self.max_gb}) if you have the memory'
+                f'the cache holds {cache.kept} of {len(self)} decoded images, {cache.kept_bytes / 1e9:.2f} of '
+                f'{cache.all_bytes / 1e9:.2f} GB, in {self.folder or "memory"}'
             )
-        print_log(text, logger='current')
+            if cache.kept < len(self):
+                text += f'; the others are decoded each time. Raise max_gb (now {self.max_gb}) if you have the memory'
+            print_log(text, logger='current')
 
     def __len__(self) -> int:
-        self.full_init()
-        return self._length
+        return len(self._box_ends) - 1
 
     def get_data_info(self, index: int) -> dict:
         """Return the annotation of an image, from the dataset inside."""
@@ -120,104 +124,45 @@ class CachedDataset(Dataset):
 
     def get_cat_ids(self, index: int) -> list[int]:
         """Return the labels of an image, for mmengine's ``ClassBalancedDataset``."""
-        self.full_init()
-        annotations = self._arrays.annotations(index)
+        annotations = self._boxes(index)
         return annotations.labels[~annotations.ignore].tolist()
 
+    def _boxes(self, index: int) -> Annotations:
+        own = slice(self._box_ends[index], self._box_ends[index + 1])
+        return self._annotations.moved(self._annotations.boxes_xyxy, own)
+
     def __getitem__(self, index: int) -> dict:
-        index, image = self._image(index)
-        info, (height, width) = self._arrays.info(index), image.shape[:2]
-        old_height, old_width = _size_hw(info)
-        return {
-            **info,
-            'ori_shape': (old_height, old_width),
-            'scale_factor': (width / old_width, height / old_height),
-            'keep_ratio': True,
-            **self._image_and_boxes(index, image),
-        }
-
-    def image_and_boxes(self, index: int) -> dict:
-        """Return a sample without metadata such as ``img_path``: what transforms read of the partners of a mix."""
-        return self._image_and_boxes(*self._image(index))
-
-    def _image(self, index: int) -> tuple[int, np.ndarray]:
-        """Return the image of ``index``, or of the sample that replaces it, after its index."""
-        length = len(self)
-        if not -length <= index < length:
-            raise IndexError(f'index {index} is out of range for a dataset of {length} samples')
-        index %= length
+        """Return a sample: the image, read-only, and a copy of its boxes."""
+        index = range(len(self))[index]
         image = self._cache.get(index)
         if image is None:
             loaded = self.dataset[index]
             index = loaded['sample_idx']  # another one, if an unusable image was skipped
-            found_hw, annotated_hw = loaded['img'].shape[:2], _size_hw(loaded)
-            if found_hw != annotated_hw:
+            found_hw, expected_hw = loaded['img'].shape[:2], annotated_hw(loaded)
+            if found_hw != expected_hw:
                 raise ValueError(
-                    f'image {loaded["img_path"]} is {found_hw} (height, width), its annotation has {annotated_hw}: '
+                    f'image {loaded["img_path"]} is {found_hw} (height, width), its annotation has {expected_hw}: '
                     'correct the annotation'
                 )
             image = shrink_image(loaded['img'], self.size_hw)
             self._cache.put(index, image)
             image.flags.writeable = False
-        return index, image
-
-    def _image_and_boxes(self, index: int, image: np.ndarray) -> dict:
-        annotations = self._arrays.annotations(index)
-        soft_labels = {} if annotations.soft_labels is None else {'gt_soft_labels': annotations.soft_labels.copy()}
-        return {
-            'img': image,
-            'img_shape': image.shape[:2],
-            'gt_bboxes': as_boxes(annotations.boxes_xyxy.copy()),
-            'gt_bboxes_labels': annotations.labels.copy(),
-            'gt_ignore_flags': annotations.ignore.copy(),
-            **soft_labels,
-        }
-
-
-class AnnotationArrays:
-    """Annotations of a dataset in a few arrays, which forked workers share.
-
-    Python objects would be copied into each worker, page by page, as their reference counts change.
-
-    Args:
-        infos: (N) as from ``get_data_info``. Of each of its ``instances``, ``bbox`` (xyxy px), ``bbox_label``,
-            ``ignore_flag`` and ``soft_label`` are kept.
-    """
-
-    def __init__(self, infos: Iterable[dict]) -> None:
-        rest, boxes, labels, ignore, soft_labels, counts = [], [], [], [], [], []
-        for info in infos:
-            instances = info.get('instances') or []
-            boxes += [instance['bbox'] for instance in instances]
-            labels += [instance['bbox_label'] for instance in instances]
-            ignore += [instance.get('ignore_flag', 0) for instance in instances]
-            soft_labels += [instance.get('soft_label') for instance in instances]
-            counts.append(len(instances))
-            rest.append(pickle.dumps({key: value for key, value in info.items() if key != 'instances'}))
-        self._boxes_xyxy = np.array(boxes, np.float32).reshape(-1, 4)
-        self._labels = np.array(labels, np.int64)
-        self._ignore = np.array(ignore, bool)
-        self._soft_labels = stack_soft_labels(soft_labels, self._labels)
-        self._box_ends = np.cumsum([0, *counts])
-        self._rest = np.frombuffer(b''.join(rest), np.uint8)
-        self._rest_ends = np.cumsum([0, *map(len, rest)])
-
-    def __len__(self) -> int:
-        return len(self._box_ends) - 1
-
-    def info(self, index: int) -> dict:
-        """Return a new dict of all but the instances of an image."""
-        return pickle.loads(self._rest[self._rest_ends[index] : self._rest_ends[index + 1]])
-
-    def scale(self, scales_wh: np.ndarray) -> None:
-        """Multiply the boxes by the scales (N, 2) of their images, in place."""
-        self._boxes_xyxy *= np.repeat(np.tile(scales_wh, 2), np.diff(self._box_ends), axis=0)
-
-    def annotations(self, index: int) -> Annotations:
-        """Return views of the boxes of one image."""
-        own = slice(self._box_ends[index], self._box_ends[index + 1])
-        soft_labels = None if self._soft_labels is None else self._soft_labels[own]
-        return Annotations(self._boxes_xyxy[own], self._labels[own], self._ignore[own], soft_labels)
+        info, annotations = self.dataset.get_data_info(index), self._boxes(index)
+        info.pop('instances', None)
+        (height, width), (old_height, old_width) = image.shape[:2], annotated_hw(info)
+        info.update(
+            img=image,
+            img_shape=(height, width),
+            ori_shape=(old_height, old_width),
+            scale_factor=(width / old_width, height / old_height),
+            keep_ratio=True,
+            gt_bboxes=as_boxes(annotations.boxes_xyxy),
+            gt_bboxes_labels=annotations.labels.copy(),
+            gt_ignore_flags=annotations.ignore.copy(),
+        )
+        if annotations.soft_labels is not None:
+            info['gt_soft_labels'] = annotations.soft_labels.copy()
+        return info
 
 
 class ImageCache:
@@ -321,9 +266,3 @@ def _map_file(path: Path, size: int) -> mmap.mmap:
                 'smaller max_gb'
             ) from error
         return mmap.mmap(file.fileno(), size)
-
-
-def _size_hw(info: dict) -> tuple[int, int]:
-    if not info.get('height') or not info.get('width'):
-        raise ValueError(f'CachedDataset needs height and width in the annotation of {info.get("img_path")}')
-    return info['height'], info['width']

@@ -1,7 +1,6 @@
 """Several images in one sample, without copies."""
 
 import copy
-import functools
 from collections.abc import Callable, Sequence
 
 from mmdet.datasets import MultiImageMixDataset
@@ -19,37 +18,27 @@ class MixDataset(MultiImageMixDataset):
     Arguments are the same.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        ours = [type(step).__module__.startswith('mmyolo_ext.') for step in self.pipeline]
-        mixes = [hasattr(step, 'get_indexes') for step in self.pipeline]
-        self._steps = list(zip(self.pipeline, self.pipeline_types, ours, mixes, strict=True))
-
     def __getitem__(self, index: int) -> dict:
-        return self._sample(index, len(self._steps))
+        return self._sample(index, len(self.pipeline))
 
     def _sample(self, index: int, num_steps: int) -> dict:
         """Return the sample after the first ``num_steps`` steps of the pipeline."""
         results = self.dataset[index]
-        for step, (transform, kind, ours, mixes) in enumerate(self._steps[:num_steps]):
-            if self._skip_type_keys is not None and kind in self._skip_type_keys:
+        for step, transform in enumerate(self.pipeline[:num_steps]):
+            if self._skip_type_keys is not None and self.pipeline_types[step] in self._skip_type_keys:
                 continue
-            if mixes:
-                results = {**results, 'mix_results': self._partners(transform, step if ours else 0, ours)}
+            ours = type(transform).__module__.startswith('mmyolo_ext.')
+            if hasattr(transform, 'get_indexes'):
+                results = {**results, 'mix_results': self._partners(transform, step if ours else 0)}
             results = self._apply(transform, results, ours)
             results.pop('mix_results', None)
         return results
 
-    def _partners(self, transform: Callable, num_steps: int, ours: bool) -> list[dict]:
-        # Transforms of ours read only the image and the boxes of a partner, which some datasets return faster.
-        get = getattr(self.dataset, 'image_and_boxes', None) if ours else None
-        get = get or self.dataset.__getitem__
-        if num_steps:
-            get = functools.partial(self._sample, num_steps=num_steps)
+    def _partners(self, transform: Callable, num_steps: int) -> list[dict]:
         for _ in range(self.max_refetch):
             indices = transform.get_indexes(self.dataset)
             indices = indices if isinstance(indices, Sequence) else [indices]
-            partners = [get(index) for index in indices]
+            partners = [self._sample(index, num_steps) for index in indices]
             if None not in partners:
                 return partners
         raise RuntimeError(f'{type(transform).__name__} got no usable images in {self.max_refetch} attempts')

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from mmyolo_ext.registry import DATASETS
 
-from .transforms.functional import check_range, check_size_hw, rectangle
+from .transforms.functional import annotated_hw, check_range, check_size_hw, rectangle
 
 
 @DATASETS.register_module()
@@ -44,15 +44,10 @@ class RectBatchDataset(Dataset):
         extra: float = 0.5,
         allow_upscale: bool = True,
     ) -> None:
-        for name, value in (('batch_size', batch_size), ('stride', stride)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f'{name} must be an integer above 0, got {value!r}')
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-        if not isinstance(self.dataset, BaseDataset):
-            raise ValueError(f'RectBatchDataset wraps an mmengine BaseDataset, got {type(self.dataset).__name__}')
-        self.batch_size = batch_size
+        self.batch_size = check_range('batch_size', batch_size, 1, float('inf'))
         self.size_hw = check_size_hw('size', size)
-        self.stride = stride
+        self.stride = check_range('stride', stride, 1, float('inf'))
         self.extra = check_range('extra', extra, 0, 1)
         self.allow_upscale = allow_upscale
         self._fully_initialized = False
@@ -68,37 +63,20 @@ class RectBatchDataset(Dataset):
         if self._fully_initialized:
             return
         self.dataset.full_init()
-        sides_hw = np.array([self._sides_hw(i) for i in range(len(self.dataset))], dtype=np.float64).reshape(-1, 2)
+        infos = (self.dataset.get_data_info(index) for index in range(len(self.dataset)))
+        sides_hw = np.array([annotated_hw(info) for info in infos], dtype=np.float64).reshape(-1, 2)
         self.order = np.argsort(sides_hw[:, 0] / sides_hw[:, 1], kind='stable')
-        starts = range(0, len(self.order), self.batch_size)
-        self.batch_shapes_hw = [
-            rectangle(
-                sides_hw[self.order[i : i + self.batch_size]],
-                self.size_hw,
-                self.stride,
-                self.extra,
-                self.allow_upscale,
-            )
-            for i in starts
-        ]
+        batches = (self.order[i : i + self.batch_size] for i in range(0, len(self.order), self.batch_size))
+        fit = self.size_hw, self.stride, self.extra, self.allow_upscale
+        self.batch_shapes_hw = [rectangle(sides_hw[batch], *fit) for batch in batches]
         self._fully_initialized = True
-
-    def _sides_hw(self, index: int) -> tuple[float, float]:
-        info = self.dataset.get_data_info(index)
-        if not info.get('height') or not info.get('width'):
-            raise ValueError(
-                f'RectBatchDataset needs height and width in the annotation of {info.get("img_path", index)}'
-            )
-        return info['height'], info['width']
 
     def __len__(self) -> int:
         return len(self.order)
 
     def get_data_info(self, index: int) -> dict:
         """Return the annotation of a sample in sorted order, with ``batch_shape_hw`` (height, width)."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f'index {index} is out of range for a dataset of {len(self)} samples')
-        index %= len(self)
+        index = range(len(self))[index]
         info = self.dataset.get_data_info(int(self.order[index]))
         return {**info, 'sample_idx': index, 'batch_shape_hw': self.batch_shapes_hw[index // self.batch_size]}
 
@@ -106,7 +84,5 @@ class RectBatchDataset(Dataset):
         info = self.get_data_info(index)
         results = self.dataset.pipeline(info)
         if results is None:
-            raise ValueError(
-                f'the test pipeline returned None for {info["img_path"]}, but no image may be skipped here'
-            )
+            raise ValueError(f'the test pipeline returned None for {info["img_path"]}: no image may be skipped here')
         return results

@@ -14,7 +14,7 @@ from mmyolo_ext.registry import DATASETS
 
 from .shared_memory import one_batch
 
-EPOCH, SEED, CLOSED = range(3)  # indices in the memory that the workers share
+CLOSED = 2  # index in the memory that the workers share, after epoch and seed
 
 
 @contextmanager
@@ -60,14 +60,14 @@ class SeededDataset(Dataset):
         pipeline: Transforms of a :class:`MixDataset` around it; none by default.
 
     Raises:
-        ValueError: From :meth:`set_epoch` on negative numbers, from :meth:`close_mosaic` if no transform mixes images.
+        ValueError: From :meth:`close_mosaic`, if no transform mixes images.
     """
 
     def __init__(self, dataset: dict | Dataset, pipeline: Sequence[dict] | None = None) -> None:
         if pipeline is not None:
             dataset = {'type': 'mmyolo_ext.MixDataset', 'dataset': dataset, 'pipeline': pipeline}
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-        self._mixes = [(mix, *_mixing_transforms(mix)) for mix in _mix_datasets(self.dataset)]
+        self._mixes = list(_mix_datasets(self.dataset))
         self._shared = torch.zeros(3, dtype=torch.int64).share_memory_()
         self._skips_mixing = False  # in this process
 
@@ -75,16 +75,6 @@ class SeededDataset(Dataset):
     def metainfo(self) -> dict:
         """Metainfo of the dataset inside."""
         return self.dataset.metainfo
-
-    @property
-    def epoch(self) -> int:
-        """Current epoch, from 0 on."""
-        return int(self._shared[EPOCH])
-
-    @property
-    def seed(self) -> int:
-        """Current seed."""
-        return int(self._shared[SEED])
 
     @property
     def mosaic_closed(self) -> bool:
@@ -104,9 +94,7 @@ class SeededDataset(Dataset):
 
     def set_epoch(self, epoch: int, seed: int) -> None:
         """Set epoch and seed; call it before the loader starts the epoch, with the same numbers on all ranks."""
-        if epoch < 0 or seed < 0:
-            raise ValueError(f'epoch and seed must be integers from 0 on, got epoch {epoch} and seed {seed}')
-        self._shared[EPOCH], self._shared[SEED] = epoch, seed
+        self._shared[0], self._shared[1] = epoch, seed
 
     def close_mosaic(self) -> None:
         """Skip all transforms that mix images from now on.
@@ -114,11 +102,10 @@ class SeededDataset(Dataset):
         They have ``mixes_images``, or ``get_indexes`` as those of mmdet do. A transform with a method ``stop_mixing``
         stays in the pipeline and is called without partners.
         """
-        if not any(keys or stoppable for _, keys, stoppable in self._mixes):
+        if not self.mosaic_closed and not any(_mixes_images(step) for mix in self._mixes for step in mix.pipeline):
             raise ValueError(
                 'close_mosaic found no transform that mixes images (MosaicAffine, Mosaic, MixUp) in the training set: '
-                'remove the hook that closes the mosaic from custom_hooks, or add a mosaic to the pipeline of '
-                'SeededDataset or MixDataset'
+                'add one, or remove the hook that closes the mosaic from custom_hooks'
             )
         self._shared[CLOSED] = 1
 
@@ -132,16 +119,16 @@ class SeededDataset(Dataset):
             return [self._sample(index) for index in indices]
 
     def _sample(self, index: int) -> dict:
-        length = len(self)
-        if not -length <= index < length:
-            raise IndexError(f'index {index} is out of range for a dataset of {length} samples')
-        index %= length
+        index = range(len(self))[index]
         epoch, seed, closed = self._shared.tolist()
         if closed and not self._skips_mixing:
-            for mix, keys, stoppable in self._mixes:
-                mix.update_skip_type_keys([*(mix._skip_type_keys or ()), *keys])
-                for transform in stoppable:
-                    transform.stop_mixing()
+            for mix in self._mixes:
+                for transform in list(filter(_mixes_images, mix.pipeline)):
+                    if hasattr(transform, 'stop_mixing'):
+                        transform.stop_mixing()
+                    else:
+                        step = mix.pipeline.index(transform)
+                        del mix.pipeline[step], mix.pipeline_types[step]
             self._skips_mixing = True
         seed_generators(seed, epoch, index)
         return self.dataset[index]
@@ -156,17 +143,5 @@ def _mix_datasets(dataset: Dataset) -> Iterator[MultiImageMixDataset]:
         yield from _mix_datasets(part)
 
 
-def _mixing_transforms(mix: MultiImageMixDataset) -> tuple[list[str], list[object]]:
-    """Return the type names of the mixing transforms to skip, as in the config, and the transforms to stop.
-
-    A config in pure Python has classes as types, which ``update_skip_type_keys`` rejects: replace them by names in
-    ``mix.pipeline_types``, in place.
-    """
-    mix.pipeline_types = [t if isinstance(t, str) else f'{t.__module__}.{t.__qualname__}' for t in mix.pipeline_types]
-    mixing = [
-        (transform, name)
-        for transform, name in zip(mix.pipeline, mix.pipeline_types, strict=True)
-        if getattr(transform, 'mixes_images', hasattr(transform, 'get_indexes'))
-    ]
-    stoppable = [transform for transform, _ in mixing if hasattr(transform, 'stop_mixing')]
-    return [name for transform, name in mixing if not hasattr(transform, 'stop_mixing')], stoppable
+def _mixes_images(transform: object) -> bool:
+    return getattr(transform, 'mixes_images', hasattr(transform, 'get_indexes'))

@@ -49,6 +49,17 @@ def check_range(name: str, value: float, low: float, high: float, *, open_end: b
     return value
 
 
+def annotated_hw(info: dict) -> tuple[int, int]:
+    """Return (height, width) of an image from its annotation.
+
+    Raises:
+        ValueError: If they are missing.
+    """
+    if not info.get('height') or not info.get('width'):
+        raise ValueError(f'height and width in the annotation of {info.get("img_path")} are missing')
+    return info['height'], info['width']
+
+
 class LetterboxPlan(NamedTuple):
     """Size and position of an image in its canvas.
 
