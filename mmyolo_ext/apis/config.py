@@ -3,7 +3,6 @@
 import argparse
 import ast
 import inspect
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -18,10 +17,12 @@ from mmyolo_ext.apis.shortcuts import SHORTCUTS, apply_shortcuts
 from mmyolo_ext.engine.stopping import StopTraining
 
 SUFFIXES = ('.py', '.yaml', '.yml', '.json')
-SECTIONS = (
-    *('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg', 'test_cfg'),
-    *('optim_wrapper', 'default_hooks', 'env_cfg', 'randomness'),
-)
+TYPES: dict[str, type] = {
+    **dict.fromkeys(('model', *LOADERS, 'train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper', 'default_hooks'), dict),
+    **dict.fromkeys(('env_cfg', 'randomness'), dict),
+    **dict.fromkeys(('work_dir', 'load_from'), str),
+    'resume': bool,
+}
 HOOKS_OF_MMENGINE = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 # Variables that are usual in configs. A runner does not read them: a child that assigns one must use it itself.
 VARIABLES = (
@@ -36,36 +37,23 @@ KNOWN_KEYS = (
     *VARIABLES,
     *SHORTCUTS,
 )
-# Names that other tools give to our settings.
-FOREIGN_KEYS = {
-    name: ours
-    for names, ours in (
-        ('learning_rate lr lr0 base_lr initial_lr', 'optim_wrapper.optimizer.lr'),
-        ('epochs num_epochs n_epochs total_epochs nepochs', 'max_epochs'),
-        ('batch bs train_batch_size samples_per_gpu batchsize', 'batch_size'),
-        ('imgsz img_size image_size imgsize resolution', 'input_size'),
-        ('names class_list labels categories nc', 'class_names'),
-        ('workers num_workers workers_per_gpu', 'train_dataloader.num_workers'),
-        ('momentum', 'optim_wrapper.optimizer.momentum'),
-        ('weight_decay wd', 'optim_wrapper.optimizer.weight_decay'),
-        ('optimizer optimizer_config', 'optim_wrapper.optimizer'),
-        ('lr_config scheduler lr_scheduler', 'param_scheduler'),
-        ('seed random_seed', 'randomness.seed'),
-        ('pretrained weights checkpoint', 'load_from'),
-        ('resume_from', 'load_from with resume=True'),
-        ('data dataset train val', 'data_root, train_ann and val_ann'),
-        ('runner total_iters', 'train_cfg'),
-        ('evaluation', 'val_evaluator and train_cfg.val_interval'),
-        ('checkpoint_config', 'default_hooks.checkpoint'),
-        ('log_config', 'default_hooks.logger'),
-        ('amp fp16', 'optim_wrapper.type or the option --amp'),
-        ('device gpus gpu_ids gpu', 'the environment variable CUDA_VISIBLE_DEVICES'),
-        ('save_dir output_dir project out_dir', 'work_dir'),
-        ('patience', 'the hook EarlyStoppingHook'),
-        ('val_interval eval_interval', 'train_cfg.val_interval'),
-    )
-    for name in names.split()
-}
+# Names that other trainers give to our settings
+FOREIGN_KEYS = (
+    *('learning_rate', 'lr', 'lr0', 'base_lr', 'epochs', 'num_epochs', 'total_epochs', 'batch', 'bs', 'imgsz', 'nc'),
+    *('train_batch_size', 'samples_per_gpu', 'img_size', 'image_size', 'names', 'labels', 'workers', 'num_workers'),
+    *(
+        'workers_per_gpu',
+        'momentum',
+        'weight_decay',
+        'optimizer',
+        'optimizer_config',
+        'lr_config',
+        'scheduler',
+        'seed',
+    ),
+    *('pretrained', 'weights', 'checkpoint', 'resume_from', 'data', 'dataset', 'train', 'val', 'total_iters'),
+    *('amp', 'evaluation', 'checkpoint_config', 'log_config', 'device', 'gpus', 'save_dir', 'project', 'patience'),
+)
 
 
 class OptionsAction(DictAction):
@@ -78,9 +66,9 @@ class OptionsAction(DictAction):
         values: list[str],
         option: str | None = None,
     ) -> None:
-        wrong = [value for value in values if not value.partition('=')[0].strip() or '=' not in value]
-        if wrong:
-            parser.error(f'{option} takes settings as KEY=VALUE, got {wrong[0]!r}')
+        for value in values:
+            if not value.partition('=')[1]:
+                parser.error(f'{option} takes settings as KEY=VALUE, got {value!r}')
         super().__call__(parser, namespace, values, option)
 
 
@@ -98,28 +86,24 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
             applied.
     """
     path, options = Path(path), dict(cfg_options or {})
-    if not path.is_file() or path.suffix not in SUFFIXES:
-        raise ValueError(_why_no_config(path))
-    if path.suffix != '.py':
-        _refuse_data_file(path)
+    if not path.is_file():
+        raise ValueError(f'there is no config {path}')
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f'{path} is not a config: its name must end in one of {", ".join(SUFFIXES)}')
     for file, key in unread_names(path):
         if key in FOREIGN_KEYS:
-            raise ValueError(f'{key!r} in {file} is read by nothing: set {FOREIGN_KEYS[key]} instead')
+            raise ValueError(f'{key!r} in {file} is read by nothing: docs/coming_from/ lists the keys to use instead')
         if key not in KNOWN_KEYS:
             _refuse_if_close(key, KNOWN_KEYS, f'a top-level key of a config ({file})')
     try:
         cfg = Config.fromfile(path)
-    except FileNotFoundError as error:
-        raise ValueError(f'{path}: a base config is missing: {error}') from error
-    except ImportError as error:
-        reason = error.__context__ or error  # MMEngine's own message lists sys.path
-        raise ValueError(f'{path}: an import fails: {reason}; see its custom_imports') from error
     except StopTraining:
         raise
     except (Exception, SystemExit) as error:  # a config is the user's code, which may raise anything
-        raise ValueError(f'{path} cannot be read: {type(error).__name__}: {error}') from error
-    if options:
-        _check_options(cfg, options)
+        # of a failed import, MMEngine's own message lists sys.path
+        reason = isinstance(error, ImportError) and error.__context__ or error
+        raise ValueError(f'{path} cannot be read: {type(reason).__name__}: {reason}') from error
+    _check_options(cfg, options)
     for name in SHORTCUTS:
         if name in options:
             cfg[name] = options.pop(name)
@@ -128,28 +112,20 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
         try:
             cfg.merge_from_dict(options)
         except (KeyError, TypeError, IndexError) as error:
-            reason = error.args[0] if error.args else error
-            raise ValueError(f'--cfg-options do not fit the config: {reason}') from error
+            raise ValueError(f'--cfg-options do not fit the config: {error}') from error
         _finish(cfg)
     return cfg
 
 
 def _finish(cfg: Config) -> None:
-    """Check the types of the sections, remove hooks that are None, apply shortcuts."""
-    for key in SECTIONS:
-        optional = key not in ('env_cfg', 'randomness')
-        if key in cfg and not isinstance(cfg[key], dict) and not (cfg[key] is None and optional):
-            raise ValueError(f'{key} must be a dict, got {cfg[key]!r}')
+    """Check types, remove hooks that are None, apply shortcuts."""
+    for key, kind in TYPES.items():
+        if not isinstance(cfg.get(key), (kind, type(None))):
+            raise ValueError(f'{key} must be a {kind.__name__}, got {cfg[key]!r}')
     for key in ('param_scheduler', 'custom_hooks'):
         entries = cfg.get(key) or []
-        if isinstance(entries, dict) and key == 'custom_hooks':
-            raise ValueError(f'custom_hooks must be a list of dicts, got {dict(entries)}')
-        for entry in entries if isinstance(entries, (list, tuple)) else [entries]:
-            if not isinstance(entry, dict):
-                raise ValueError(f'{key} must be a list of dicts with a type, got {entry!r}')
-    for key in ('work_dir', 'load_from'):
-        if not isinstance(cfg.get(key), (str, type(None))):
-            raise ValueError(f'{key} must be a path, got {cfg[key]!r}')
+        if not isinstance(entries, dict) and not all(isinstance(entry, dict) for entry in entries):
+            raise ValueError(f'{key} must be a list of dicts, got {entries!r}')
     hooks = cfg.get('default_hooks') or {}
     for name, hook in list(hooks.items()):
         if hook is None and name not in HOOKS_OF_MMENGINE:  # of its own, MMEngine leaves out those that are None
@@ -182,11 +158,10 @@ def unread_names(path: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Pat
         circle = (*above[above.index(path.resolve()) :], path)
         raise ValueError(f'the configs are based on each other in a circle: {" -> ".join(f.name for f in circle)}')
     names, bases = _top_level(path)
-    read_by_child = re.findall(r'_base_\.(\w+)', path.read_text(encoding='utf-8')) if bases and names else ()
     yield from ((path, name) for name in names)
     for base in bases:
         for file, name in unread_names(path.parent / base, (*above, path.resolve())):
-            if name not in read_by_child:
+            if f'_base_.{name}' not in path.read_text(encoding='utf-8'):
                 yield file, name
 
 
@@ -212,17 +187,16 @@ def _top_level(path: Path) -> tuple[list[str], list[str]]:
             bases = content.pop('_base_', [])
             return list(map(str, content)), [bases] if isinstance(bases, str) else bases
         tree = ast.parse(path.read_text(encoding='utf-8'))
-    except (OSError, SyntaxError, ValueError, AttributeError, yaml.YAMLError):  # MMEngine will name the reason
+    except (OSError, SyntaxError, ValueError, AttributeError, TypeError, yaml.YAMLError):  # MMEngine names it
         return [], []
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     read = {node.id for node in names if not isinstance(node.ctx, ast.Store)}
     assigned = {
-        node.id: statement.value
+        target.id: statement.value
         for statement in tree.body
         if isinstance(statement, ast.Assign)
         for target in statement.targets
-        for node in ast.walk(target)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        if isinstance(target, ast.Name)
     }
     base = assigned.pop('_base_', ast.Pass())
     bases = [node.value for node in ast.walk(base) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
@@ -236,10 +210,7 @@ def _check_options(cfg: Config, options: Iterable[str]) -> None:
         first, *rest = option.split('.')
         if first not in cfg and first not in KNOWN_KEYS:
             _refuse_if_close(first, (*cfg.keys(), *KNOWN_KEYS), 'a top-level key of a config')
-            instead = f': set {FOREIGN_KEYS[first]} instead' if first in FOREIGN_KEYS else ''
-            raise ValueError(
-                f'--cfg-options {option}: the config has no key {first!r}, so nothing would read it{instead}'
-            )
+            raise ValueError(f'--cfg-options {option}: the config has no key {first!r}, so nothing would read it')
         node = cfg.get(first)
         for part in rest:
             if isinstance(node, (list, tuple)):
@@ -254,36 +225,3 @@ def _refuse_if_close(key: str, known: Iterable[str], what: str) -> None:
     match = closest(key, known)
     if match:
         raise ValueError(f'{key!r} is not {what}: did you mean {match!r}?')
-
-
-def _why_no_config(path: Path) -> str:
-    folder = path if path.is_dir() else path.parent
-    pattern = f'*{path.suffix or ".py"}'
-    found = sorted(file.name for file in folder.glob(pattern) if file.is_file()) if folder.is_dir() else []
-    neighbours = f'; in {folder} there are {", ".join(found)}' if found else ''
-    if path.is_dir():
-        return f'{path} is a folder, not a config{neighbours}'
-    if not path.is_file():
-        return f'there is no config {path}{neighbours}'
-    return f'{path} is not a config: its name must end in one of {", ".join(SUFFIXES)}'
-
-
-def _refuse_data_file(path: Path) -> None:
-    """Refuse a dataset description or annotations, which may be YAML or JSON too."""
-    try:
-        content = load(path)
-    except Exception:  # MMEngine will name the reason
-        return
-    if not isinstance(content, dict):
-        kind = 'nothing' if content is None else f'a {type(content).__name__}'
-        raise ValueError(f'{path} is not a config: it contains {kind}')
-    write = 'write a config with _base_ = a file of configs/,'
-    if 'model' not in content and 'names' in content and {'train', 'val', 'nc', 'path'} & set(content):
-        names = content['names']
-        names = tuple(names.values() if isinstance(names, dict) else names if isinstance(names, (list, tuple)) else ())
-        raise ValueError(
-            f'{path} describes a dataset, it is not a config: {write} class_names = {names}, '
-            'data_root, train_ann, train_img, val_ann and val_img'
-        )
-    if 'model' not in content and {'images', 'annotations'} <= set(content):
-        raise ValueError(f'{path} contains annotations, it is not a config: {write} and train_ann = {str(path)!r}')

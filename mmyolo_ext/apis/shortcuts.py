@@ -61,21 +61,6 @@ def apply_shortcuts(cfg: Config) -> None:
                         metric['ann_file'] = path
 
 
-def class_names_fault(names: Sequence) -> str | None:
-    """Return what is wrong with a list of class names; None if nothing is."""
-    if not names:
-        return 'there must be at least one class, got none'
-    for name in names:
-        if isinstance(name, (int, float)):
-            return f'class names are texts, got the number {name!r}: write {str(name)!r}, with quotes'
-        if not isinstance(name, str):
-            return f'class names are texts, got {name!r}'
-        if not name:
-            return f'a class name is empty: {tuple(names)}'
-    double = sorted({name for name in names if list(names).count(name) > 1})
-    return f'class names must be distinct, got {", ".join(map(repr, double))} more than once' if double else None
-
-
 def _datasets(cfg: Config, loaders: Sequence[str]) -> Iterator[dict]:
     for loader in loaders:
         if cfg.get(loader):
@@ -83,14 +68,11 @@ def _datasets(cfg: Config, loaders: Sequence[str]) -> Iterator[dict]:
 
 
 def _set_class_names(cfg: Config, names: str | list | tuple, val_loaders: Sequence[str]) -> None:
-    is_file = isinstance(names, str) and (',' in names or names.endswith(('.txt', '.names', '.yaml')))
-    if is_file or not isinstance(names, (str, list, tuple)):
-        text = 'the text ' if is_file else ''
-        raise ValueError(f"class_names must be a list of names such as ('cat', 'dog'), got {text}{names!r}")
-    names = (names,) if isinstance(names, str) else tuple(names)
-    fault = class_names_fault(names)
-    if fault:
-        raise ValueError(f"class_names must be distinct names such as ('cat', 'dog'): {fault}")
+    names = (names,) if isinstance(names, str) else names
+    are_texts = isinstance(names, (list, tuple)) and all(name and isinstance(name, str) for name in names)
+    if not are_texts or not names or len(set(names)) < len(names):
+        raise ValueError(f"class_names must be a list of distinct names such as ('cat', 'dog'), got {names!r}")
+    names = tuple(names)
     for dataset in _datasets(cfg, LOADERS):
         dataset['metainfo'] = {'classes': names}
     roi_head = cfg.model.get('roi_head') or {}  # a proposal head has no classes, a cascade has several heads
