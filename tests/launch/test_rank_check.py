@@ -81,4 +81,5 @@ def test_other_data_names_the_file_and_the_folder(messages):
 @pytest.mark.parametrize('rank', [0, 2])
 def test_missing_data_ends_all_ranks(messages, rank):
     place = f'missing_{rank}/{rank}/train.json'
-    assert messages[f'missing_{rank}'] == f'rank {rank} (host node{rank}): the annotation file {place} does not exist'
+    expected = f"rank {rank} (host node{rank}): [Errno 2] No such file or directory: '{place}'"
+    assert messages[f'missing_{rank}'] == expected
