@@ -139,6 +139,8 @@ def calibration_files(cfg: Config, folder: str | None, count: int) -> list[str]:
         init_default_scope(cfg.get('default_scope', 'mmdet'))
         dataset = DATASETS.build(next(leaf_datasets(cfg.train_dataloader.dataset)))
         files = [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
+    if not files:
+        raise ValueError(f'calibration needs images, got none in {folder or "the training data"}')
     count = min(count, len(files))
     return [files[index * len(files) // count] for index in range(count)]
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mmyolo_ext.export import runtime
-from mmyolo_ext.export.graph import RAW_OUTPUTS, RawGraph, build_graph, example_input
+from mmyolo_ext.export.graph import RAW_OUTPUTS, RawGraph, build_graph
 from mmyolo_ext.export.nms_graph import NMSGraph, rule_of
 from mmyolo_ext.export.onnx_export import export_onnx
 from mmyolo_ext.export.tensorrt_export import export_engine, open_engine
@@ -178,7 +178,7 @@ def export_torchscript(graph: RawGraph, file: str | Path, metadata: dict[str, st
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore', DeprecationWarning)
         warnings.simplefilter('ignore', torch.jit.TracerWarning)
-        traced = torch.jit.trace(graph, example_input(size_hw))
+        traced = torch.jit.trace(graph, torch.zeros(1, 3, *size_hw))
         torch.jit.save(traced, str(file), _extra_files={TORCHSCRIPT_METADATA: json.dumps(metadata)})
 
 

@@ -10,7 +10,6 @@ float16 would lose bits of 0..255.
 from collections.abc import Sequence
 from copy import deepcopy
 
-import torch
 from mmcv.cnn import fuse_conv_bn
 from mmengine.model.utils import revert_sync_batchnorm
 from torch import Tensor, nn
@@ -83,8 +82,3 @@ def build_graph(detector: nn.Module, *, fused: bool = False, half: bool = False)
         copied.half()
         copied.bbox_head.anchors_wh = anchors_wh  # float16 would round fitted sizes
     return RawGraph(copied)
-
-
-def example_input(size_hw: tuple[int, int]) -> Tensor:
-    """Return an input (1, 3, H, W) of zeros to trace a graph with."""
-    return torch.zeros(1, 3, *size_hw)

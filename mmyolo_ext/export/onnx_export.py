@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mmyolo_ext.export.graph import RAW_OUTPUTS, example_input
+from mmyolo_ext.export.graph import RAW_OUTPUTS
 from mmyolo_ext.export.nms_graph import NMS_OUTPUTS, NMSGraph
 from mmyolo_ext.export.runtime import need
 
@@ -40,7 +40,7 @@ def export_onnx(
         warnings.simplefilter('ignore', torch.jit.TracerWarning)
         torch.onnx.export(
             graph,
-            (example_input(size_hw),),
+            (torch.zeros(1, 3, *size_hw),),
             str(file),
             input_names=[INPUT],
             output_names=list(names),
