@@ -77,7 +77,7 @@ class Runner(MMEngineRunner):
         self._written = {'schedule': spelled(self.param_schedulers), 'optimizer': optimizer_cfg(self.optim_wrapper)}
         hook = next((hook for hook in self._hooks if isinstance(hook, CheckpointHook)), None)
         self.checkpoints = CheckpointFolder(hook.folder(self.work_dir) if hook else self.work_dir)
-        self.stopper = Stopper()
+        self.stopper, self._cfg_text = Stopper(), self.cfg.pretty_text  # formatting it takes a second
         with self._locked():
             return super().train()
 
@@ -424,7 +424,7 @@ class Runner(MMEngineRunner):
         """Return the content of a checkpoint, before it is converted to plain data."""
         meta = {
             **position,
-            'cfg': self.cfg.pretty_text,
+            'cfg': self._cfg_text,
             'seed': self.seed,
             'experiment_name': self.experiment_name,
             'time': time.strftime('%Y%m%d_%H%M%S'),

@@ -187,7 +187,7 @@ def test_the_training_tool_saves_within_ten_seconds_and_resumes_bitwise(training
     data = make_tiny_coco(tmp_path / 'data', train=12)
     # 6 iterations an epoch, a step every second one: iteration 8, counted from 0, is amid an epoch and amid a step
     lines = [
-        'max_epochs = 3',
+        'max_epochs = 2',
         'train_dataloader = dict(num_workers=2, persistent_workers=True)',
         'default_hooks = dict(accumulate=dict(nominal_batch_size=4))',
     ]
@@ -209,7 +209,7 @@ def test_the_training_tool_saves_within_ten_seconds_and_resumes_bitwise(training
     assert saved.stat().st_mtime - (tmp_path / 'run' / 'struck').stat().st_mtime < 10
     code, output = train('run', config, '--resume')
     assert code == 0 and 'Traceback' not in output, output
-    found, wanted = (torch.load(tmp_path / name / 'epoch_3.pth') for name in ('run', 'undisturbed'))
+    found, wanted = (torch.load(tmp_path / name / 'epoch_2.pth') for name in ('run', 'undisturbed'))
     for key in ('state_dict', 'ema_state_dict'):
         assert_same(found[key], wanted[key])
     for number, state in wanted['optimizer']['state'].items():
