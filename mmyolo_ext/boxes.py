@@ -8,8 +8,6 @@ eq. 6 of arXiv 2101.08158; SIoU is arXiv 2205.12740; powers of them are alpha-Io
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,15 +16,13 @@ from torch import Tensor
 __all__ = [
     'IOU_MODES',
     'at_least_float32',
-    'center_offset',
-    'check_iou_mode',
     'cxcywh_to_xyxy',
-    'hull_size',
     'paired_iou',
     'suspect_boxes',
     'xyxy_to_cxcywh',
 ]
 
+IOU_MODES = ('iou', 'giou', 'diou', 'ciou', 'eiou', 'siou')
 SIOU_THETA = 4  # exponent of SIoU's shape cost
 
 
@@ -76,106 +72,56 @@ def paired_iou(
     >>> paired_iou(torch.tensor([0.0, 0.0, 2.0, 2.0]), torch.tensor([1.0, 0.0, 3.0, 2.0]))
     tensor(0.3333)
     """
-    check_iou_mode(mode, power)
-    pair = _pair(at_least_float32(boxes_xyxy), at_least_float32(targets_xyxy))
-    overlap = _area(_size(torch.maximum(pair.start, pair.target_start), torch.minimum(pair.end, pair.target_end)))
-    union = _area(pair.size) + _area(pair.target_size) - overlap
+    if mode not in IOU_MODES:
+        raise ValueError(f'IoU mode must be one of {IOU_MODES}, got {mode!r}')
+    if not power > 0:
+        raise ValueError(f'power must be above 0, got {power}')
+    # the gradient of split is one tensor, that of each slice would be another
+    start, end = at_least_float32(boxes_xyxy).split(2, dim=-1)
+    target_start, target_end = at_least_float32(targets_xyxy).split(2, dim=-1)
+    size, target_size = _size(start, end), _size(target_start, target_end)
+
+    def hull() -> Tensor:
+        """Return width and height of the smallest box that encloses both."""
+        return _size(torch.minimum(start, target_start), torch.maximum(end, target_end))
+
+    def offset() -> Tensor:
+        """Return the vector from the centre of the target to that of the box."""
+        return (start + end - target_start - target_end) / 2
+
+    overlap = _area(_size(torch.maximum(start, target_start), torch.minimum(end, target_end)))
+    union = _area(size) + _area(target_size) - overlap
     iou = overlap / (union + eps)
-    penalties = IOU_MODES[mode](pair, iou, union, eps)
+    penalties = []
+    if mode == 'giou':  # fraction of the enclosing box that neither box covers
+        hull_area = _area(hull())
+        penalties.append((hull_area - union) / (hull_area + eps))
+    if mode == 'ciou':  # difference v of the aspect ratios, times alpha, which has no gradient
+        # arctan(w / h) by atan2, whose value and gradient are finite for empty boxes
+        angle, target_angle = (torch.atan2(*sides.unbind(-1)) for sides in (size, target_size))
+        v = 4 / math.pi**2 * (angle - target_angle).square()
+        penalties.append((v / (1 - iou + v + eps)).detach() * v)
+    if mode == 'eiou':  # squared differences of the sides over those of the enclosing box
+        penalties += ((size - target_size).square() / (hull().square() + eps)).unbind(-1)
+    if mode in ('diou', 'ciou', 'eiou'):  # squared distance of the centres over the squared diagonal
+        diagonal2 = hull().square().sum(-1)
+        penalties.insert(0, offset().square().sum(-1) / (diagonal2 + eps))
+    if mode == 'siou':  # half the distance cost, smaller for diagonal offsets, and half the shape cost
+        between = offset()
+        # sin(2 a), a the angle of the line between the centres: 1 - 2 sin^2(arcsin x - pi/4) of the paper's eq. 1
+        angle = 2 * _area(between.abs()) / (between.square().sum(-1) + eps)
+        relative2 = between.square() / (hull().square() + eps)
+        distance = (1 - torch.exp(-(2 - angle)[..., None] * relative2)).sum(-1)
+        mismatch = (size - target_size).abs() / (torch.maximum(size, target_size) + eps)
+        penalties += (distance / 2, (1 - torch.exp(-mismatch)).pow(SIOU_THETA).sum(-1) / 2)
     if power != 1:  # clamped, since the slope of a power below 1 is infinite at 0
         iou, *penalties = (values.clamp(min=eps).pow(power) for values in (iou, *penalties))
     return iou - sum(penalties)
 
 
-def check_iou_mode(mode: str, power: float = 1.0) -> None:
-    """Raise ValueError unless ``mode`` is one of ``IOU_MODES`` and ``power`` is above 0."""
-    if mode not in IOU_MODES:
-        raise ValueError(f'IoU mode must be one of {tuple(IOU_MODES)}, got {mode!r}')
-    if not power > 0:
-        raise ValueError(f'power must be above 0, got {power}')
-
-
-def center_offset(boxes_xyxy: Tensor, targets_xyxy: Tensor) -> Tensor:
-    """Return the vector from the centre of each target to that of its box, (..., 2)."""
-    return _center_offset(_pair(boxes_xyxy, targets_xyxy))
-
-
-def hull_size(boxes_xyxy: Tensor, targets_xyxy: Tensor) -> Tensor:
-    """Return width and height of the smallest box that encloses both, (..., 2)."""
-    return _hull_size(_pair(boxes_xyxy, targets_xyxy))
-
-
 def at_least_float32(values: Tensor) -> Tensor:
     """Return float64 tensors unchanged, others as float32."""
     return values if values.dtype == torch.float64 else values.float()
-
-
-class _Pair(NamedTuple):
-    """Corners and sizes of boxes and targets, each (..., 2)."""
-
-    start: Tensor
-    end: Tensor
-    target_start: Tensor
-    target_end: Tensor
-    size: Tensor
-    target_size: Tensor
-
-
-def _pair(boxes_xyxy: Tensor, targets_xyxy: Tensor) -> _Pair:
-    # the gradient of split is one tensor, that of each slice would be another
-    corners = *boxes_xyxy.split(2, dim=-1), *targets_xyxy.split(2, dim=-1)
-    return _Pair(*corners, _size(*corners[:2]), _size(*corners[2:]))
-
-
-def _iou(pair: _Pair, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
-    return ()
-
-
-def _giou(pair: _Pair, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
-    """Penalty: fraction of the smallest enclosing box that neither box covers."""
-    hull = _area(_hull_size(pair))
-    return ((hull - union) / (hull + eps),)
-
-
-def _diou(pair: _Pair, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
-    """Penalty: squared distance of the centres over the squared diagonal of the smallest enclosing box."""
-    diagonal2 = _hull_size(pair).square().sum(-1)
-    return (_center_offset(pair).square().sum(-1) / (diagonal2 + eps),)
-
-
-def _ciou(pair: _Pair, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
-    """Penalties: that of DIoU, and alpha * v with v the difference of aspect ratios and alpha without gradient."""
-    # arctan(w / h) by atan2, whose value and gradient are finite for empty boxes
-    angle, target_angle = (torch.atan2(*size.unbind(-1)) for size in (pair.size, pair.target_size))
-    v = 4 / math.pi**2 * (angle - target_angle).square()
-    alpha = (v / (1 - iou + v + eps)).detach()
-    return *_diou(pair, iou, union, eps), alpha * v
-
-
-def _eiou(pair: _Pair, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
-    """Penalties: that of DIoU, and squared differences of width and height over squared sides of the enclosing box."""
-    sides = (pair.size - pair.target_size).square() / (_hull_size(pair).square() + eps)
-    return *_diou(pair, iou, union, eps), *sides.unbind(-1)
-
-
-def _siou(pair: _Pair, iou: Tensor, union: Tensor, eps: float) -> tuple[Tensor, ...]:
-    """Penalties: half the distance cost, smaller for diagonal offsets, and half the shape cost."""
-    offset = _center_offset(pair)
-    # sin(2 a), a the angle of the line between the centres: 1 - 2 sin^2(arcsin x - pi/4) of the paper's eq. 1
-    angle = 2 * _area(offset.abs()) / (offset.square().sum(-1) + eps)
-    relative2 = offset.square() / (_hull_size(pair).square() + eps)
-    distance = (1 - torch.exp(-(2 - angle)[..., None] * relative2)).sum(-1)
-    mismatch = (pair.size - pair.target_size).abs() / (torch.maximum(pair.size, pair.target_size) + eps)
-    shape = (1 - torch.exp(-mismatch)).pow(SIOU_THETA).sum(-1)
-    return distance / 2, shape / 2
-
-
-def _center_offset(pair: _Pair) -> Tensor:
-    return (pair.start + pair.end - pair.target_start - pair.target_end) / 2
-
-
-def _hull_size(pair: _Pair) -> Tensor:
-    return _size(torch.minimum(pair.start, pair.target_start), torch.maximum(pair.end, pair.target_end))
 
 
 def _area(size: Tensor) -> Tensor:
@@ -188,16 +134,7 @@ def _size(top_left: Tensor, bottom_right: Tensor) -> Tensor:
     return (bottom_right - top_left).clamp(min=0)
 
 
-# penalties that each mode subtracts from the IoU
-IOU_MODES: dict[str, Callable[..., tuple[Tensor, ...]]] = {
-    'iou': _iou,
-    'giou': _giou,
-    'diou': _diou,
-    'ciou': _ciou,
-    'eiou': _eiou,
-    'siou': _siou,
-}
-
+COCO_FORMAT = 'COCO boxes are (x, y, width, height) in px with x, y the top left corner: convert them'
 # limits of suspect_boxes
 TOLERANCE = 0.01  # of the side of the image, at least 1 px, by which a box may exceed it
 SUSPICIOUS_SHARE = 0.02  # fraction of boxes outside their image at which other formats are tried
@@ -229,13 +166,8 @@ def suspect_boxes(boxes_xywh: np.ndarray, sizes_wh: np.ndarray, keys: np.ndarray
 def _suspect_format(boxes: np.ndarray, sizes_wh: np.ndarray) -> list[tuple[bool, str]]:
     total = len(boxes)
     if total >= MIN_OUTSIDE and boxes.max() <= 1 and boxes.min() >= 0 and sizes_wh.min() > 1:
-        return [
-            (
-                True,
-                f'All numbers of the {total} boxes are from 0 to 1: they seem to be relative to the image. COCO boxes '
-                'are (x, y, width, height) in px: multiply them by the width and height of the image',
-            )
-        ]
+        text = f'All numbers of the {total} boxes are from 0 to 1: they seem to be relative. {COCO_FORMAT}'
+        return [(True, text)]
     margin = np.maximum(TOLERANCE * sizes_wh, 1.0)
 
     def count_outside(low: np.ndarray, high: np.ndarray, wrong: np.ndarray | bool = False) -> int:
@@ -250,13 +182,7 @@ def _suspect_format(boxes: np.ndarray, sizes_wh: np.ndarray) -> list[tuple[bool,
     facts = f'{outside} of {total} boxes ({outside / total:.0%}) reach beyond their image'
     for faulty, name in ((corners, 'corners (x1, y1, x2, y2)'), (centres, '(centre x, centre y, width, height)')):
         if faulty <= FITTING_SHARE * outside and faulty == min(corners, centres):
-            return [
-                (
-                    True,
-                    f'{facts}; read as {name}, {total - faulty} of {total} lie inside: the file seems to use this '
-                    'format. COCO boxes are (x, y, width, height) with x, y the top left corner: convert them',
-                )
-            ]
+            return [(True, f'{facts}; read as {name}, {total - faulty} of {total} lie inside. {COCO_FORMAT}')]
     if outside >= CLIPPED_SHARE * total:
         return [(False, f'{facts} and are clipped: do the boxes and the sizes of the images have the same scale?')]
     return []
@@ -264,12 +190,7 @@ def _suspect_format(boxes: np.ndarray, sizes_wh: np.ndarray) -> list[tuple[bool,
 
 def _suspect_repeats(boxes: np.ndarray, keys: np.ndarray) -> list[tuple[bool, str]]:
     rows = np.concatenate([boxes.view(np.uint64), keys.astype(np.uint64)], 1)
-    with np.errstate(over='ignore'):
-        hashes = np.zeros(len(rows), np.uint64)
-        for column in rows.T:  # FNV-1a on words, with a shift so that high bits count
-            hashes = (hashes ^ column) * np.uint64(0x100000001B3)
-            hashes ^= hashes >> np.uint64(29)
-    repeated = len(hashes) - len(np.unique(hashes))
+    repeated = len(rows) - len({row.tobytes() for row in rows})
     if repeated <= FEW_REPEATED * len(rows):
         return []
     text = (

@@ -28,6 +28,7 @@ INIT_CFG = {
     'mode': 'fan_in',
     'nonlinearity': 'leaky_relu',
 }
+AUTO_CHANNELS = "in_channels='auto' is filled in by mmyolo_ext.YOLODetector only; elsewhere give the channels"
 STEMS = ('conv_maxpool', 'stem_block', 'focus')
 
 
@@ -62,15 +63,11 @@ def check_level_channels(neck: str, in_channels: Sequence[int] | str, out_channe
             length.
     """
     if isinstance(in_channels, str):
-        raise ValueError(
-            f'in_channels={in_channels!r} is filled in by mmyolo_ext.YOLODetector only; elsewhere give the channels '
-            'of the inputs, shallow to deep'
-        )
+        raise ValueError(AUTO_CHANNELS)
     if len(in_channels) != len(out_channels) or len(out_channels) < 2:
         raise ValueError(
-            f'{neck} needs two levels or more, and one of out_channels for each of in_channels; got in_channels='
-            f'{tuple(in_channels)}, out_channels={tuple(out_channels)}. The number of inputs is that of the '
-            "backbone's out_indices"
+            f'{neck} needs two levels or more, and one of out_channels for each of in_channels (out_indices of the '
+            f'backbone), got in_channels={tuple(in_channels)}, out_channels={tuple(out_channels)}'
         )
 
 

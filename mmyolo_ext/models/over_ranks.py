@@ -25,43 +25,29 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return total / get_world_size()
 
 
-class BatchCounts:
-    """The number of images, positives and predictions of a batch, over all ranks.
-
-    With several processes the reduction starts here, and :meth:`wait` ends it.
+def batch_divisors(
+    num_images: int, positives: Sequence[Positives], num_predictions: Sequence[int], device: torch.device
+) -> tuple[int | Tensor, list[int | Tensor], list[int | Tensor]]:
+    """Return the number of images of all ranks, and for each level the divisors of means.
 
     Args:
         num_images: Of the batch of this rank.
         positives: Of each level.
         num_predictions: Of each level.
         device: Of the predictions.
+
+    Returns:
+        Images of all ranks; of each level the positives, at least 1; of each level the predictions. Positives and
+        predictions are means over ranks.
     """
-
-    def __init__(
-        self, num_images: int, positives: Sequence[Positives], num_predictions: Sequence[int], device: torch.device
-    ) -> None:
-        self.counts = [matches.count for matches in positives]
-        self.num_images, self.num_predictions = num_images, num_predictions
-        self.work = None
-        if get_world_size() > 1:
-            # copied without waiting for the device
-            known = torch.tensor([num_images, *num_predictions]).to(device, non_blocking=True)
-            padded = any(isinstance(count, Tensor) for count in self.counts)
-            counts = torch.stack(self.counts) if padded else torch.tensor(self.counts).to(device, non_blocking=True)
-            self.sums = torch.cat([known, counts])
-            self.work = distributed.all_reduce(self.sums, async_op=True)
-
-    def wait(self) -> tuple[int | Tensor, list[int | Tensor], list[int | Tensor]]:
-        """Return the number of images of all ranks, and for each level the divisors of means.
-
-        Returns:
-            Images of all ranks; of each level the positives, at least 1; of each level the predictions. Positives and
-            predictions are means over ranks.
-        """
-        if self.work is None:
-            counts = [max(n, 1) if isinstance(n, int) else n.clamp(min=1) for n in self.counts]
-            return self.num_images, counts, list(self.num_predictions)
-        self.work.wait()  # with NCCL the stream of the device waits, not the host
-        means = self.sums.clamp(min=1) / get_world_size()
-        levels = len(self.counts)
-        return self.sums[0].float(), [*means[1 + levels :]], [*means[1 : 1 + levels]]
+    counts = [matches.count for matches in positives]
+    if get_world_size() == 1:
+        return num_images, [max(n, 1) if isinstance(n, int) else n.clamp(min=1) for n in counts], list(num_predictions)
+    # copied without waiting for the device
+    known = torch.tensor([num_images, *num_predictions]).to(device, non_blocking=True)
+    padded = any(isinstance(count, Tensor) for count in counts)
+    sums = torch.cat([known, torch.stack(counts) if padded else torch.tensor(counts).to(device, non_blocking=True)])
+    distributed.all_reduce(sums)
+    means = sums.clamp(min=1) / get_world_size()
+    levels = len(counts)
+    return sums[0].float(), [*means[1 + levels :]], [*means[1 : 1 + levels]]

@@ -44,20 +44,14 @@ def collect_soft_labels(
         (G, C) float32 on the device of ``labels``.
 
     Raises:
-        ValueError: If soft labels have another shape, are not in [0, 1] or do not sum to 1.
+        ValueError: If soft labels are not in [0, 1] or do not sum to 1.
     """
     rows = []
     for instances, own in zip(batch_instances, labels.split([len(item) for item in batch_instances]), strict=True):
         if 'soft_labels' not in instances:
             rows.append(F.one_hot(own, num_classes).float())
             continue
-        soft = torch.as_tensor(instances.soft_labels)
-        if not soft.is_floating_point() or soft.dim() != 2 or soft.shape[1] != num_classes:
-            raise ValueError(
-                f'gt_instances.soft_labels must be floats of shape (boxes, {num_classes}), got {soft.dtype} of shape '
-                f'{tuple(soft.shape)}'
-            )
-        rows.append(soft.to(device=labels.device, dtype=torch.float32))
+        rows.append(torch.as_tensor(instances.soft_labels).to(device=labels.device, dtype=torch.float32))
     soft_labels = torch.cat(rows)
     fault = ~((soft_labels >= 0) & (soft_labels <= 1)).all(1)  # true for NaN too
     rule = 'in [0, 1]'

@@ -8,11 +8,15 @@ from torch import Tensor
 from mmyolo_ext.models.heads.yolov5_head import NOMINAL_CLASSES, PRIOR_GENERATOR, YOLOv5Head
 from mmyolo_ext.registry import MODELS
 
-BBOX_CODER = {'type': 'mmyolo_ext.YOLOv3BBoxCoder'}
-ASSIGNER = {'type': 'mmyolo_ext.YOLOv3Assigner'}
-LOSS_CLS = {'type': 'mmyolo_ext.BCELoss', 'loss_weight': 37.4}
-LOSS_BBOX = {'type': 'mmyolo_ext.IoULoss', 'mode': 'giou', 'loss_weight': 3.54}
-LOSS_OBJ = {'type': 'mmyolo_ext.BCELoss', 'loss_weight': 64.3}
+# what differs from YOLOv5
+DEFAULTS = {
+    'bbox_coder': {'type': 'mmyolo_ext.YOLOv3BBoxCoder'},
+    'assigner': {'type': 'mmyolo_ext.YOLOv3Assigner'},
+    'loss_cls': {'type': 'mmyolo_ext.BCELoss', 'loss_weight': 37.4},
+    'loss_bbox': {'type': 'mmyolo_ext.IoULoss', 'mode': 'giou', 'loss_weight': 3.54},
+    'loss_obj': {'type': 'mmyolo_ext.BCELoss', 'loss_weight': 64.3},
+    'iou_ratio': 0.0,
+}
 
 
 @MODELS.register_module()
@@ -26,22 +30,12 @@ class YOLOv3Head(YOLOv5Head):
     Args:
         num_classes: C.
         in_channels: As in :class:`YOLOv5Head`.
-        prior_generator: Sizes in px and strides of each level, in the order of the levels.
-        bbox_coder: Converts raw predictions to boxes.
-        assigner: Finds the positives.
-        loss_cls: See :class:`YOLOv5Head`.
-        loss_bbox: See :class:`YOLOv5Head`.
-        loss_obj: See :class:`YOLOv5Head`.
-        obj_level_weights: One per level, or ``'auto'``: 1 each.
-        iou_ratio: g.
         nominal_batch_size: Number of images of an optimiser step in recipes that add up gradients of several batches
             (``AccumulateHook``): each batch then counts for its share. By default losses are the mean of the batch.
         start_objectness: Initial bias of objectness on every level; by default that of
             :meth:`YOLOv5Head.init_weights`.
-        **kwargs: Other arguments of :class:`YOLOv5Head`.
-
-    Raises:
-        ValueError: As in :class:`YOLOv5Head`, or if ``nominal_batch_size`` is below 1.
+        **kwargs: Arguments of :class:`YOLOv5Head`, with other defaults: ``obj_level_weights`` 1 each, ``iou_ratio`` 0,
+            and the components of ``DEFAULTS`` in this module.
     """
 
     quality_mode = 'giou'
@@ -50,35 +44,14 @@ class YOLOv3Head(YOLOv5Head):
         self,
         num_classes: int = NOMINAL_CLASSES,
         in_channels: Sequence[int] | str = (128, 256, 512),
-        prior_generator: dict = PRIOR_GENERATOR,
-        bbox_coder: dict = BBOX_CODER,
-        assigner: dict = ASSIGNER,
-        loss_cls: dict = LOSS_CLS,
-        loss_bbox: dict | Sequence[dict] = LOSS_BBOX,
-        loss_obj: dict = LOSS_OBJ,
-        obj_level_weights: Sequence[float] | str = 'auto',
-        iou_ratio: float = 0.0,
         nominal_batch_size: int | None = None,
         start_objectness: float | None = None,
         **kwargs: Any,
     ) -> None:
-        if obj_level_weights == 'auto':
-            obj_level_weights = [1.0] * len(prior_generator['strides'])
-        super().__init__(
-            num_classes,
-            in_channels,
-            prior_generator,
-            bbox_coder,
-            assigner,
-            loss_cls,
-            loss_bbox,
-            loss_obj,
-            obj_level_weights=obj_level_weights,
-            iou_ratio=iou_ratio,
-            **kwargs,
-        )
-        if nominal_batch_size is not None and nominal_batch_size < 1:
-            raise ValueError(f'nominal_batch_size must be 1 or more, or None, got {nominal_batch_size}')
+        kwargs = {**DEFAULTS, **kwargs}
+        if kwargs.get('obj_level_weights', 'auto') == 'auto':
+            kwargs['obj_level_weights'] = [1.0] * len(kwargs.get('prior_generator', PRIOR_GENERATOR)['strides'])
+        super().__init__(num_classes, in_channels, **kwargs)
         self.nominal_batch_size = nominal_batch_size
         self.start_objectness = start_objectness
 

@@ -23,10 +23,12 @@ from mmyolo_ext.models.heads.targets import (
     objectness_targets,
     outside_ignore_regions,
 )
+from mmyolo_ext.models.layers import AUTO_CHANNELS
 from mmyolo_ext.models.losses import SumLoss
+from mmyolo_ext.models.losses.class_losses import WrappedLoss
 from mmyolo_ext.models.losses.repulsion_loss import Crowd
 from mmyolo_ext.models.losses.utils import Quality, call_loss, check_loss, mean_quality, takes_weight
-from mmyolo_ext.models.over_ranks import BatchCounts, mean_over_ranks
+from mmyolo_ext.models.over_ranks import batch_divisors, mean_over_ranks
 from mmyolo_ext.models.task_modules import Positives, Predictions
 from mmyolo_ext.registry import MODELS, TASK_UTILS
 
@@ -149,10 +151,7 @@ class YOLOv5Head(BaseDenseHead):
 
     def _init_layers(self, in_channels: Sequence[int] | str) -> None:
         if isinstance(in_channels, str):
-            raise ValueError(
-                f'in_channels={in_channels!r} is filled in by mmyolo_ext.YOLODetector only; elsewhere give the '
-                'channels of every level'
-            )
+            raise ValueError(AUTO_CHANNELS)
         if len(in_channels) != len(self.strides):
             raise ValueError(
                 f'in_channels must have one entry for each of the {len(self.strides)} levels of prior_generator '
@@ -176,14 +175,14 @@ class YOLOv5Head(BaseDenseHead):
         if any(hasattr(self.loss_cls, name) for name in ('get_cls_channels', 'get_channel_num')):
             raise ValueError(
                 f'loss_cls={type(self.loss_cls).__name__} needs channels of its own, such as background; this head '
-                f'has one logit for each of the {self.num_classes} classes. Use BCELoss, mmdet.CrossEntropyLoss, or a '
-                'wrapper around them'
+                f'has {self.num_classes}, one per class: use BCELoss or mmdet.CrossEntropyLoss'
             )
         if not getattr(self.loss_obj, 'use_sigmoid', True):
-            raise ValueError(
-                f'loss_obj={type(self.loss_obj).__name__} is a softmax, which is always 1 for the single objectness '
-                'logit; use a loss on a sigmoid'
-            )
+            raise ValueError(f'loss_obj={type(self.loss_obj).__name__} is a softmax: use a loss on a sigmoid')
+        innermost = self.loss_obj
+        while isinstance(innermost, WrappedLoss):
+            innermost = innermost.loss
+        self.obj_gain = getattr(innermost, 'loss_weight', 1.0)
         # a loss without weights cannot leave out padding
         self.allow_padding = all(takes_weight(loss) for loss in (self.loss_cls, *self.loss_bbox.losses))
 
@@ -236,14 +235,13 @@ class YOLOv5Head(BaseDenseHead):
         regions = collect_boxes(batch_gt_instances_ignore or [], device)
         positives = self.assign(gt, pred_maps)
         num_predictions = [pred_map.numel() // (5 + self.num_classes) for pred_map in pred_maps]
-        counts = BatchCounts(len(batch_img_metas), positives, num_predictions, device)
         if any('soft_labels' in item for item in batch_gt_instances):
             gt.labels = collect_soft_labels(batch_gt_instances, gt.labels, self.num_classes, self.use_sigmoid)
         gathered = [
             gather_positives(pred_map, self.num_anchors, matches)
             for pred_map, matches in zip(pred_maps, positives, strict=True)
         ]
-        num_images, *divisors = counts.wait()
+        num_images, *divisors = batch_divisors(len(batch_img_metas), positives, num_predictions, device)
         levels = [
             self.level_losses(level, *gathered[level], matches, gt, regions, *(numbers[level] for numbers in divisors))
             for level, matches in enumerate(positives)
@@ -251,8 +249,7 @@ class YOLOv5Head(BaseDenseHead):
         losses = {}
         for name in levels[0]:
             terms = torch.stack([level[name] for level in levels])
-            own_gain = getattr(self.loss_obj, 'loss_weight', 1.0)
-            total = self.obj_balance(terms, own_gain) if name == 'loss_obj' else terms.sum()
+            total = self.obj_balance(terms, self.obj_gain) if name == 'loss_obj' else terms.sum()
             losses[name] = total * self.gains.get(name, self.gains['loss_bbox']) * self.batch_factor(num_images)
         return losses
 
@@ -340,24 +337,13 @@ class YOLOv5Head(BaseDenseHead):
         self, logits: Tensor, labels: Tensor, weight: Tensor | None, num_positives: int | Tensor, quality: Quality
     ) -> Tensor:
         """Return the mean over positives (and over independent classes); 0 without positives or for one class."""
-        is_soft = labels.dim() == 2
-        if is_soft and self.num_classes == 1:
-            raise ValueError('gt_instances.soft_labels have no effect in a detector of one class')
         if self.num_classes == 1 or len(logits) == 0:
             return logits[:0].sum()
         target = class_targets(labels, self.num_classes, self.label_smoothing, self.use_sigmoid)
         if self.use_sigmoid:
             num_positives = num_positives * self.num_classes
             weight = None if weight is None else weight[:, None].expand_as(logits)
-        try:
-            return call_loss(self.loss_cls, logits, target, weight, num_positives, quality=quality)
-        except (RuntimeError, TypeError, ValueError) as error:
-            if is_soft:
-                raise ValueError(
-                    f'gt_instances.soft_labels need a loss_cls with probabilities as targets, such as BCELoss or '
-                    f'mmdet.CrossEntropyLoss; {type(self.loss_cls).__name__} failed: {error}'
-                ) from error
-            raise
+        return call_loss(self.loss_cls, logits, target, weight, num_positives, quality=quality)
 
     def batch_factor(self, batch_size: int | Tensor) -> float | Tensor:
         """Return the factor of the losses of a mean image: the batch size, as for a sum over images."""
@@ -466,21 +452,16 @@ class LevelBalance(nn.Module):
         super().__init__()
         levels = len(strides)
         if weights == 'auto':
-            if levels > len(self.MANY_LEVELS):
-                raise ValueError(
-                    f"obj_level_weights='auto' supports up to {len(self.MANY_LEVELS)} levels, got {levels}: give the "
-                    'weights'
-                )
             weights = self.THREE_LEVELS[-levels:] if levels <= 3 else self.MANY_LEVELS[:levels]
         if isinstance(weights, str) or len(weights) != levels:
             raise ValueError(
-                f"obj_level_weights must be 'auto' or one number for each of the {levels} levels "
+                f"obj_level_weights must be 'auto' (up to five levels) or one number for each of the {levels} levels "
                 f'(strides {tuple(strides)}), got {weights!r}'
             )
         if auto_balance and self.REFERENCE_STRIDE not in strides:
             raise ValueError(
-                f'auto_balance needs a level of stride {self.REFERENCE_STRIDE} as reference, got strides '
-                f'{tuple(strides)}: give obj_level_weights and leave auto_balance off'
+                f'auto_balance needs a level of stride {self.REFERENCE_STRIDE}, got strides {tuple(strides)}: give '
+                'obj_level_weights instead'
             )
         self.auto_balance = auto_balance
         self.reference = list(strides).index(self.REFERENCE_STRIDE) if auto_balance else None

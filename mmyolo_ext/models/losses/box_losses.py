@@ -6,22 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmyolo_ext.boxes import (
-    IOU_MODES,
-    at_least_float32,
-    center_offset,
-    check_iou_mode,
-    hull_size,
-    paired_iou,
-    xyxy_to_cxcywh,
-)
-from mmyolo_ext.models.losses.utils import (
-    MeanOverRanks,
-    call_loss,
-    check_loss,
-    check_reduction,
-    reduce_elements,
-)
+from mmyolo_ext.boxes import IOU_MODES, at_least_float32, paired_iou, xyxy_to_cxcywh
+from mmyolo_ext.models.losses.utils import MeanOverRanks, ReducedLoss, call_loss, check_loss, mean_quality
 from mmyolo_ext.registry import MODELS
 
 # of the running mean of Wise-IoU v3: after 7,000 updates 5% of the start is left, the paper's rule of thumb
@@ -37,43 +23,17 @@ def distance_attention(boxes_xyxy: Tensor, targets_xyxy: Tensor, eps: float) -> 
 
     The diagonal is detached, else a box could reduce its loss by growing.
     """
-    boxes_xyxy, targets_xyxy = at_least_float32(boxes_xyxy), at_least_float32(targets_xyxy)
-    diagonal2 = hull_size(boxes_xyxy, targets_xyxy).detach().square().sum(-1)
-    share = center_offset(boxes_xyxy, targets_xyxy).square().sum(-1) / (diagonal2 + eps)
+    start, end = at_least_float32(boxes_xyxy).split(2, dim=-1)
+    target_start, target_end = at_least_float32(targets_xyxy).split(2, dim=-1)
+    hull = (torch.maximum(end, target_end) - torch.minimum(start, target_start)).clamp(min=0).detach()
+    offset = (start + end - target_start - target_end) / 2
+    share = offset.square().sum(-1) / (hull.square().sum(-1) + eps)
     # above 1 only for swapped corners
     return torch.exp(share.clamp(max=1))
 
 
-class WiseIoUV1(nn.Module):
-    """distance_attention * (1 - IoU), Wise-IoU v1 (arXiv 2301.10051, eq. 4-5)."""
-
-    def forward(
-        self,
-        boxes_xyxy: Tensor,
-        targets_xyxy: Tensor,
-        eps: float,
-        power: float,
-        weight: Tensor | None = None,
-        mean_over_ranks: MeanOverRanks | None = None,
-    ) -> Tensor:
-        """Return the unweighted loss of each pair, (G, 4) x 2 -> (G,).
-
-        ``eps`` and ``power`` as in :func:`mmyolo_ext.boxes.paired_iou`; pairs with a ``weight`` (G,) of 0 do not count
-        in running means, which are taken over all ranks with ``mean_over_ranks``.
-        """
-        iou_loss = 1 - paired_iou(boxes_xyxy, targets_xyxy, 'iou', eps, power)
-        focus = self.focus(iou_loss.detach(), weight, mean_over_ranks)
-        return focus * distance_attention(boxes_xyxy, targets_xyxy, eps) * iou_loss
-
-    def focus(
-        self, iou_loss: Tensor, weight: Tensor | None = None, mean_over_ranks: MeanOverRanks | None = None
-    ) -> Tensor:
-        """Return a further factor of each pair, here 1."""
-        return torch.ones_like(iou_loss)
-
-
-class WiseIoUV3(WiseIoUV1):
-    """v1 times r = b / (delta alpha^(b - delta)), b = (1 - IoU) / running mean (arXiv 2301.10051, eq. 9-11).
+class WiseIoUV3(nn.Module):
+    """Focus r = b / (delta alpha^(b - delta)) with b = (1 - IoU) / running mean (arXiv 2301.10051, eq. 9-11).
 
     r is greatest at b = 1 / ln(alpha): easy pairs and outliers (often a wrong label) count less. The running mean is
     part of the state dict and updated once per call in training, over all ranks in the heads of this package.
@@ -102,37 +62,26 @@ class WiseIoUV3(WiseIoUV1):
     def focus(
         self, iou_loss: Tensor, weight: Tensor | None = None, mean_over_ranks: MeanOverRanks | None = None
     ) -> Tensor:
-        """Return r of each pair, from the mean before this call."""
+        """Return r of each pair (G,), from the mean before this call, which pairs of weight 0 do not enter."""
         outlier_degree = iou_loss / self.running_mean.clamp(min=LEAST_MEAN)
-        if self.training and (len(iou_loss) or mean_over_ranks is not None):
-            mean = self._mean(iou_loss, weight, mean_over_ranks)
+        if self.training:
+            counted = None if weight is None else weight > 0
+            mean = mean_quality(iou_loss, counted, mean_over_ranks, self.running_mean)
             self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
         return outlier_degree / (self.delta * self.alpha ** (outlier_degree - self.delta))
 
-    def _mean(self, iou_loss: Tensor, weight: Tensor | None, mean_over_ranks: MeanOverRanks | None) -> Tensor:
-        """Return the mean over pairs of positive weight, the running one without any."""
-        if weight is None and mean_over_ranks is None:
-            return iou_loss.mean()
-        counted = torch.ones_like(iou_loss) if weight is None else weight > 0
-        total, count = (iou_loss * counted).sum(), counted.sum()
-        if mean_over_ranks is not None:
-            total, count = mean_over_ranks(torch.stack([total, count.to(total)]))
-        mean = total / torch.where(count > 0, count, torch.ones_like(count))
-        return torch.where(count > 0, mean, self.running_mean.to(mean))
 
-
-WISE_MODES: dict[str, type[WiseIoUV1]] = {'wiou_v1': WiseIoUV1, 'wiou_v3': WiseIoUV3}
-LOSS_MODES = (*IOU_MODES, *WISE_MODES)
+LOSS_MODES = (*IOU_MODES, 'wiou_v1', 'wiou_v3')
 
 
 @MODELS.register_module()
-class IoULoss(nn.Module):
+class IoULoss(ReducedLoss):
     """1 - IoU of paired boxes, computed in float32 or better.
 
     Args:
         mode: ``'iou'``, ``'giou'``, ``'diou'``, ``'ciou'``, ``'eiou'``, ``'siou'``: see
-            :func:`mmyolo_ext.boxes.paired_iou`; ``'wiou_v1'``, ``'wiou_v3'``: see :class:`WiseIoUV1`,
-            :class:`WiseIoUV3`.
+            :func:`mmyolo_ext.boxes.paired_iou`; ``'wiou_v1'``: :func:`distance_attention` * (1 - IoU), Wise-IoU v1
+            (arXiv 2301.10051, eq. 4-5); ``'wiou_v3'``: that times the focus of :class:`WiseIoUV3`.
         eps: Added to denominators, in squared units of the boxes.
         reduction: ``'none'``, ``'mean'`` or ``'sum'``.
         loss_weight: Gain.
@@ -153,50 +102,31 @@ class IoULoss(nn.Module):
         power: float = 1.0,
         focus: dict | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(reduction, loss_weight)
         if mode not in LOSS_MODES:
             raise ValueError(f'mode must be one of {LOSS_MODES}, got {mode!r}')
-        check_iou_mode('iou', power)
-        check_reduction(reduction)
+        if not power > 0:
+            raise ValueError(f'power must be above 0, got {power}')
         if focus and mode != 'wiou_v3':
             raise ValueError(f"focus is an option of mode='wiou_v3', got it with mode={mode!r}: leave it out")
         self.mode = mode
         self.eps = eps
-        self.reduction = reduction
-        self.loss_weight = loss_weight
         self.power = power
-        self.wise = WISE_MODES[mode](**(focus or {})) if mode in WISE_MODES else None
+        self.wise = WiseIoUV3(**(focus or {})) if mode == 'wiou_v3' else None
         self.wants = ('mean_over_ranks',) if mode == 'wiou_v3' else ()
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
-        mean_over_ranks: MeanOverRanks | None = None,
+    def elements(
+        self, pred: Tensor, target: Tensor, weight: Tensor | None, mean_over_ranks: MeanOverRanks | None = None
     ) -> Tensor:
-        """Return the loss of G boxes against G targets.
-
-        Args:
-            pred: (G, 4) xyxy.
-            target: (G, 4) xyxy, in the same units.
-            weight: (G,), or (G, 4), of which the mean over the coordinates is used.
-            avg_factor: Divisor, instead of G.
-            reduction_override: Reduction of this call.
-            mean_over_ranks: For ``'wiou_v3'``; every rank must then call the loss, with boxes or without.
-
-        Returns:
-            A scalar, or (G,) without reduction. Without boxes NaN for a plain mean, 0 with an ``avg_factor``.
-        """
-        if self.wise is None:
-            loss = 1 - paired_iou(pred, target, self.mode, self.eps, self.power)
-        else:
-            if weight is not None and weight.dim() > 1:
-                weight = weight.mean(-1)
-            loss = self.wise(pred, target, self.eps, self.power, weight, mean_over_ranks)
-        return self.loss_weight * reduce_elements(loss, weight, reduction_override or self.reduction, avg_factor)
+        """Return the loss (G,) of boxes; ``mean_over_ranks`` is for ``'wiou_v3'``, which every rank must then call."""
+        if self.mode in IOU_MODES:
+            return 1 - paired_iou(pred, target, self.mode, self.eps, self.power)
+        loss = 1 - paired_iou(pred, target, 'iou', self.eps, self.power)
+        attention = distance_attention(pred, target, self.eps)
+        if self.wise is not None:
+            weight = weight.mean(-1) if weight is not None and weight.dim() > 1 else weight
+            attention = self.wise.focus(loss.detach(), weight, mean_over_ranks) * attention
+        return attention * loss
 
 
 def paired_nwd(boxes_xyxy: Tensor, targets_xyxy: Tensor, scale: float) -> Tensor:
@@ -223,7 +153,7 @@ def paired_nwd(boxes_xyxy: Tensor, targets_xyxy: Tensor, scale: float) -> Tensor
 
 
 @MODELS.register_module()
-class NWDLoss(nn.Module):
+class NWDLoss(ReducedLoss):
     """1 - NWD of paired boxes: smooth for tiny boxes, where one pixel changes the IoU from 1 to 0.
 
     Often added to an IoU loss: ``loss_bbox=[dict(type='mmyolo_ext.IoULoss', loss_weight=0.025),
@@ -242,30 +172,17 @@ class NWDLoss(nn.Module):
     log_name = 'loss_nwd'
 
     def __init__(self, scale: float = 12.8, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
-        super().__init__()
-        check_reduction(reduction)
+        super().__init__(reduction, loss_weight)
         if not scale > 0:
             raise ValueError(f'scale must be above 0, got {scale}')
         self.scale = scale
-        self.reduction = reduction
-        self.loss_weight = loss_weight
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
-        stride: float = 1,
-    ) -> Tensor:
-        """Return the loss of G boxes against G targets, see :meth:`IoULoss.forward`.
+    def elements(self, pred: Tensor, target: Tensor, weight: Tensor | None, stride: float = 1) -> Tensor:
+        """Return the loss (G,) of boxes; ``stride`` is the number of pixels of one of their units.
 
-        ``stride`` is the number of pixels of one unit of the boxes. mmdet's heads do not pass it, so in those that
-        decode to units of the stride (GFL) ``scale`` is in these units.
+        mmdet's heads do not pass it, so in those that decode to units of the stride (GFL) ``scale`` is in these units.
         """
-        loss = 1 - paired_nwd(pred, target, self.scale / stride)
-        return self.loss_weight * reduce_elements(loss, weight, reduction_override or self.reduction, avg_factor)
+        return 1 - paired_nwd(pred, target, self.scale / stride)
 
 
 @MODELS.register_module()
@@ -295,14 +212,6 @@ class SumLoss(nn.Module):
         self.names = tuple(name if n == 1 else f'{name}_{n}' for name, n in zip(names, counts, strict=True))
         self.wants = tuple({name for loss in self.losses for name in getattr(loss, 'wants', ())})
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
-        **offers: Any,
-    ) -> Tensor:
-        """Return the sum; ``offers`` as in :func:`.utils.call_loss`."""
-        return sum(call_loss(x, pred, target, weight, avg_factor, reduction_override, **offers) for x in self.losses)
+    def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """Return the sum; ``kwargs`` as in :func:`.utils.call_loss`."""
+        return sum(call_loss(loss, pred, target, weight, **kwargs) for loss in self.losses)

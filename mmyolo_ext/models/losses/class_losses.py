@@ -8,17 +8,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmyolo_ext.boxes import at_least_float32
 from mmyolo_ext.models.losses.utils import (
     UNKNOWN_MEAN,
     Quality,
+    ReducedLoss,
     call_loss,
     check_loss,
-    check_reduction,
     mean_quality,
-    reduce_elements,
 )
 from mmyolo_ext.registry import MODELS
 
@@ -27,7 +26,6 @@ LEAST_DISTANCE = 1e-9
 # of the slide weight
 LEAST_MEAN = 0.2
 MARGIN = 0.1
-FOLLOWS = ('target', 'quality')
 
 Target = Tensor | tuple[Tensor, Tensor]
 
@@ -76,7 +74,7 @@ def _one_hot(labels: Tensor, logits: Tensor) -> Tensor:
 
 
 @MODELS.register_module()
-class BCELoss(nn.Module):
+class BCELoss(ReducedLoss):
     """Binary cross-entropy of logits against targets in [0, 1], or class indices.
 
     Unlike in mmdet's ``CrossEntropyLoss(use_sigmoid=True)`` no target means "ignore", and the weight of a class is
@@ -91,7 +89,7 @@ class BCELoss(nn.Module):
             background class.
 
     Raises:
-        ValueError: If ``reduction`` is unknown, ``use_sigmoid`` is off, or a weight is negative.
+        ValueError: If ``reduction`` is unknown or ``use_sigmoid`` is off.
     """
 
     use_sigmoid = True
@@ -104,55 +102,26 @@ class BCELoss(nn.Module):
         class_weight: Sequence[float] | None = None,
         use_sigmoid: bool = True,
     ) -> None:
-        super().__init__()
-        check_reduction(reduction)
+        super().__init__(reduction, loss_weight)
         if not use_sigmoid:
             raise ValueError(
                 'BCELoss is a loss on a sigmoid; for exclusive classes use mmdet.CrossEntropyLoss(use_sigmoid=False)'
             )
         for name, values in (('pos_weight', pos_weight), ('class_weight', class_weight)):
             weights = None if values is None else torch.as_tensor(values, dtype=torch.float32)
-            if weights is not None and (weights < 0).any():
-                raise ValueError(f'{name} must not be negative, got {values}')
             self.register_buffer(name, weights, persistent=False)
-        self.reduction = reduction
-        self.loss_weight = loss_weight
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Target,
-        weight: Tensor | None = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """Return the loss of logits ``pred`` (..., C), raised to float32, against ``target``.
-
-        Args:
-            pred: Logits.
-            target: See :func:`read_target`.
-            weight: One per element or per sample.
-            avg_factor: Divisor, instead of the number of elements.
-            reduction_override: Reduction of this call.
-
-        Raises:
-            ValueError: If the target has an unknown form, or weights are not one per class.
-        """
+    def elements(self, pred: Tensor, target: Target, weight: Tensor | None) -> Tensor:
+        """Return the loss (..., C) of logits ``pred``, raised to float32, against ``target``."""
         logits = at_least_float32(pred)
-        for name in ('pos_weight', 'class_weight'):
-            weights = getattr(self, name)
-            if weights is not None and weights.numel() > 1 and weights.shape != logits.shape[-1:]:
-                raise ValueError(f'{name} has {weights.numel()} numbers, the logits have {logits.shape[-1]} classes')
         if not isinstance(target, Tensor) or target.shape != logits.shape:
             target, _ = read_target(logits, target, use_sigmoid=True)
         target = target.to(logits.dtype)
         loss = F.binary_cross_entropy_with_logits(logits, target, pos_weight=self.pos_weight, reduction='none')
-        if self.class_weight is not None:
-            loss = loss * self.class_weight
-        return self.loss_weight * reduce_elements(loss, weight, reduction_override or self.reduction, avg_factor)
+        return loss if self.class_weight is None else loss * self.class_weight
 
 
-class WrappedLoss(nn.Module):
+class WrappedLoss(ReducedLoss):
     """factor * loss, element by element, then the reduction. Subclasses define the factor.
 
     The wrapped loss keeps its gain, class weights and positive weights; it may itself be a wrapper.
@@ -162,64 +131,32 @@ class WrappedLoss(nn.Module):
         use_sigmoid: That of the wrapped loss. mmdet's heads read it from the config of their class loss: write
             ``use_sigmoid=True`` there, or they add a background class.
         reduction: ``'none'``, ``'mean'`` or ``'sum'``.
-        **inherited: Not supported; a config that replaces a plain loss inherits its options unless it has
-            ``_delete_=True``.
 
     Raises:
-        ValueError: If ``reduction`` is unknown, ``use_sigmoid`` differs from that of the wrapped loss, or there are
-            other options.
+        ValueError: If ``reduction`` is unknown, or ``use_sigmoid`` differs from that of the wrapped loss.
     """
 
     wants = ('quality',)
 
-    def __init__(self, loss: dict, use_sigmoid: bool | None = None, reduction: str = 'mean', **inherited: Any) -> None:
-        super().__init__()
-        if inherited:
-            raise ValueError(
-                f'{type(self).__name__} takes no {sorted(inherited)}: gains and weights belong into the config of the '
-                'loss it wraps. If they come from a base config, add _delete_=True to replace it whole'
-            )
-        check_reduction(reduction)
+    def __init__(self, loss: dict, use_sigmoid: bool | None = None, reduction: str = 'mean') -> None:
+        super().__init__(reduction)
         self.loss = MODELS.build(loss)
         check_loss('loss', self.loss)
         self.use_sigmoid = getattr(self.loss, 'use_sigmoid', True)
         if use_sigmoid not in (None, self.use_sigmoid):
             raise ValueError(
-                f'{type(self).__name__} has use_sigmoid={use_sigmoid}, the loss it wraps, {type(self.loss).__name__}, '
-                f'use_sigmoid={self.use_sigmoid}: set it there, and here to the same or not at all'
+                f'{type(self).__name__} has use_sigmoid={use_sigmoid}, the {type(self.loss).__name__} it wraps '
+                f'{self.use_sigmoid}: set it there, and here to the same or not at all'
             )
-        self.reduction = reduction
-
-    @property
-    def loss_weight(self) -> float:
-        """Return the gain, which is that of the wrapped loss."""
-        return self.loss.loss_weight
 
     def factor(self, logits: Tensor, target: Tensor, quality: Quality) -> Tensor:
         """Return the factor of each element, broadcastable to the elements."""
         raise NotImplementedError
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Target,
-        weight: Tensor | None = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
-        quality: Quality | None = None,
-    ) -> Tensor:
-        """Return the loss of logits ``pred`` (N, C), raised to float32, against ``target``.
+    def elements(self, pred: Tensor, target: Target, weight: Tensor | None, quality: Quality | None = None) -> Tensor:
+        """Return the loss (N, C), or (N,) for a softmax, of logits ``pred`` (N, C), raised to float32.
 
-        Args:
-            pred: Logits.
-            target: See :func:`read_target`.
-            weight: One per element or per sample.
-            avg_factor: Divisor, instead of the number of elements.
-            reduction_override: Reduction of this call.
-            quality: How well the boxes of the samples fit; by default as the target implies.
-
-        Returns:
-            A scalar; without reduction (N, C), or (N,) for a softmax.
+        ``quality`` says how well the boxes of the samples fit; by default as the target implies.
 
         Raises:
             ValueError: If the target has an unknown form, or the wrapped loss is not element-wise.
@@ -234,8 +171,7 @@ class WrappedLoss(nn.Module):
                 f'{type(self).__name__} wraps an element-wise loss; {type(self.loss).__name__} returned shape '
                 f'{tuple(elements.shape)} for logits of shape {tuple(logits.shape)}, expected {tuple(expected)}'
             )
-        weighted = elements * self.factor(logits, target, quality)
-        return reduce_elements(weighted, weight, reduction_override or self.reduction, avg_factor)
+        return elements * self.factor(logits, target, quality)
 
 
 @MODELS.register_module()
@@ -249,31 +185,19 @@ class FocalLoss(WrappedLoss):
         loss: A binary loss on logits.
         gamma: 0 or more; how fast well-predicted elements lose weight.
         alpha: From 0 to 1, the share of the positive side.
-        use_sigmoid: See :class:`WrappedLoss`.
-        reduction: See :class:`WrappedLoss`.
-        **inherited: See :class:`WrappedLoss`.
+        **kwargs: Arguments of :class:`WrappedLoss`.
 
     Raises:
-        ValueError: If a number is out of range or the loss is a softmax, for which the factor is not defined.
+        ValueError: If ``alpha`` is out of range or the loss is a softmax, for which the factor is not defined.
     """
 
-    def __init__(
-        self,
-        loss: dict,
-        gamma: float = 1.5,
-        alpha: float = 0.25,
-        use_sigmoid: bool | None = None,
-        reduction: str = 'mean',
-        **inherited: Any,
-    ) -> None:
-        super().__init__(loss, use_sigmoid, reduction, **inherited)
+    def __init__(self, loss: dict, gamma: float = 1.5, alpha: float = 0.25, **kwargs: Any) -> None:
+        super().__init__(loss, **kwargs)
         if not self.use_sigmoid:
             raise ValueError(
                 f'{type(self).__name__} needs a binary loss such as mmyolo_ext.BCELoss or '
                 f'mmdet.CrossEntropyLoss(use_sigmoid=True); {type(self.loss).__name__} here is a softmax'
             )
-        if gamma < 0:
-            raise ValueError(f'gamma must be 0 or more, got {gamma}')
         if not 0 <= alpha <= 1:
             raise ValueError(f'alpha must be from 0 to 1, got {alpha}')
         self.gamma = gamma
@@ -333,29 +257,18 @@ class SlideLoss(WrappedLoss):
         follow: What the weight depends on. ``'target'``: the target of each element. ``'quality'``: the quality of the
             box of the sample, the same for all its classes, 1 if the head provides none. None: the target for a
             sigmoid, the quality for a softmax.
-        use_sigmoid: See :class:`WrappedLoss`.
-        reduction: See :class:`WrappedLoss`.
-        **inherited: See :class:`WrappedLoss`.
+        **kwargs: Arguments of :class:`WrappedLoss`.
 
     Raises:
         ValueError: If ``follow`` is unknown, or ``'target'`` for a softmax.
     """
 
-    def __init__(
-        self,
-        loss: dict,
-        follow: str | None = None,
-        use_sigmoid: bool | None = None,
-        reduction: str = 'mean',
-        **inherited: Any,
-    ) -> None:
-        super().__init__(loss, use_sigmoid, reduction, **inherited)
-        follow = follow or ('target' if self.use_sigmoid else 'quality')
-        if follow not in FOLLOWS:
-            raise ValueError(f'follow must be one of {FOLLOWS} or None, got {follow!r}')
-        if follow == 'target' and not self.use_sigmoid:
-            raise ValueError("follow='target' needs a target for each class: with a softmax use follow='quality'")
-        self.follow = follow
+    def __init__(self, loss: dict, follow: str | None = None, **kwargs: Any) -> None:
+        super().__init__(loss, **kwargs)
+        allowed = ('target', 'quality') if self.use_sigmoid else ('quality',)
+        self.follow = follow or allowed[0]
+        if self.follow not in allowed:
+            raise ValueError(f'follow must be one of {allowed} for {type(self.loss).__name__}, got {follow!r}')
 
     def factor(self, logits: Tensor, target: Tensor, quality: Quality) -> Tensor:
         """Return the slide weight of each element, or of each sample."""

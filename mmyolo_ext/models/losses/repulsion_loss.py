@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmyolo_ext.boxes import at_least_float32, paired_iou
-from mmyolo_ext.models.losses.utils import MeanOverRanks, check_reduction
+from mmyolo_ext.models.losses.utils import MeanOverRanks
 from mmyolo_ext.registry import MODELS
 
 
@@ -58,11 +58,10 @@ class RepulsionLoss(nn.Module):
         box_weight: Gain of RepBox.
         gt_sigma: From 0 to below 1: where smooth_ln of RepGT becomes linear; a lower value weighs outliers less.
         box_sigma: The same for RepBox.
-        reduction: ``'mean'``.
         loss_weight: Gain of the sum.
 
     Raises:
-        ValueError: If a number is out of range, or for another reduction.
+        ValueError: If a number is out of range.
     """
 
     wants = ('crowd', 'mean_over_ranks')
@@ -74,11 +73,9 @@ class RepulsionLoss(nn.Module):
         box_weight: float = 0.5,
         gt_sigma: float = 0.9,
         box_sigma: float = 0.0,
-        reduction: str = 'mean',
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        _check_mean(reduction)
         for name, sigma in (('gt_sigma', gt_sigma), ('box_sigma', box_sigma)):
             if not 0 <= sigma < 1:
                 raise ValueError(f'{name} must be from 0 to below 1, got {sigma}')
@@ -94,7 +91,6 @@ class RepulsionLoss(nn.Module):
         target: Tensor,
         weight: Tensor | None = None,
         avg_factor: float | None = None,
-        reduction_override: str | None = None,
         crowd: Crowd | None = None,
         mean_over_ranks: MeanOverRanks | None = None,
     ) -> Tensor:
@@ -105,7 +101,6 @@ class RepulsionLoss(nn.Module):
             target: Not used, ``crowd`` has the targets.
             weight: (P,) or (P, 4); a pair weighs the product of its two weights, a box of weight 0 is left out.
             avg_factor: Divisor of RepGT, instead of P.
-            reduction_override: ``'mean'`` or None.
             crowd: The objects around each box.
             mean_over_ranks: For the number of pairs; every rank must call the loss, with boxes or without.
 
@@ -113,9 +108,8 @@ class RepulsionLoss(nn.Module):
             A scalar, 0 without boxes.
 
         Raises:
-            ValueError: If there is no ``crowd``, or for another reduction.
+            ValueError: If there is no ``crowd``.
         """
-        _check_mean(reduction_override or 'mean')
         if crowd is None:
             raise ValueError(
                 'RepulsionLoss needs to know which boxes share an image, and this head does not pass it: use '
@@ -127,27 +121,19 @@ class RepulsionLoss(nn.Module):
         else:
             weight = weight.mean(-1) if weight.dim() > 1 else weight
             crowd = _without_weightless(crowd, weight)
-        gt_term = self._from_objects(boxes, weight, crowd) / (len(boxes) if avg_factor is None else avg_factor)
-        box_term = self._from_boxes(boxes, weight, crowd, mean_over_ranks)
-        return self.loss_weight * (self.gt_weight * gt_term + self.box_weight * box_term)
-
-    def _from_objects(self, boxes: Tensor, weight: Tensor, crowd: Crowd) -> Tensor:
-        """Return the sum of RepGT."""
         box, other = nearest_others(boxes.detach(), crowd)
         covered = _covered_share(boxes[box], crowd.gt_xyxy[other])
-        return (smooth_ln(covered, self.gt_sigma) * weight[box]).sum()
+        gt_term = (smooth_ln(covered, self.gt_sigma) * weight[box]).sum()
+        gt_term = gt_term / (len(boxes) if avg_factor is None else avg_factor)
 
-    def _from_boxes(
-        self, boxes: Tensor, weight: Tensor, crowd: Crowd, mean_over_ranks: MeanOverRanks | None
-    ) -> Tensor:
-        """Return RepBox, a mean over overlapping pairs."""
         first, second = overlapping_pairs(boxes.detach(), crowd)
         repulsion = smooth_ln(paired_iou(boxes[first], boxes[second]), self.box_sigma)
         pairs = max(len(first), 1)
         if mean_over_ranks is not None:
             pairs = mean_over_ranks(boxes.new_tensor(len(first)))
             pairs = torch.where(pairs > 0, pairs, torch.ones_like(pairs))
-        return (repulsion * weight[first] * weight[second]).sum() / pairs
+        box_term = (repulsion * weight[first] * weight[second]).sum() / pairs
+        return self.loss_weight * (self.gt_weight * gt_term + self.box_weight * box_term)
 
 
 @torch.no_grad()
@@ -188,11 +174,3 @@ def _covered_share(boxes_xyxy: Tensor, targets_xyxy: Tensor) -> Tensor:
     end = torch.minimum(boxes_xyxy[:, 2:], targets_xyxy[:, 2:])
     area = (targets_xyxy[:, 2:] - targets_xyxy[:, :2]).prod(1)
     return (end - start).clamp(min=0).prod(1) / area.clamp(min=1e-7)
-
-
-def _check_mean(reduction: str) -> None:
-    check_reduction(reduction)
-    if reduction != 'mean':
-        raise ValueError(
-            f"RepulsionLoss has means over boxes and over pairs: reduction must be 'mean', got {reduction!r}"
-        )

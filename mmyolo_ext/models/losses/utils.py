@@ -38,17 +38,22 @@ class Quality(NamedTuple):
     mean: Tensor
 
 
-def mean_quality(values: Tensor, mask: Tensor | None = None, mean_over_ranks: MeanOverRanks | None = None) -> Tensor:
-    """Return the mean of (N,) values where ``mask`` holds, over all ranks if asked; 0.5 if there are none."""
-    if mask is None and mean_over_ranks is None:
-        return values.mean() if len(values) else values.new_full((), UNKNOWN_MEAN)
+def mean_quality(
+    values: Tensor,
+    mask: Tensor | None = None,
+    mean_over_ranks: MeanOverRanks | None = None,
+    default: float | Tensor = UNKNOWN_MEAN,
+) -> Tensor:
+    """Return the mean of (N,) values where ``mask`` holds, over all ranks if asked; ``default`` if there are none."""
+    if mask is None and mean_over_ranks is None and len(values):
+        return values.mean()
     mask = torch.ones_like(values) if mask is None else mask
     # no branch on the count, which would wait for a GPU
     total, count = (values.float() * mask).sum(), mask.sum()
     if mean_over_ranks is not None:
         total, count = mean_over_ranks(torch.stack([total, count.float()]))
     mean = total / torch.where(count > 0, count, torch.ones_like(count))
-    return torch.where(count > 0, mean, torch.full_like(mean, UNKNOWN_MEAN))
+    return torch.where(count > 0, mean, default)
 
 
 def check_loss(name: str, loss: nn.Module) -> None:
@@ -66,8 +71,7 @@ def check_loss(name: str, loss: nn.Module) -> None:
     except TypeError as error:
         raise ValueError(
             f'{name}={type(loss).__name__} must be callable as {LOSS_CALL}, where all after target is optional, with '
-            f'the keywords that its `wants` names, {tuple(wants)}; its forward is {signature}: '
-            f'{error}'
+            f'the keywords that its `wants` names, {tuple(wants)}; its forward is {signature}: {error}'
         ) from None
 
 
@@ -125,12 +129,6 @@ def takes_weight(loss: nn.Module) -> bool:
     return _loss_arguments(type(loss))[0]
 
 
-def check_reduction(reduction: str) -> None:
-    """Check that ``reduction`` is one of ``REDUCTIONS``, else raise ValueError."""
-    if reduction not in REDUCTIONS:
-        raise ValueError(f'reduction must be one of {REDUCTIONS}, got {reduction!r}')
-
-
 def reduce_elements(elements: Tensor, weight: Tensor | None, reduction: str, avg_factor: float | None) -> Tensor:
     """Weight the elements of a loss and reduce them.
 
@@ -146,3 +144,52 @@ def reduce_elements(elements: Tensor, weight: Tensor | None, reduction: str, avg
         per_sample = weight.numel() == len(elements)
         weight = weight.view(-1, *[1] * (elements.dim() - 1)) if per_sample else weight.view_as(elements)
     return weight_reduce_loss(elements, weight, reduction, avg_factor)
+
+
+class ReducedLoss(nn.Module):
+    """Base class of losses that are computed element by element, then weighted and reduced.
+
+    Args:
+        reduction: ``'none'``, ``'mean'`` or ``'sum'``.
+        loss_weight: Gain.
+
+    Raises:
+        ValueError: If ``reduction`` is unknown.
+    """
+
+    def __init__(self, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
+        super().__init__()
+        if reduction not in REDUCTIONS:
+            raise ValueError(f'reduction must be one of {REDUCTIONS}, got {reduction!r}')
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+
+    def elements(self, pred: Tensor, target: Any, weight: Tensor | None, **offers: Any) -> Tensor:
+        """Return the unweighted loss of each element; ``offers`` has what ``wants`` names."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Any,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+        **offers: Any,
+    ) -> Tensor:
+        """Return the loss.
+
+        Args:
+            pred: Predictions: logits (N, C), or boxes (G, 4) xyxy.
+            target: For logits see :func:`.class_losses.read_target`; boxes (G, 4) in the same units.
+            weight: See :func:`reduce_elements`.
+            avg_factor: Divisor, instead of the number of elements.
+            reduction_override: Reduction of this call.
+            **offers: What the loss ``wants``.
+
+        Returns:
+            A scalar, or one number per element without reduction. Without elements NaN for a plain mean, 0 with an
+            ``avg_factor``.
+        """
+        elements = self.elements(pred, target, weight, **offers)
+        return self.loss_weight * reduce_elements(elements, weight, reduction_override or self.reduction, avg_factor)

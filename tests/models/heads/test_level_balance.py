@@ -97,9 +97,9 @@ def test_state_only_when_adapting() -> None:
     ('arguments', 'message'),
     [
         (((1.0, 2.0), (8, 16, 32)), 'each of the 3 levels'),
-        (('auto', (8, 16, 32, 64, 128, 256)), 'up to 5 levels, got 6'),
+        (('auto', (8, 16, 32, 64, 128, 256)), 'up to five levels. or one number for each of the 6'),
         (('auto', (8, 32), True), 'stride 16'),
-        (('even', (8, 16, 32)), "'auto' or one number"),
+        (('even', (8, 16, 32)), "got 'even'"),
     ],
 )
 def test_bad_arguments(arguments: tuple, message: str) -> None:

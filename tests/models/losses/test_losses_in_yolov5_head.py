@@ -309,9 +309,3 @@ def test_a_loss_with_another_call(name: str) -> None:
 def test_refused_when_built(kwargs: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_head(**kwargs)
-
-
-def test_weights_of_another_number_of_classes() -> None:
-    head = build_head(loss_cls={**BCE, 'pos_weight': [1.0, 2.0]})
-    with pytest.raises(ValueError, match='pos_weight has 2 numbers, the logits have 3 classes'):
-        step(head)

@@ -192,8 +192,8 @@ def test_empty_input_of_a_softmax() -> None:
     ('kwargs', 'message'),
     [
         ({'loss': BCE, 'follow': 'me'}, "one of .*target.*quality.*got 'me'"),
-        ({'loss': SOFTMAX, 'follow': 'target'}, 'with a softmax use follow'),
-        ({'loss': SOFTMAX, 'use_sigmoid': True}, 'use_sigmoid=True, the loss it wraps, CrossEntropyLoss'),
+        ({'loss': SOFTMAX, 'follow': 'target'}, r"one of \('quality',\) for CrossEntropyLoss, got 'target'"),
+        ({'loss': SOFTMAX, 'use_sigmoid': True}, 'use_sigmoid=True, the CrossEntropyLoss it wraps False'),
     ],
 )
 def test_bad_arguments(kwargs: dict, message: str) -> None:
