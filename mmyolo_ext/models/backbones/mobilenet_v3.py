@@ -1,7 +1,7 @@
 """MobileNetV3 (Howard et al., arXiv 1905.02244): inverted residuals with squeeze-excitation and h-swish."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmcv.cnn import ConvModule
 from mmdet.models.layers import InvertedResidual
@@ -74,14 +74,15 @@ class MobileNetV3(StagedBackbone):
             ``'focus'``: see :func:`build_stem`.
         reduced_tail: Halve the channels of the last stage, as the paper does for detection (section 6.3).
         in_channels: Channels of the image.
-        out_indices: See :class:`StagedBackbone`, as for ``frozen_stages``, ``norm_eval`` and ``with_cp``.
+        out_indices: See :class:`StagedBackbone`.
         norm_cfg: Normalization layers; batch norm with the paper's values by default.
         act_cfg: One activation for all layers except squeeze-excitation; by default the paper's two, ReLU in the
             shallow stages and h-swish elsewhere.
-        init_cfg: See :class:`StagedBackbone`; accepts weights of torchvision and mmpretrain.
+        **kwargs: ``frozen_stages``, ``norm_eval``, ``with_cp`` and ``init_cfg`` of :class:`StagedBackbone`, which
+            loads weights of torchvision and mmpretrain, too.
 
     Raises:
-        ValueError: If ``arch`` or ``stem`` is unknown, the width is not positive or an index is out of range.
+        ValueError: If ``arch`` or ``stem`` is unknown or an index is out of range.
     """
 
     def __init__(
@@ -92,17 +93,12 @@ class MobileNetV3(StagedBackbone):
         reduced_tail: bool = False,
         in_channels: int = 3,
         out_indices: Sequence[int] = (2, 3, 4),
-        frozen_stages: int = -1,
         norm_cfg: dict | None = None,
         act_cfg: dict | None = None,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        init_cfg: dict | list[dict] | None = None,
+        **kwargs: Any,
     ) -> None:
         if arch not in ARCHITECTURES:
             raise ValueError(f'arch must be one of {tuple(ARCHITECTURES)}, got {arch!r}')
-        if not widen_factor > 0:
-            raise ValueError(f'widen_factor must be greater than 0, got {widen_factor}')
         norm_cfg = norm_cfg or NORM_CFG
         stages = _scaled(ARCHITECTURES[arch], widen_factor, reduced_tail)
         if stem == 'stem_block':
@@ -119,7 +115,7 @@ class MobileNetV3(StagedBackbone):
             yield ConvModule(channels[-2], channels[-1], 1, **block)
 
         strides = (4 if stem == 'stem_block' else 2, 4, 8, 16, 32, 32)
-        super().__init__(layers(), channels, strides, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
+        super().__init__(layers(), channels, strides, out_indices, **kwargs)
 
     def translate(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Rename weights of torchvision or mmpretrain to the names of this backbone."""

@@ -1,6 +1,7 @@
 """ShuffleNetV2 (Ma et al., arXiv 1807.11164): units that process half of the channels, then shuffle both halves."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from mmcv.cnn import ConvModule
@@ -69,10 +70,11 @@ class ShuffleNetV2(StagedBackbone):
         in_channels: Channels of the image.
         stage_channels: Three even numbers, instead of the paper's.
         stage_blocks: Number of units of each stage.
-        out_indices: See :class:`StagedBackbone`, as for ``frozen_stages``, ``norm_eval`` and ``with_cp``.
+        out_indices: See :class:`StagedBackbone`.
         norm_cfg: Normalization layers; batch norm with PyTorch's values by default.
         act_cfg: Activations; ReLU by default.
-        init_cfg: See :class:`StagedBackbone`; accepts weights of torchvision and mmpretrain.
+        **kwargs: ``frozen_stages``, ``norm_eval``, ``with_cp`` and ``init_cfg`` of :class:`StagedBackbone`, which
+            loads weights of torchvision and mmpretrain, too.
 
     Raises:
         ValueError: If the width or stem is unknown, channels or blocks are invalid or an index is out of range.
@@ -86,51 +88,36 @@ class ShuffleNetV2(StagedBackbone):
         stage_channels: Sequence[int] | None = None,
         stage_blocks: Sequence[int] = STAGE_BLOCKS,
         out_indices: Sequence[int] = (1, 2, 3),
-        frozen_stages: int = -1,
         norm_cfg: dict | None = None,
         act_cfg: dict | None = None,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        init_cfg: dict | list[dict] | None = None,
+        **kwargs: Any,
     ) -> None:
         block = {'norm_cfg': norm_cfg or {'type': 'BN'}, 'act_cfg': act_cfg or {'type': 'ReLU'}}
         channels = (
             STEM_CHANNELS,
-            *_checked_stages(widen_factor, stage_channels, stage_blocks),
+            *(_stage_channels(widen_factor) if stage_channels is None else stage_channels),
             LAST_CHANNELS.get(widen_factor, OTHER_LAST_CHANNELS),
         )
 
         def layers() -> Iterator[nn.Module]:
             yield build_stem(stem, in_channels, channels[0], with_pool=True, **block)
-            for before, after, num_blocks in zip(channels, channels[1:], stage_blocks, strict=False):
+            for before, after, num_blocks in zip(channels[:-2], channels[1:-1], stage_blocks, strict=True):
                 units = [ShuffleUnit(before, after, 2, **block)]
                 units += [ShuffleUnit(after, after, 1, **block) for _ in range(num_blocks - 1)]
                 yield nn.Sequential(*units)
             yield ConvModule(channels[-2], channels[-1], 1, **block)
 
-        super().__init__(
-            layers(), channels, (4, 8, 16, 32, 32), out_indices, frozen_stages, norm_eval, with_cp, init_cfg
-        )
+        super().__init__(layers(), channels, (4, 8, 16, 32, 32), out_indices, **kwargs)
 
     def translate(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Rename weights of torchvision or mmpretrain to the names of this backbone."""
         return shufflenet_v2_keys(state_dict)
 
 
-def _checked_stages(
-    widen_factor: float, stage_channels: Sequence[int] | None, stage_blocks: Sequence[int]
-) -> tuple[int, ...]:
-    if len(stage_blocks) != 3 or min(stage_blocks) < 1:
-        raise ValueError(f'stage_blocks must be three numbers of at least 1, got {tuple(stage_blocks)}')
-    if stage_channels is None:
-        if widen_factor not in STAGE_CHANNELS:
-            raise ValueError(
-                f'widen_factor must be one of {tuple(STAGE_CHANNELS)}, got {widen_factor}; for another width give '
-                'stage_channels'
-            )
-        return STAGE_CHANNELS[widen_factor]
-    if len(stage_channels) != 3 or any(channels < 2 or channels % 2 for channels in stage_channels):
+def _stage_channels(widen_factor: float) -> tuple[int, int, int]:
+    if widen_factor not in STAGE_CHANNELS:
         raise ValueError(
-            f'stage_channels must be three even numbers (units work on halves), got {tuple(stage_channels)}'
+            f'widen_factor must be one of {tuple(STAGE_CHANNELS)}, got {widen_factor}; for another width give '
+            'stage_channels'
         )
-    return tuple(stage_channels)
+    return STAGE_CHANNELS[widen_factor]

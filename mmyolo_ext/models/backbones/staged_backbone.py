@@ -2,9 +2,9 @@
 
 import logging
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -18,13 +18,13 @@ from torch.utils.checkpoint import checkpoint
 
 from mmyolo_ext.checkpoint.backbone_keys import fetch
 from mmyolo_ext.checkpoint.matching import NOT_WEIGHTS, LoadReport
+from mmyolo_ext.checkpoint.safe_load import check_finite
 from mmyolo_ext.models.layers import INIT_CFG
 
 # keys under which training tools keep a state dict in their checkpoints; the first that exists is used
 CONTAINERS = ('state_dict', 'model', 'model_ema', 'ema_state_dict')
 # prefixes of DistributedDataParallel and EMA models, torch.compile, and models with a head
 WRAPPERS = ('module.', '_orig_mod.', 'backbone.')
-INIT_CFG_KEYS = ('type', 'checkpoint', 'prefix', 'map_location')
 
 
 class StagedBackbone(BaseModule):
@@ -89,7 +89,11 @@ class StagedBackbone(BaseModule):
         outputs = []
         with_cp = self.with_cp and self.training and torch.is_grad_enabled()
         for index, layer in enumerate(self.layers):
-            x = _checkpointed(layer, x) if with_cp and index > self.frozen_stages else layer(x)
+            if with_cp and index > self.frozen_stages:
+                contexts = partial(_recomputation, layer)
+                x = checkpoint(layer, x, use_reentrant=False, context_fn=contexts)
+            else:
+                x = layer(x)
             if index in self.out_indices:
                 outputs.append(x)
         return tuple(outputs)
@@ -99,8 +103,9 @@ class StagedBackbone(BaseModule):
         super().train(mode)
         self._freeze()
         if self.norm_eval:
-            for module in _batch_norms(self):
-                module.eval()
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
         return self
 
     def init_weights(self) -> None:
@@ -126,29 +131,19 @@ class StagedBackbone(BaseModule):
             layer.requires_grad_(False)
 
 
-def _batch_norms(module: nn.Module) -> Iterator[nn.Module]:
-    return (part for part in module.modules() if isinstance(part, _BatchNorm))
-
-
-def _checkpointed(layer: nn.Module, x: Tensor) -> Tensor:
-    return checkpoint(layer, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _frozen_statistics(layer)))
+def _recomputation(layer: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Return the contexts of the forward pass and of its recomputation, which must not update statistics again."""
+    return nullcontext(), _constant_buffers(layer)
 
 
 @contextmanager
-def _frozen_statistics(layer: nn.Module) -> Iterator[None]:
-    """Keep running statistics during the recomputation, which processes the same batch a second time."""
-    norms = list(_batch_norms(layer))
-    momenta = [norm.momentum for norm in norms]
-    counts = [norm.num_batches_tracked.clone() for norm in norms if norm.num_batches_tracked is not None]
-    for norm in norms:
-        norm.momentum = 0.0
+def _constant_buffers(layer: nn.Module) -> Iterator[None]:
+    before = [buffer.clone() for buffer in layer.buffers()]
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for norm, count in zip((n for n in norms if n.num_batches_tracked is not None), counts, strict=True):
-            norm.num_batches_tracked.copy_(count)
+        for buffer, value in zip(layer.buffers(), before, strict=True):
+            buffer.data.copy_(value)
 
 
 def load_pretrained(backbone: StagedBackbone, init_cfg: Mapping[str, Any]) -> None:
@@ -165,13 +160,6 @@ def load_pretrained(backbone: StagedBackbone, init_cfg: Mapping[str, Any]) -> No
     Raises:
         ValueError: If nothing matches, the file is absent, unreadable or without weights, or weights are not finite.
     """
-    unknown = [key for key in init_cfg if key not in INIT_CFG_KEYS]
-    if unknown:
-        raise ValueError(f'an init_cfg of type Pretrained has the keys {INIT_CFG_KEYS}, got {unknown}')
-    if not init_cfg.get('checkpoint'):
-        raise ValueError(
-            f'an init_cfg of type Pretrained needs a checkpoint, a path or URL, got {init_cfg.get("checkpoint")!r}'
-        )
     source = str(init_cfg['checkpoint'])
     saved = _state_dict(backbone.unpack(fetch(source, init_cfg.get('map_location', 'cpu')), source), source)
     given = backbone.translate(_without_prefix(saved, init_cfg.get('prefix'), source))
@@ -184,24 +172,17 @@ def load_pretrained(backbone: StagedBackbone, init_cfg: Mapping[str, Any]) -> No
     name = type(backbone).__name__
     if not report.matched:
         raise ValueError(
-            f'{source} does not fit {name}: {report}. It contains {_sketch(saved)}. {name} takes {_sketch(current)}, '
-            'or the weights of the same network with the names of torchvision or mmpretrain'
+            f'{source} does not fit {name}: {report}. Names in the file start with {next(iter(saved))}; those of '
+            f'{name}, torchvision and mmpretrain can be loaded'
         )
-    broken = [key for key in report.matched if not torch.isfinite(given[key]).all()]
-    if broken:
-        raise ValueError(
-            f'{source} has NaN or infinite values in {len(broken)} tensors ({", ".join(broken[:3])}): the training '
-            'that wrote it diverged'
-        )
+    check_finite({key: given[key] for key in report.matched}, source)
     matching = {key: given[key] for key in current if key in given and key not in report.reshaped}
     backbone.load_state_dict(matching, strict=False)
 
     text = f'{name} from {source}: {report}.'
-    left_out = sum(not key.endswith(NOT_WEIGHTS) for key in saved) - sum(
-        not key.endswith(NOT_WEIGHTS) for key in given
-    )
-    if left_out:
-        text += f' {left_out} more in the file belong to no part that is built here (head, neck, later stages).'
+    num_saved, num_given = (sum(not key.endswith(NOT_WEIGHTS) for key in names) for names in (saved, given))
+    if num_saved > num_given:
+        text += f' {num_saved - num_given} more in the file belong to parts not built here (head, neck, later stages).'
     if report.complete:
         print_log(text, logger='current')
         return
@@ -218,10 +199,9 @@ def _state_dict(content: Any, source: str) -> dict[str, Tensor]:
             tensors = {str(key): value for key, value in candidate.items() if isinstance(value, Tensor)}
             if tensors:
                 return tensors
-    keys = f' with the keys {list(content)[:5]}' if isinstance(content, Mapping) else ''
     raise ValueError(
-        f'{source} contains no named weights but a {type(content).__name__}{keys}; it must be a state dict, or have '
-        f'one under {" or ".join(CONTAINERS)}'
+        f'{source} contains no named weights but a {type(content).__name__}; it must be a state dict, or have one in '
+        f'{" or ".join(CONTAINERS)}'
     )
 
 
@@ -234,16 +214,8 @@ def _without_prefix(saved: dict[str, Tensor], prefix: str | None, source: str) -
     if prefix:
         part = under(prefix.rstrip('.') + '.')
         if not part:
-            raise ValueError(f'{source} has no names with the prefix {prefix!r}: it contains {_sketch(saved)}')
+            raise ValueError(f'{source} has no names with the prefix {prefix!r}, but {next(iter(saved))} and others')
         return part
     while wrapped := [part for wrapper in WRAPPERS if (part := under(wrapper))]:
         saved = wrapped[0]
     return saved
-
-
-def _sketch(state_dict: dict[str, Tensor]) -> str:
-    """Return ``244 tensors, features.* (240), classifier.* (4), the first is features.0.0.weight (16, 3, 3, 3)``."""
-    groups = Counter(name.partition('.')[0] for name in state_dict)
-    shown = ', '.join(f'{group}.* ({count})' for group, count in groups.most_common(5))
-    first = next(iter(state_dict))
-    return f'{len(state_dict)} tensors, {shown}, the first is {first} {tuple(state_dict[first].shape)}'

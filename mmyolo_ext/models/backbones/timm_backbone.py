@@ -4,11 +4,9 @@ import importlib
 import math
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -26,7 +24,8 @@ class TIMMBackbone(BaseModule):
     """A network of timm without its classifier; ``out_channels`` and ``out_strides`` are measured on a blank image.
 
     Networks that timm builds for one image size (Swin, ViT) are built to accept any. ``init_cfg`` of type
-    ``'Pretrained'`` loads checkpoints of this class; those of timm go to ``checkpoint_path``.
+    ``'Pretrained'`` loads checkpoints of this class; for a file of timm give ``pretrained=True`` and
+    ``pretrained_cfg_overlay=dict(file=...)``, timm's own option.
 
     Args:
         model_name: One of ``timm.list_models()``, with or without a tag; or ``hf-hub:``, ``local-dir:`` and a place.
@@ -37,15 +36,13 @@ class TIMMBackbone(BaseModule):
         frozen_stages: The layers of the maps of index 0 to this one are not trained and stay in eval mode; -1 freezes
             nothing. In a ResNet 0 is the stem and i is stage i, as in mmdet.
         norm_eval: Keep every batch norm in eval mode.
-        checkpoint_path: Load timm's weights from this file instead.
         init_cfg: As in MMEngine; by default timm's initialization.
         kwargs: Passed to ``timm.create_model``, e.g. ``drop_path_rate``.
 
     Raises:
         ImportError: If timm cannot be imported.
         ValueError: If timm does not know the name or has no feature maps for it, it lacks the indices or strides, maps
-            do not have the size of their stride, the file is of another network, or ``frozen_stages`` cannot be
-            determined.
+            do not have the size of their stride, or ``frozen_stages`` cannot be determined.
     """
 
     def __init__(
@@ -56,7 +53,6 @@ class TIMMBackbone(BaseModule):
         in_channels: int = 3,
         frozen_stages: int = -1,
         norm_eval: bool = False,
-        checkpoint_path: str = '',
         init_cfg: dict | list[dict] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -67,10 +63,7 @@ class TIMMBackbone(BaseModule):
         if out_indices is None:
             last = {stride: index for index, stride in enumerate(strides)}  # the deepest of each stride
             if not set(DETECTOR_STRIDES) <= set(last):
-                raise ValueError(
-                    f'{model_name} does not have maps of all strides {DETECTOR_STRIDES}: the strides of its indices '
-                    f'are {strides}. Choose some by out_indices, or another network.'
-                )
+                raise ValueError(f'{model_name} has maps of the strides {strides}: choose some by out_indices')
             out_indices = [last[stride] for stride in DETECTOR_STRIDES]
         self.out_indices = tuple(out_indices) if isinstance(out_indices, Sequence) else (out_indices,)
         valid = all(index in range(len(strides)) for index in self.out_indices)
@@ -79,8 +72,7 @@ class TIMMBackbone(BaseModule):
                 f'out_indices of {model_name} must be increasing numbers from 0 to {len(strides) - 1} (strides '
                 f'{strides}), got {out_indices}'
             )
-        create = partial(create, out_indices=self.out_indices)
-        self.model = _load(model_name, create, checkpoint_path) if checkpoint_path else create(pretrained=pretrained)
+        self.model = create(out_indices=self.out_indices, pretrained=pretrained)
         # some networks of timm have init_weights, with which MMEngine would initialize loaded weights again
         self.model.is_init = True
         self.stage_strides = tuple(strides)
@@ -121,18 +113,15 @@ class TIMMBackbone(BaseModule):
             maps = run_without_side_effects(self, image)
         except Exception as error:  # any network may be here, and fail in its own way
             raise ValueError(
-                f'{model_name} does not accept an image of {size_hw[0]} x {size_hw[1]} px ({type(error).__name__}: '
-                f'{error}). Use another network, or set img_size to the size of every image of your pipeline.'
+                f'{model_name} does not accept an image of {size_hw} px ({type(error).__name__}: {error}): set '
+                'img_size to the size of every image of your pipeline'
             ) from error
         sizes = [tuple(item.shape[2:]) for item in maps]
         strides = tuple(size_hw[0] // height for height, _ in sizes)
-        if [(height * s, width * s) for (height, width), s in zip(sizes, strides, strict=True)] != [size_hw] * len(
-            maps
-        ):
+        if any((height * s, width * s) != size_hw for (height, width), s in zip(sizes, strides, strict=True)):
             raise ValueError(
-                f'{model_name} has maps of {sizes} cells (height, width) for an image of {size_hw} px, not those of '
-                f'the strides {declared} that timm declares: its layers cut off borders, so predictions would be in '
-                'the wrong places. Use another network.'
+                f'{model_name} has maps of {sizes} cells (height, width) for an image of {size_hw} px: its layers cut '
+                'off borders, so predictions would be in the wrong places. Use another network.'
             )
         return tuple(item.shape[1] for item in maps), strides
 
@@ -150,10 +139,7 @@ class TIMMBackbone(BaseModule):
         target = info[self.frozen_stages]['module']
         place = next((i for i, (name, _) in enumerate(named) if _plain(name) == _plain(target)), None)
         if place is None:
-            raise ValueError(
-                f'frozen_stages={self.frozen_stages} cannot be determined: this network of timm has no module '
-                f'{target!r}. Use frozen_stages=-1, and lr_mult=0 in paramwise_cfg for the layers to freeze.'
-            )
+            raise ValueError(f'frozen_stages: this network of timm has no module {target!r}; use frozen_parts instead')
         last_name, last = named[place]
         for name, module in named[: place + len(list(last.modules()))]:
             for parameter in module.parameters(recurse=False):
@@ -173,8 +159,7 @@ def _import_timm() -> ModuleType:
     except Exception as error:  # absent, or with a torchvision of another build, which fails in its own way
         raise ImportError(
             f'TIMMBackbone needs timm and the torchvision made for your torch, but timm does not import '
-            f'({type(error).__name__}: {error}). pip install timm; beside a CPU-only torch first pip install '
-            'torchvision --index-url https://download.pytorch.org/whl/cpu'
+            f'({type(error).__name__}: {error}). pip install timm, and for a CPU-only torch the torchvision for CPUs'
         ) from error
 
 
@@ -195,21 +180,3 @@ def _create(timm: ModuleType, model_name: str, **kwargs: Any) -> nn.Module:
                 f'timm cannot build {model_name} as a backbone: {error}; timm.list_models() lists the names'
             ) from error
     raise AssertionError
-
-
-def _load(model_name: str, create: partial, checkpoint_path: str) -> nn.Module:
-    """Return the network with the weights of a file of the whole network or of its ``features_only`` form."""
-    if not Path(checkpoint_path).is_file():
-        raise FileNotFoundError(f'checkpoint_path: there is no file {checkpoint_path}')
-    # timm skips weights that do not match. With equal seeds, a file that changes no weight is of another network.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        initial = create()
-        torch.manual_seed(0)
-        try:
-            model = create(pretrained=True, pretrained_cfg_overlay={'file': checkpoint_path})
-        except ValueError as error:
-            raise ValueError(f'{checkpoint_path} does not fit {model_name}: {error.__cause__}') from error
-    if all(map(torch.equal, initial.parameters(), model.parameters())):
-        raise ValueError(f'{checkpoint_path} has no weight of {model_name}: it is of another network')
-    return model

@@ -1,6 +1,7 @@
 """The backbone of YOLOv3-tiny: plain convolutions and max-pools, as published with YOLOv3; it has no paper."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
@@ -22,9 +23,10 @@ class TinyDarknet(StagedBackbone):
 
     Args:
         in_channels: Channels of the image.
-        out_indices: See :class:`StagedBackbone`, as for ``frozen_stages``, ``norm_eval``, ``with_cp``, ``init_cfg``.
+        out_indices: See :class:`StagedBackbone`.
         norm_cfg: Normalization layers; Darknet's by default.
         act_cfg: Activations; LeakyReLU of slope 0.1 by default.
+        **kwargs: ``frozen_stages``, ``norm_eval``, ``with_cp`` and ``init_cfg`` of :class:`StagedBackbone`.
 
     Raises:
         ValueError: If an index is out of range.
@@ -34,12 +36,9 @@ class TinyDarknet(StagedBackbone):
         self,
         in_channels: int = 3,
         out_indices: tuple[int, ...] = (4, 5),
-        frozen_stages: int = -1,
         norm_cfg: dict | None = None,
         act_cfg: dict | None = None,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        init_cfg: dict | list[dict] | None = None,
+        **kwargs: Any,
     ) -> None:
         block = {'norm_cfg': norm_cfg or DARKNET_NORM_CFG, 'act_cfg': act_cfg or DARKNET_ACT_CFG}
 
@@ -52,16 +51,8 @@ class TinyDarknet(StagedBackbone):
                     stage += [SameSizePool(), ConvModule(width, LAST_WIDTH, 3, padding=1, **block)]
                 yield nn.Sequential(*stage)
 
-        super().__init__(
-            layers(),
-            channels=(*WIDTHS[:-1], LAST_WIDTH),
-            strides=[2**stage for stage in range(len(WIDTHS))],
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
+        strides = [2**stage for stage in range(len(WIDTHS))]
+        super().__init__(layers(), (*WIDTHS[:-1], LAST_WIDTH), strides, out_indices, **kwargs)
 
 
 class SameSizePool(nn.Module):

@@ -40,14 +40,14 @@ class YOLOv5CSPDarknet(StagedBackbone):
         deepen_factor: Scales the number of bottlenecks of every block.
         widen_factor: Scales the channels of every layer.
         in_channels: Channels of the image.
-        out_indices: See :class:`StagedBackbone`, as for ``frozen_stages``, ``norm_eval`` and ``with_cp``; by default
-            all outputs from stride 8 on.
+        out_indices: See :class:`StagedBackbone`; by default all outputs from stride 8 on.
         norm_cfg: Normalization layers; batch norm with YOLOv5's values by default.
         act_cfg: Activations; SiLU by default.
-        init_cfg: See :class:`StagedBackbone`; the pretrained file may be a detector of Ultralytics or MMYOLO, too.
+        **kwargs: ``frozen_stages``, ``norm_eval``, ``with_cp`` and ``init_cfg`` of :class:`StagedBackbone`, which
+            loads the backbone of detectors of Ultralytics and MMYOLO, too.
 
     Raises:
-        ValueError: If ``arch`` or ``version`` is unknown, an index is out of range or a factor is not positive.
+        ValueError: If ``arch`` or ``version`` is unknown, or an index is out of range.
     """
 
     def __init__(
@@ -58,19 +58,13 @@ class YOLOv5CSPDarknet(StagedBackbone):
         widen_factor: float = 1.0,
         in_channels: int = 3,
         out_indices: tuple[int, ...] | None = None,
-        frozen_stages: int = -1,
         norm_cfg: dict | None = None,
         act_cfg: dict | None = None,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        init_cfg: dict | list[dict] | None = None,
+        **kwargs: Any,
     ) -> None:
         for name, value, allowed in (('arch', arch, tuple(WIDTHS)), ('version', version, VERSIONS)):
             if value not in allowed:
                 raise ValueError(f'{name} must be one of {allowed}, got {value!r}')
-        for name, factor in (('deepen_factor', deepen_factor), ('widen_factor', widen_factor)):
-            if not factor > 0:
-                raise ValueError(f'{name} must be greater than 0, got {factor}')
         release5 = version == 'v5'
         widths = [scaled_width(width, widen_factor) for width in WIDTHS[arch]]
         depths = [scaled_depth(9 if release5 and depth == 6 else depth, deepen_factor) for depth in DEPTHS[arch]]
@@ -93,16 +87,9 @@ class YOLOv5CSPDarknet(StagedBackbone):
                 else:
                     yield nn.Sequential(down, csp, SPPF(width, width, **block))
 
-        super().__init__(
-            layers(),
-            widths,
-            [2 ** (i + 1) for i in range(len(widths))],
-            range(FIRST_OUTPUT_STAGE, len(widths)) if out_indices is None else out_indices,
-            frozen_stages,
-            norm_eval,
-            with_cp,
-            init_cfg,
-        )
+        strides = [2 ** (i + 1) for i in range(len(widths))]
+        out_indices = range(FIRST_OUTPUT_STAGE, len(widths)) if out_indices is None else out_indices
+        super().__init__(layers(), widths, strides, out_indices, **kwargs)
 
     def unpack(self, content: Any, source: str) -> Any:
         """Return the state dict of a detector of Ultralytics or MMYOLO in our names; other content unchanged."""

@@ -151,7 +151,7 @@ def test_own_detector_gives_its_backbone(network: tuple, tmp_path: Path, log: Lo
     for prefix in (None, 'backbone', 'backbone.'):
         assert same(load(network, tmp_path / 'own.pth', prefix).state_dict(), trained)
     assert [level for _, level in log] == [logging.INFO] * 3
-    with pytest.raises(ValueError, match=r"no names with the prefix 'other': it contains .*backbone\.\*.*bbox_head"):
+    with pytest.raises(ValueError, match=r"no names with the prefix 'other', but backbone\."):
         load(network, tmp_path / 'own.pth', 'other')
 
 
@@ -211,9 +211,7 @@ def test_other_channels_and_norms_are_listed(golden_dir: Path, log: Log) -> None
 @BOTH
 def test_weights_of_another_network_raise(golden_dir: Path, network: tuple, log: Log) -> None:
     other, first = (MOBILENET, 'features.0.0') if network is SHUFFLENET else (SHUFFLENET, 'conv1.0')
-    with pytest.raises(
-        ValueError, match=rf'does not fit {network[0].__name__}: 0 of.*the first is {first}.weight.*takes'
-    ):
+    with pytest.raises(ValueError, match=rf'does not fit {network[0].__name__}: 0 of.*start with {first}.weight'):
         load(network, golden_file(golden_dir, other))
     assert log == []
 
@@ -255,10 +253,10 @@ def test_init_cfg_loads_once_and_over_another_start(golden_dir: Path, log: Log) 
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        ({'state_dict': {}}, r"a dict with the keys \['state_dict'\];"),
+        ({'state_dict': {}}, 'a dict;'),
         ([torch.zeros(1)], 'a list;'),
         (torch.nn.Linear(1, 1), 'a Linear;'),
-        ({'model': torch.nn.Linear(1, 1), 'epoch': 3}, r"a dict with the keys \['model', 'epoch'\]"),
+        ({'model': torch.nn.Linear(1, 1), 'epoch': 3}, 'a dict;'),
     ],
 )
 def test_a_file_without_weights(content: object, message: str, tmp_path: Path) -> None:
@@ -274,9 +272,7 @@ def test_weights_of_a_training_that_diverged(tmp_path: Path) -> None:
     weights = ShuffleNetV2(0.5).state_dict()
     weights['layers.0.conv.bn.running_var'][3] = float('inf')
     torch.save(weights, tmp_path / 'some.pth')
-    with pytest.raises(
-        ValueError, match=r'some\.pth has NaN or infinite values in 1 tensors \(layers\.0\.conv\.bn\.runn'
-    ):
+    with pytest.raises(ValueError, match=r'some\.pth holds NaN or infinity in layers\.0\.conv\.bn\.runn'):
         load(SHUFFLENET, tmp_path / 'some.pth')
 
 
@@ -286,11 +282,3 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / 'some.pth').write_bytes(b'PK\x03\x04 cut')
     with pytest.raises(ValueError, match=r'some\.pth cannot be read'):
         load(SHUFFLENET, tmp_path / 'some.pth')
-
-
-def test_init_cfg_is_checked() -> None:
-    backbone = ShuffleNetV2(0.5)
-    with pytest.raises(ValueError, match=r"has the keys .*'prefix'.*got \['file'\]"):
-        load_pretrained(backbone, {'type': 'Pretrained', 'file': 'x.pth'})
-    with pytest.raises(ValueError, match='needs a checkpoint, a path or URL, got None'):
-        load_pretrained(backbone, {'type': 'Pretrained', 'checkpoint': None})
