@@ -537,7 +537,7 @@ def cfg_with_a_number_of_thousands_of_digits(folder: Path) -> Callable:
     return darknet(folder, LAYERS.replace('filters=2', 'filters=' + '9' * 10_000))
 
 
-@case('ends within layer 0')
+@case('the file is truncated')
 def weights_with_nothing_after_the_header(folder: Path) -> Callable:
     return darknet(folder, LAYERS)
 

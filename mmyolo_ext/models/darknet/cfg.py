@@ -4,7 +4,6 @@ Names and meanings as Darknet's users document them (pjreddie.com/darknet, and t
 error starts with ``file:line:``. Layers count from 0, without [net].
 """
 
-import difflib
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -60,18 +59,13 @@ class Section:
 
     def integer(self, name: str, default: int | None = None, least: int = 0, most: int = MAX_INTEGER) -> int:
         """Return an integer; the field is required if it has no default."""
-        wanted = f'{name} must be a whole number of at least {least}'
-        value = self._value(name, default, int, wanted, lambda value: value >= least)
-        return value if value <= most else self.fail(f'{name} must be at most {most}', name)
+        wanted = f'{name} must be a whole number from {least} to {most}'
+        return self._value(name, default, int, wanted, lambda value: least <= value <= most)
 
     def choice(self, name: str, allowed: Collection[str], default: str | None = None) -> str:
         """Return one of several words; the field is required if it has no default."""
         wanted = f'{name} must be one of {tuple(allowed)}'
         return self._value(name, default, str, wanted, lambda value: value in allowed)
-
-    def switch(self, name: str) -> bool:
-        """Return whether a field is 1; 0 is the default."""
-        return bool(self._value(name, 0, int, f'{name} must be 0 or 1', lambda value: value in (0, 1)))
 
     def numbers(self, name: str, default: list | None = None, kind: type = int) -> list:
         """Return a comma-separated list, which may end with a comma; required if it has no default."""
@@ -102,8 +96,7 @@ class Section:
                 if text not in (str(unsupported[name]), f'{unsupported[name]}.0'):
                     self.fail(f'{name}={text} is not supported, only {unsupported[name]}', name)
             elif name not in self.known and self.kind not in TRAINING:
-                allowed = tuple(sorted(self.known))
-                self.fail(f'{name} is an unknown field, must be one of {allowed}{did_you_mean(name, allowed)}', name)
+                self.fail(f'{name} is an unknown field, must be one of {tuple(sorted(self.known))}', name)
 
 
 @dataclass(frozen=True)
@@ -137,22 +130,12 @@ class Graph(NamedTuple):
     levels: list[Level]
 
 
-def did_you_mean(name: str, known: Collection[str]) -> str:
-    """Return a hint for an error message; empty if no name is close.
-
-    >>> did_you_mean('strid', ['size', 'stride'])
-    "; did you mean 'stride'?"
-    """
-    near = difflib.get_close_matches(name, known, n=1)
-    return f'; did you mean {near[0]!r}?' if near else ''
-
-
 def read_sections(path: str | Path) -> list[Section]:
     """Split a file into sections, without checking their content.
 
     Raises:
-        ValueError: If a line is neither a comment, a section nor ``name=value``, a field is before the first section
-            or repeated, or there is no section.
+        ValueError: If a line is neither a comment, a section nor ``name=value``, a field is repeated, or the first
+            section is not [net].
         FileNotFoundError: If the file does not exist.
     """
     path = Path(path)
@@ -170,7 +153,7 @@ def read_sections(path: str | Path) -> list[Section]:
             sections.append(Section(path, number, SYNONYMS.get(kind, kind)))
             continue
         if not sections:
-            raise ValueError(f'{path}:{number}: the file must start with [net], got {text!r}')
+            break
         section = sections[-1]
         name, equals, value = (part.strip() for part in text.partition('='))
         if not (name and equals and value):
@@ -179,8 +162,8 @@ def read_sections(path: str | Path) -> list[Section]:
             first = section.fields[name][1]
             raise ValueError(f'{path}:{number}: [{section.kind}] {name} is given twice, first in line {first}')
         section.fields[name] = value, number
-    if not sections:
-        raise ValueError(f'{path}:1: the file has no section')
+    if not sections or sections[0].kind != 'net':
+        raise ValueError(f'{path}:1: the file must start with [net]')
     return sections
 
 
@@ -197,8 +180,6 @@ def read_graph(path: str | Path, weights_normalization: str = 'sigmoid') -> Grap
         FileNotFoundError: If the file does not exist.
     """
     net, *sections = read_sections(path)
-    if net.kind != 'net':
-        net.fail('the file must start with [net]')
     image = Shape(net.integer('channels', 3, least=1), net.integer('height', least=1), net.integer('width', least=1))
     net.check_fields()
     layers: list[Layer] = []
@@ -231,7 +212,7 @@ def _layer(section: Section, before: Sequence[Layer], image: Shape) -> Layer:
     if section.kind == 'net':
         section.fail('is there twice')
     if section.kind not in KINDS:
-        section.fail(f'is an unknown section, must be one of {tuple(KINDS)}{did_you_mean(section.kind, KINDS)}')
+        section.fail(f'is an unknown section, must be one of {tuple(KINDS)}')
     index = len(before)
     inputs = _inputs(section, index)
     options, shape = KINDS[section.kind](section, [image if i == IMAGE else before[i].shape for i in inputs])
@@ -269,26 +250,18 @@ def _convolutional(section: Section, inputs: Sequence[Shape]) -> tuple[dict, Sha
     channels, height, width = inputs[0]
     filters = section.integer('filters', least=1)
     sizes = tuple(section.numbers('size', [1]))
-    if min(sizes) < 1:
-        section.fail(f'size must be a whole number of at least 1, got {section.fields["size"][0]!r}', 'size')
-    if max(sizes) > MAX_KERNEL:
-        section.fail(f'size must be at most {MAX_KERNEL}, got {max(sizes)}', 'size')
-    half, padding = section.switch('pad'), section.integer('padding', 0, most=MAX_KERNEL)
+    if min(sizes) < 1 or max(sizes) > MAX_KERNEL:
+        section.fail(f'size must be a whole number from 1 to {MAX_KERNEL}, got {list(sizes)}', 'size')
+    half, padding = section.integer('pad', 0, most=1), section.integer('padding', 0, most=MAX_KERNEL)
     paddings = tuple(size // 2 if half else padding for size in sizes)
     groups = section.integer('groups', 1, least=1)
     if channels % groups or filters % groups:
         section.fail(f'groups={groups} must divide the {channels} input channels and filters={filters}', 'groups')
-    if len(sizes) > 1:
-        if len(sizes) > filters:
-            section.fail(f'size names {len(sizes)} kernels for filters={filters}: each needs one', 'size')
-        if not half or not all(size % 2 for size in sizes):
-            section.fail(f'several sizes must be odd and need pad=1, got {list(sizes)}', 'size')
-        if groups > 1 and not groups == channels == filters:
-            section.fail(
-                f'with several sizes, groups must be 1, or the number of input channels and of filters, got {groups} '
-                f'for {channels} and {filters}',
-                'groups',
-            )
+    depthwise = groups == channels == filters
+    if len(sizes) > 1 and not (half and all(size % 2 for size in sizes) and filters >= len(sizes)):
+        section.fail(f'several sizes must be odd, not more than filters, and need pad=1, got {list(sizes)}', 'size')
+    if len(sizes) > 1 and groups > 1 and not depthwise:
+        section.fail(f'with several sizes, groups must be 1 or as filters and input channels, got {groups}', 'groups')
     stride = _stride(section)
     options = {
         'in_channels': channels,
@@ -297,7 +270,7 @@ def _convolutional(section: Section, inputs: Sequence[Shape]) -> tuple[dict, Sha
         'stride': stride,
         'padding': paddings,
         'groups': groups,
-        'batch_normalize': section.switch('batch_normalize'),
+        'batch_normalize': bool(section.integer('batch_normalize', 0, most=1)),
         'activation': section.choice('activation', ACTIVATIONS),
     }
     height, width = ((n + 2 * paddings[0] - sizes[0]) // s + 1 for n, s in zip((height, width), stride, strict=True))
@@ -325,7 +298,7 @@ def _maxpool(section: Section, inputs: Sequence[Shape]) -> tuple[dict, Shape]:
 def _upsample(section: Section, inputs: Sequence[Shape]) -> tuple[dict, Shape]:
     channels, height, width = inputs[0]
     factor = section.integer('stride', 2, least=1)
-    return {'factor': factor}, Shape(channels, height * factor, width * factor)
+    return {'scale_factor': factor}, Shape(channels, height * factor, width * factor)
 
 
 def _route(section: Section, inputs: Sequence[Shape]) -> tuple[dict, Shape]:
@@ -362,11 +335,10 @@ def _check_one_size(section: Section, name: str, inputs: Sequence[Shape]) -> Non
 
 def _dropout(section: Section, inputs: Sequence[Shape]) -> tuple[dict, Shape]:
     """``probability`` has no default, because Darknet's versions differ in it."""
-    (probability, *more) = section.numbers('probability', kind=float)
-    if more or not 0 <= probability < 1:
-        text = section.fields['probability'][0]
-        section.fail(f'probability must be a number from 0 to below 1, got {text!r}', 'probability')
-    return {'p': probability}, inputs[0]
+    numbers = section.numbers('probability', kind=float)
+    if len(numbers) > 1 or not 0 <= numbers[0] < 1:
+        section.fail(f'probability must be a number from 0 to below 1, got {numbers}', 'probability')
+    return {'p': numbers[0]}, inputs[0]
 
 
 def _yolo(section: Section, inputs: Sequence[Shape]) -> tuple[dict, Shape]:
@@ -375,9 +347,6 @@ def _yolo(section: Section, inputs: Sequence[Shape]) -> tuple[dict, Shape]:
     if len(sides) % 2 or not all(0 < side < math.inf for side in sides):
         section.fail(f'anchors must be pairs of a positive width and height, got {sides}', 'anchors')
     pairs = list(zip(sides[::2], sides[1::2], strict=True))
-    num = section.integer('num', len(pairs))
-    if num != len(pairs):
-        section.fail(f'num must be the number of anchors, {len(pairs)}, got {num}', 'num')
     mask = section.numbers('mask', list(range(len(pairs))))
     if len(set(mask)) < len(mask) or min(mask) < 0 or max(mask) >= len(pairs):
         section.fail(f'mask must be distinct numbers from 0 to {len(pairs) - 1}, got {mask}', 'mask')
@@ -400,10 +369,10 @@ def _level(yolo: Layer, layers: Sequence[Layer], image: Shape) -> Level:
     prediction = layers[yolo.inputs[0]] if yolo.index else None
     plain = {'sizes': (1,), 'stride': (1, 1), 'padding': (0,), 'groups': 1, 'activation': 'linear'}
     plain['batch_normalize'] = False
-    if prediction is None or not plain.items() <= prediction.options.items():
+    if prediction is None or prediction.index == 0 or not plain.items() <= prediction.options.items():
         section.fail(
-            'must follow a [convolutional] of size=1, stride=1, groups=1, activation=linear and no batch_normalize, '
-            f'which predicts; before it is {prediction or "nothing"}'
+            'must follow a [convolutional] of size=1, stride=1, groups=1, activation=linear and no batch_normalize '
+            f'that is not the first layer; before it is {prediction or "nothing"}'
         )
     filters, wanted = prediction.options['filters'], num_anchors * (5 + classes)
     if filters != wanted:
@@ -412,8 +381,6 @@ def _level(yolo: Layer, layers: Sequence[Layer], image: Shape) -> Level:
             f'for the [yolo] of line {section.line}, got {filters}',
             'filters',
         )
-    if prediction.index == 0:
-        prediction.section.fail('predicts from the image itself; a layer must come before it')
     stride_h, stride_w = image.height / yolo.shape.height, image.width / yolo.shape.width
     if stride_h != stride_w or stride_h % 1:
         section.fail(
@@ -426,17 +393,15 @@ def _level(yolo: Layer, layers: Sequence[Layer], image: Shape) -> Level:
 def _check_levels(net: Section, levels: Sequence[Level]) -> None:
     if not levels:
         net.fail('the file has no [yolo] section, so nothing is detected')
-    first = levels[0].yolo
-    classes, num_anchors = first.options['classes'], len(first.options['anchors_wh'])
+    first = levels[0]
     for level in levels[1:]:
-        section, options = level.yolo.section, level.yolo.options
-        if options['classes'] != classes:
-            section.fail(
-                f'classes={options["classes"]}, but the [yolo] of line {first.section.line} has {classes}', 'classes'
+        if _outputs(level) != _outputs(first):
+            level.yolo.section.fail(
+                f'has classes and anchors {_outputs(level)}, but the [yolo] of line '
+                f'{first.yolo.section.line} has {_outputs(first)}: all must have the same'
             )
-        if len(options['anchors_wh']) != num_anchors:
-            section.fail(
-                f'mask has {len(options["anchors_wh"])} anchors, but the [yolo] of line {first.section.line} has '
-                f'{num_anchors}; all must have the same number',
-                'mask',
-            )
+
+
+def _outputs(level: Level) -> tuple[int, int]:
+    """Return the number of classes and of anchors."""
+    return level.yolo.options['classes'], len(level.yolo.options['anchors_wh'])

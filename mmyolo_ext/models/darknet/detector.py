@@ -9,10 +9,9 @@ bias, then the kernels; a weighted shortcut has its weights.
 
 import re
 import struct
-from collections.abc import Sequence
 from logging import WARNING
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,11 +46,8 @@ class DarknetCfg(YOLODetector):
             YOLOv3 code of 2020), ``'relu'``, ``'softmax'`` or ``'none'`` (Darknet); see :class:`ShortcutLayer`.
         norm_cfg: Normalization layers; Darknet's batch norm by default.
         norm_eval: Keep them in eval mode.
-        train_cfg: Passed to the head.
-        test_cfg: Passed to the head.
         data_preprocessor: By default RGB from 0 to 1, padded with grey to a multiple of the largest stride.
-        frozen_parts: See :class:`YOLODetector`.
-        init_cfg: As in MMEngine.
+        **kwargs: Other arguments of :class:`YOLODetector`.
 
     Raises:
         ValueError: If the file has an error; the message has its line.
@@ -66,11 +62,8 @@ class DarknetCfg(YOLODetector):
         weights_normalization: str = 'sigmoid',
         norm_cfg: dict | None = None,
         norm_eval: bool = False,
-        train_cfg: dict | None = None,
-        test_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
-        frozen_parts: str | Sequence[str] = (),
-        init_cfg: dict | list[dict] | None = None,
+        **kwargs: Any,
     ) -> None:
         if weights_normalization not in NORMALIZATIONS:
             raise ValueError(f'weights_normalization must be one of {NORMALIZATIONS}, got {weights_normalization!r}')
@@ -99,11 +92,8 @@ class DarknetCfg(YOLODetector):
         super().__init__(
             backbone={'type': DarknetNetwork, 'graph': graph, 'norm_cfg': norm_cfg, 'norm_eval': norm_eval},
             bbox_head={**head, **(bbox_head or {})},
-            train_cfg=train_cfg,
-            test_cfg=test_cfg,
             data_preprocessor=data_preprocessor or preprocessor,
-            frozen_parts=frozen_parts,
-            init_cfg=init_cfg,
+            **kwargs,
         )
         self.graph = graph
         self.weights = weights
@@ -115,30 +105,31 @@ class DarknetCfg(YOLODetector):
         if self.weights is not None and first_time:
             self.load_weights(self.weights)
 
-    def load_weights(self, path: str | Path, num_layers: int | None = None) -> int:
+    def load_weights(self, path: str | Path) -> int:
         """Load a ``.weights`` file. Nothing is changed unless the whole file fits.
 
         A predicting convolution with other classes than the ``.cfg`` file keeps its weights, with a warning.
 
         Args:
-            path: Of the file.
-            num_layers: The file has the first so many layers only; by default the number in ``.conv.<number>`` at the
-                end of its name, otherwise all.
+            path: Of the file. One whose name ends in ``.conv.<number>`` has the first so many layers only.
 
         Returns:
             Number of images the network was trained on.
 
         Raises:
-            ValueError: If it is no such file, or ends too early or too late for the layers; the message names the
-                layer.
+            ValueError: If it is no such file, or does not have as many values as the layers.
         """
         path = Path(path)
         seen, values = _read(path)
         partial = PARTIAL_FILE.search(path.name)
-        if num_layers is None and partial:
-            num_layers = int(partial[1])
-        blocks = [block for block in self._blocks() if num_layers is None or block.layer.index < num_layers]
-        _check_length(path, blocks, len(values))
+        num_layers = int(partial[1]) if partial else len(self.graph.layers)
+        blocks = [block for block in self._blocks() if block.layer.index < num_layers]
+        count = sum(int(np.prod(shape)) for block in blocks for shape in block.shapes)
+        if count != len(values):
+            raise ValueError(
+                f'{path} has {len(values)} values, the first {num_layers} layers of '
+                f'{self.graph.layers[0].section.path} {count}: the file is truncated, or belongs to another .cfg file'
+            )
         start = 0
         for block in blocks:
             if block.tensors is None:
@@ -164,8 +155,8 @@ class DarknetCfg(YOLODetector):
         for block in blocks:
             if block.tensors is None:
                 raise ValueError(
-                    f'{block.layer} of {block.layer.section.path} differs in this detector: write the classes and '
-                    'filters of the head into the .cfg file, and build the detector from that'
+                    f'{block.layer} of {block.layer.section.path} differs in this detector: write classes and filters '
+                    'of the head into the .cfg file, and build the detector from that'
                 )
         with open(path, 'wb') as file:
             file.write(struct.pack('<3iQ', *VERSION, seen))
@@ -195,10 +186,6 @@ class Block(NamedTuple):
     shapes: list[tuple[int, ...]]
     tensors: list[Tensor] | None
 
-    def count(self) -> int:
-        """Return the number of values."""
-        return sum(int(np.prod(shape)) for shape in self.shapes)
-
 
 def _read(path: Path) -> tuple[int, np.ndarray]:
     """Return the number of training images and all values of a file."""
@@ -214,22 +201,6 @@ def _read(path: Path) -> tuple[int, np.ndarray]:
         f'{path} is not a Darknet .weights file, or it is damaged: its {len(content)} bytes are not a header of 16 or '
         '20 bytes followed by 32-bit values'
     )
-
-
-def _check_length(path: Path, blocks: Sequence[Block], given: int) -> None:
-    end = 0
-    for block in blocks:
-        if end + block.count() > given:
-            raise ValueError(
-                f'{path} ends within {block.layer} of {block.layer.section.path}: it has {given - end} of its '
-                f'{block.count()} values. The file is truncated, or belongs to another .cfg file'
-            )
-        end += block.count()
-    if end < given:
-        raise ValueError(
-            f'{path} has {given - end} values after {blocks[-1].layer if blocks else "no layer"}, the last one to '
-            'read. It belongs to another .cfg file'
-        )
 
 
 def _shapes(layer: Layer) -> list[tuple[int, ...]]:

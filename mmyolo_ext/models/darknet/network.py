@@ -162,18 +162,6 @@ class PoolLayer(nn.Module):
         return F.max_pool2d(padded, self.size, self.stride)
 
 
-class UpsampleLayer(nn.Module):
-    """Nearest-neighbour upsampling."""
-
-    def __init__(self, factor: int) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, factor * H, factor * W)."""
-        return F.interpolate(x, scale_factor=self.factor, mode='nearest')
-
-
 class RouteLayer(nn.Module):
     """Concatenation of the inputs, or of the part ``group_id`` of ``groups`` of each."""
 
@@ -236,5 +224,5 @@ MODULES = {
     'maxpool': PoolLayer,
     'route': RouteLayer,
     'shortcut': ShortcutLayer,
-    'upsample': UpsampleLayer,
+    'upsample': nn.Upsample,  # nearest neighbour
 }

@@ -89,22 +89,11 @@ def test_old_header_counts_images_in_32_bits(tmp_path) -> None:
     assert model.backbone.layers['0'].bn.bias.tolist() == list(range(8))
 
 
-@pytest.mark.parametrize(
-    ('count', 'message'),
-    [
-        (0, r'ends within layer 0 \(\[convolutional\], line 10\).*it has 0 of its 248'),
-        (247, r'ends within layer 0 .* it has 247 of its 248 values'),
-        (248 + 5, r'ends within layer 2 .* it has 5 of its'),
-        # before layer 7: 248 + 1216 + 640 + 216 = 2320
-        (2321, r'ends within layer 7 \(\[shortcut\], line \d+\).* it has 1 of its 3 values'),
-        (TOTAL - 1, r'ends within layer 17 '),
-        (TOTAL + 3, r'has 3 values after layer 17 '),
-    ],
-)
-def test_a_file_of_the_wrong_length_changes_nothing(tmp_path, count: int, message: str) -> None:
+@pytest.mark.parametrize('count', [0, 247, TOTAL - 1, TOTAL + 3])
+def test_a_file_of_the_wrong_length_changes_nothing(tmp_path, count: int) -> None:
     model = build(tmp_path)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf'has {count} values, the first .* {TOTAL}: the file is trunc'):
         model.load_weights(file_of(tmp_path, np.arange(count)))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
@@ -134,11 +123,8 @@ def test_first_layers_alone(tmp_path) -> None:
     model.load_weights(file_of(tmp_path, np.arange(count), name='net.conv.4'))
     assert model.backbone.layers['3'].conv.weight.flatten()[-1] == count - 1
     assert torch.equal(model.backbone.layers['6'].conv.weight, before)
-    model.load_weights(file_of(tmp_path, np.arange(count)), num_layers=4)
-    with pytest.raises(ValueError, match='values after layer 2'):
-        model.load_weights(file_of(tmp_path, np.arange(count)), num_layers=3)
-    with pytest.raises(ValueError, match='ends within layer 6'):
-        model.load_weights(file_of(tmp_path, np.arange(count)))
+    with pytest.raises(ValueError, match=rf'has {count} values, the first 3 layers of .* {248 + 1216}: the file'):
+        model.load_weights(file_of(tmp_path, np.arange(count), name='net.conv.3'))
 
 
 def test_start_from_a_file_with_other_classes(tmp_path) -> None:
