@@ -7,9 +7,8 @@ import inspect
 import math
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import UnionType
-from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 
 import torch
 from mmdet.models.task_modules.prior_generators import SSDAnchorGenerator
@@ -71,15 +70,13 @@ def features_of(module: nn.Module, inputs: FeatureSpec | int) -> FeatureSpec:
         maps = run_without_side_effects(module, zeros)
     except Exception as error:  # any model may be here, and fail in its own way
         raise ValueError(
-            f'{name} does not declare out_channels and out_strides, and does not run on zeros for an image of '
-            f'{IMAGE_SIZE} px: {type(error).__name__}: {error}. Add the attributes to {name}, or replace '
-            "in_channels='auto' by numbers."
+            f'{name} does not declare out_channels and out_strides, and does not run on an image of {IMAGE_SIZE} px: '
+            f"{type(error).__name__}: {error}. Add the attributes to {name}, or replace in_channels='auto' by numbers."
         ) from error
     if not isinstance(maps, Sequence) or not all(isinstance(item, Tensor) and item.dim() == 4 for item in maps):
-        shapes = [tuple(item.shape) if isinstance(item, Tensor) else type(item).__name__ for item in maps]
         raise ValueError(
             f'{name} must return a tuple of maps (N, C, H, W), shallow to deep, got {type(maps).__name__} of '
-            f"{shapes}; transformers of mmpretrain return maps with out_type='featmap'"
+            f"{[getattr(item, 'shape', item) for item in maps]}; in mmpretrain set out_type='featmap'"
         )
     return FeatureSpec(
         tuple(item.shape[1] for item in maps), tuple(round(IMAGE_SIZE / max(item.shape[-1], 1)) for item in maps)
@@ -128,8 +125,7 @@ def build_for(config: dict, features: FeatureSpec | None, source: str) -> nn.Mod
     else:
         raise ValueError(
             f'{config["type"]} takes maps of equal channels (its in_channels is one number), but {source} outputs '
-            f'{features.channels}. Put a neck with one out_channels for all levels between them, e.g. mmdet.FPN or '
-            'mmdet.ChannelMapper, or give the existing neck equal out_channels.'
+            f'{features.channels}: put mmdet.FPN or mmdet.ChannelMapper between them, or make the out_channels equal'
         )
     try:
         return MODELS.build({**config, 'in_channels': in_channels})
@@ -166,29 +162,21 @@ def takes_one_number(part: dict) -> bool:
     for cls in _classes(part):
         if cls.__name__ in ONE_NUMBER:
             return True
-        init = cls.__dict__.get('__init__')
-        if not inspect.isfunction(init) or 'in_channels' not in inspect.signature(init).parameters:
-            continue
-        try:
-            hint = get_type_hints(init).get('in_channels')
-        except Exception:  # hints that name what only type checkers import
-            hint = {'int': int}.get(init.__annotations__.get('in_channels'))
-        if hint is not None:
-            choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-            return set(choices) <= {int, type(None)}
+        parameter = _parameter(cls, 'in_channels')
+        if parameter is not None and parameter.annotation is not parameter.empty:
+            return parameter.annotation in (int, int | None, 'int')
     return False
 
 
 def head_strides(head: nn.Module | dict) -> tuple[int, ...] | None:
     """Return the strides of a head's levels, from the built head or from its config; None if it has none."""
-    if isinstance(head, dict):
-        generator = next((value for value in (_option(head, name) for name in GENERATORS) if value), None)
-        if not generator:
-            strides = _option(head, 'strides')
-            return tuple(strides) if isinstance(strides, Sequence) else None
+    found = (_option(head, name) if isinstance(head, dict) else getattr(head, name, None) for name in GENERATORS)
+    generator = next(filter(None, found), None)
+    if isinstance(head, dict) and generator is None:
+        strides = _option(head, 'strides')
+        return tuple(strides) if isinstance(strides, Sequence) else None
+    if isinstance(generator, dict):
         generator = TASK_UTILS.build(generator)  # of mmdet, whose defaults have no scope
-    else:
-        generator = next((value for value in (getattr(head, name, None) for name in GENERATORS) if value), None)
     # the strides of SSDAnchorGenerator are distances between anchors, not strides of maps
     if generator is None or isinstance(generator, SSDAnchorGenerator):
         return None
@@ -207,25 +195,19 @@ def out_indices_advice(
         wanted: Strides of the head, if known.
         in_channels: Channels of the image.
     """
-    name = type(backbone).__name__
-    now = getattr(backbone, 'out_indices', None)
-    if now is None:
-        return f'{name} has no out_indices to choose from: change the neck, or the strides of the head.'
-    now = (now,) if isinstance(now, int) else tuple(now)
-    stages = _all_stages(config, max(now), in_channels)
-    if stages is None or wanted is None:
+    name, now = type(backbone).__name__, getattr(backbone, 'out_indices', None)
+    stages = None if now is None or wanted is None else _all_stages(config, in_channels)
+    if stages is None:
         return f'Change out_indices of {name} (now {now}), the neck, or the strides of the head.'
-    written = any(isinstance(neck.get('in_channels'), int | Sequence) and not is_auto(neck) for neck in necks)
-    auto_necks = [{**neck, 'in_channels': 'auto'} if 'in_channels' in neck else neck for neck in necks]
-    for indices in _candidates(config, stages.strides, wanted):
-        features = FeatureSpec(*(tuple(values[i] for i in indices) for values in stages))
-        try:
-            for neck in auto_necks:
-                features = build_neck(neck, features, name)[1]
-        except Exception:  # any neck may be here, and refuse in its own way
-            continue
-        if features.strides != wanted:
-            continue
+    now = (now,) if isinstance(now, int) else tuple(now)
+    # of several indices of one stride the one in the default out_indices, else the deepest
+    index_of = {stride: index for index, stride in enumerate(stages.strides)}
+    default = _option({'type': config['type']}, 'out_indices')
+    if isinstance(default, Sequence):
+        index_of |= {stages.strides[index]: index for index in default if index < len(stages.strides)}
+    indices = tuple(index_of[stride] for stride in sorted(index_of) if stride in wanted)
+    if _fits(FeatureSpec(*(tuple(values[i] for i in indices) for values in stages)), necks, wanted):
+        written = any(neck.get('in_channels', 'auto') != 'auto' for neck in necks)
         if indices == tuple(index % len(stages.strides) for index in now):
             return "Write in_channels='auto' in the neck." if written else ''
         also = " with in_channels='auto' in the neck" if written else ''
@@ -237,35 +219,24 @@ def out_indices_advice(
     )
 
 
-def _all_stages(config: dict, last: int, in_channels: int) -> FeatureSpec | None:
-    """Return the features of all indices of a backbone, found by asking for one more until it refuses."""
+def _all_stages(config: dict, in_channels: int) -> FeatureSpec | None:
+    """Return the features of all indices of a backbone: the most that it can be built with."""
     config = {key: value for key, value in config.items() if key not in WEIGHT_OPTIONS}
-    stages = None
-    for count in range(max(last + 1, 1), max(last + 1, MAX_STAGES) + 1):
-        try:
+    for count in range(MAX_STAGES, 0, -1):
+        with suppress(Exception):  # any backbone may be here, and refuse in its own way
             features = features_of(MODELS.build({**config, 'out_indices': tuple(range(count))}), in_channels)
-        except Exception:  # any backbone may be here, and refuse in its own way
-            break
-        if len(features.strides) != count:
-            break
-        stages = features
-    return stages
+            if len(features.strides) == count:
+                return features
+    return None
 
 
-def _candidates(config: dict, strides: tuple[int, ...], wanted: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Yield indices of the wanted strides, then with more and more of the shallower ones, which a neck may skip.
-
-    Of several indices of one stride, the one in the default ``out_indices`` is taken, else the deepest.
-    """
-    index_of = {stride: index for index, stride in enumerate(strides)}
-    default = _option({'type': config['type']}, 'out_indices')
-    for index in (default,) if isinstance(default, int) else default or ():
-        if -len(strides) <= index < len(strides):
-            index_of[strides[index]] = index % len(strides)
-    present = sorted(stride for stride in index_of if stride in wanted)
-    shallower = sorted(stride for stride in index_of if present and stride < present[0])
-    for skipped in range(len(shallower), -1, -1):
-        yield tuple(index_of[stride] for stride in (*shallower[skipped:], *present))
+def _fits(features: FeatureSpec, necks: Sequence[dict], wanted: tuple[int, ...]) -> bool:
+    """Return whether the necks, with the channels of the features, give the wanted strides."""
+    with suppress(Exception):  # any neck may be here, and refuse in its own way
+        for neck in necks:
+            features = build_neck({**neck, 'in_channels': 'auto'} if 'in_channels' in neck else neck, features, '')[1]
+        return features.strides == wanted
+    return False
 
 
 def _classes(part: dict) -> tuple[type, ...]:
@@ -277,16 +248,18 @@ def _classes(part: dict) -> tuple[type, ...]:
     return inspect.getmro(kind) if inspect.isclass(kind) else ()
 
 
+def _parameter(cls: type, name: str) -> inspect.Parameter | None:
+    """Return an argument of the constructor that a class defines itself."""
+    init = cls.__dict__.get('__init__')
+    return inspect.signature(init).parameters.get(name) if inspect.isfunction(init) else None
+
+
 def _option(part: dict, name: str) -> Any:
     """Return an argument from a config, or its default in the nearest class that takes it; None without either."""
     if name in part:
         return part[name]
-    for cls in _classes(part):
-        init = cls.__dict__.get('__init__')
-        parameter = inspect.signature(init).parameters.get(name) if inspect.isfunction(init) else None
-        if parameter is not None:
-            return None if parameter.default is parameter.empty else parameter.default
-    return None
+    found = (parameter for cls in _classes(part) if (parameter := _parameter(cls, name)))
+    return next((None if p.default is p.empty else p.default for p in found), None)
 
 
 def _message(error: BaseException) -> str:

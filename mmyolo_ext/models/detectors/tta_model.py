@@ -53,8 +53,7 @@ class TTAModel(BaseTTAModel):
         test_cfg = {**(getattr(head, 'test_cfg', None) or {}), **(tta_cfg or {})}
         if 'nms' not in test_cfg:
             raise ValueError(
-                f'{type(self.module).__name__} has no nms in its test_cfg: give '
-                "tta_model=dict(tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.65), max_per_img=300))"
+                f'{type(self.module).__name__} has no nms in its test_cfg: give tta_model=dict(tta_cfg=dict(nms=...))'
             )
         self.nms = test_cfg['nms']
         self.max_per_img = test_cfg.get('max_per_img', -1)

@@ -1,7 +1,6 @@
 """A single-stage detector that connects any backbone, neck and head."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from mmdet.models.detectors import SingleStageDetector
@@ -109,14 +108,8 @@ class YOLODetector(SingleStageDetector):
             modules = self._matching_modules(pattern)
             parameters = [p for name, p in self.named_parameters() if fnmatchcase(name, pattern)]
             if not modules and not parameters:
-                known = [name for name, _ in (*self.named_modules(), *self.named_parameters()) if name]
-                close = get_close_matches(pattern, known, n=1)
-                hint = (
-                    f'did you mean {close[0]!r}?' if close else f'modules are {[n for n, _ in self.named_children()]}'
-                )
-                raise ValueError(
-                    f'frozen_parts: no module or parameter of {type(self).__name__} matches {pattern!r}: {hint}'
-                )
+                names = [name for name, _ in self.named_children()]
+                raise ValueError(f'frozen_parts: no module or parameter matches {pattern!r}; modules are {names}')
             for parameter in (*parameters, *(p for module in modules for p in module.parameters())):
                 parameter.requires_grad_(False)
         self.train(self.training)
