@@ -47,9 +47,8 @@ class ASFF(BaseModule):
         super().__init__(init_cfg or INIT_CFG)
         check_level_channels('ASFF', in_channels, in_channels)
         levels = len(in_channels)
-        ratios = [max(a, b) / min(a, b) for a in strides for b in strides if min(strides) > 0]
-        powers = all(ratio % 1 == 0 and int(ratio).bit_count() == 1 for ratio in ratios)
-        if len(strides) != levels or len(set(strides)) < levels or not ratios or not powers:
+        exponents = {math.log2(stride / strides[0]) for stride in strides}
+        if len(strides) != levels or len(exponents) < levels or any(exponent % 1 for exponent in exponents):
             raise ValueError(
                 f'strides must be one for each of the {levels} levels, all different and powers of two of each other, '
                 f'got {tuple(strides)}'
@@ -67,14 +66,9 @@ class ASFF(BaseModule):
         Raises:
             ValueError: If the sizes of the maps do not match the strides.
         """
-        sizes = [tuple(x.shape[-2:]) for x in inputs]
-        finest = self.strides.index(min(self.strides))
-        expected = [
-            tuple(math.ceil(side * self.strides[finest] / stride) for side in sizes[min(finest, len(sizes) - 1)])
-            for stride in self.strides
-        ]
-        if sizes != expected:
-            raise ValueError(f'ASFF(strides={self.strides}) got maps of other strides, of height and width {sizes}')
+        widths = [x.shape[-1] for x in inputs]
+        if widths != [math.ceil(max(widths) * min(self.strides) / stride) for stride in self.strides]:
+            raise ValueError(f'ASFF(strides={self.strides}) got maps of other strides, of the widths {widths}')
         return tuple(fusion(inputs) for fusion in self.fusions)
 
 

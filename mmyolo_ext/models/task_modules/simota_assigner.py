@@ -75,10 +75,6 @@ class YOLOv5SimOTAAssigner:
     def __init__(self, center_radius: float = 1.0, topk: int = 10, iou_weight: float = 3.0) -> None:
         if not center_radius > 0.5:
             raise ValueError(f'center_radius must be above 0.5 cells, got {center_radius}')
-        if topk < 1:
-            raise ValueError(f'topk must be 1 or more, got {topk}')
-        if not iou_weight >= 0:
-            raise ValueError(f'iou_weight must not be negative, got {iou_weight}')
         self.center_radius = center_radius
         self.topk = topk
         self.iou_weight = iou_weight

