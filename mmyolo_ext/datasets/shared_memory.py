@@ -14,6 +14,7 @@ Letters: N samples, C channels, H height, W width.
 import io
 import math
 import multiprocessing
+import operator
 import os
 import pickle
 import weakref
@@ -32,7 +33,6 @@ from torch.utils.data import default_collate, get_worker_info
 from mmyolo_ext.registry import FUNCTIONS
 
 MAX_BLOCKS = 8  # of a worker: one being filled, two waiting for the main process, one or two in use there, and spares
-MAX_FREE = 2  # arrays kept for reuse in a process without workers
 HEADER = 64  # bytes before the pixels, one cache line
 FREE, IN_USE = 0, 1
 SMALL = 1 << 16  # bytes; smaller tensors are copied into the message of the batch
@@ -97,34 +97,11 @@ def stack_inputs(samples: Sequence[dict]) -> dict:
 def _whole_batch(images: Sequence[Tensor]) -> Tensor | None:
     """Return the batch tensor (N, C, H, W) if the images are all its parts in order, else None."""
     whole = images[0]._base
-    if whole is None or whole.shape != (len(images), *images[0].shape):
+    if whole is None or len(whole) != len(images):
         return None
-    in_order = all(
-        image._base is whole
-        and image.storage_offset() == index * whole.stride(0)
-        and image.shape == whole.shape[1:]
-        and image.is_contiguous()
-        for index, image in enumerate(images)
-    )
-    return whole if in_order else None
-
-
-def empty_batch(shape: Sequence[int]) -> Tensor:
-    """Return an uninitialised uint8 tensor in reused memory; in a worker, the memory is shared."""
-    if get_worker_info() is not None:
-        return take_block(shape)
-    size = math.prod(shape)
-    index = next((index for index, memory in enumerate(_free) if len(memory) == size), None)
-    memory = np.empty(size, np.uint8) if index is None else _free.pop(index)
-
-    def give_back() -> None:
-        _free.append(memory)
-        del _free[:-MAX_FREE]
-
-    return _lend(memory, shape, give_back)
-
-
-_free: list[np.ndarray] = []
+    places = ((part.data_ptr(), part.shape, part.stride()) for part in whole)
+    found = ((image.data_ptr(), image.shape, image.stride()) for image in images)
+    return whole if all(map(operator.eq, places, found)) else None
 
 
 def _lend(memory: np.ndarray, shape: Sequence[int], give_back: Callable[[], object]) -> Tensor:
@@ -144,22 +121,19 @@ class Message(NamedTuple):
 
 
 class _Block:
-    """A block of shared memory of this process."""
+    """A block of memory of this process; in a worker, it is shared."""
 
     def __init__(self, size: int) -> None:
-        storage = torch.UntypedStorage._new_shared(HEADER + size)
-        self.tensor = torch.empty(0, dtype=torch.uint8).set_(storage)
+        new_storage = torch.UntypedStorage if get_worker_info() is None else torch.UntypedStorage._new_shared
+        self.tensor = torch.empty(0, dtype=torch.uint8).set_(new_storage(HEADER + size))
         self.bytes = self.tensor.numpy()
+        self.bytes[0] = FREE
         self.is_known = False  # to the main process
         self._is_held = False  # by this process
 
     @property
-    def is_sent(self) -> bool:
-        return self.bytes[0] == IN_USE
-
-    @property
     def is_free(self) -> bool:
-        return not (self._is_held or self.is_sent)
+        return not self._is_held and self.bytes[0] == FREE
 
     def take(self, shape: Sequence[int]) -> Tensor:
         self._is_held = True
@@ -176,11 +150,13 @@ class _Block:
 
 
 _own: list[_Block] = []
+if hasattr(os, 'register_at_fork'):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=lambda: _own.clear())  # a worker has blocks of its own
 _received: dict[tuple[int, int], np.ndarray] = {}  # (process, number) -> block
 
 
-def take_block(shape: Sequence[int]) -> Tensor:
-    """Return an uninitialised uint8 tensor in a free block of this worker, or in new shared memory if none is free."""
+def empty_batch(shape: Sequence[int]) -> Tensor:
+    """Return an uninitialised uint8 tensor in a free block of this process, or in new memory if none is free."""
     size = math.prod(shape)
     free = [block for block in _own if block.is_free]
     for block in free:
@@ -199,7 +175,7 @@ def take_block(shape: Sequence[int]) -> Tensor:
 def as_message(tensor: Tensor) -> Tensor | Message:
     """Return what to send for a tensor: a message if it starts a block that is not sent yet, else the tensor."""
     for number, block in enumerate(_own):
-        if tensor.data_ptr() == block.bytes.ctypes.data + HEADER and tensor.is_contiguous() and not block.is_sent:
+        if tensor.data_ptr() == block.bytes.ctypes.data + HEADER and tensor.is_contiguous() and block.bytes[0] == FREE:
             return Message(os.getpid(), number, tuple(tensor.shape), block.send())
     return tensor
 

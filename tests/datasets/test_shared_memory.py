@@ -19,7 +19,6 @@ from mmyolo_ext.datasets.shared_memory import (
     empty_image,
     one_batch,
     received,
-    take_block,
 )
 from mmyolo_ext.registry import FUNCTIONS, MODELS
 
@@ -90,7 +89,7 @@ def test_blocks_of_workers_that_ended_are_forgotten(blocks):
 
 
 def test_a_block_is_free_when_the_batch_is_gone_on_both_sides(blocks):
-    made = take_block((2, *SHAPE)).fill_(5)
+    made = empty_batch((2, *SHAPE)).fill_(5)
     (block,) = blocks._own
     message = as_message(made)
     assert not block.is_free and message.block is block.tensor
@@ -104,28 +103,28 @@ def test_a_block_is_free_when_the_batch_is_gone_on_both_sides(blocks):
     assert not block.is_free
     del part
     assert block.is_free
-    again = take_block((1, *SHAPE))
+    again = empty_batch((1, *SHAPE))
     assert len(blocks._own) == 1 and as_message(again).block is None, 'the main process has it'
 
 
 def test_a_batch_that_its_worker_keeps_is_not_written_over(blocks):
-    made = take_block((2, *SHAPE)).fill_(5)
+    made = empty_batch((2, *SHAPE)).fill_(5)
     arrived = received(as_message(made))
     del arrived  # the main process is done with it first
-    other = take_block((2, *SHAPE)).fill_(6)
+    other = empty_batch((2, *SHAPE)).fill_(6)
     assert (made == 5).all() and (other == 6).all()
     del made
     assert blocks._own[0].is_free
 
 
 def test_a_batch_that_is_never_sent_frees_its_block(blocks):
-    made = take_block((2, *SHAPE))
+    made = empty_batch((2, *SHAPE))
     del made
     assert blocks._own[0].is_free
 
 
 def test_only_a_whole_block_is_sent_by_its_number(blocks):
-    made = take_block((4, *SHAPE))
+    made = empty_batch((4, *SHAPE))
     assert isinstance(as_message(made[1:]), torch.Tensor)
     assert isinstance(as_message(made.transpose(2, 3)), torch.Tensor)
     assert isinstance(as_message(torch.zeros(3)), torch.Tensor)
@@ -134,27 +133,27 @@ def test_only_a_whole_block_is_sent_by_its_number(blocks):
 
 
 def test_a_larger_batch_has_another_block(blocks):
-    take_block((2, *SHAPE))
-    larger = take_block((4, *SHAPE))
+    empty_batch((2, *SHAPE))
+    larger = empty_batch((4, *SHAPE))
     assert larger.shape == (4, *SHAPE) and len(blocks._own) == 2
 
 
 def test_where_all_blocks_are_taken_there_is_other_memory(blocks):
-    held = [take_block(SHAPE).fill_(k) for k in range(MAX_BLOCKS + 2)]
+    held = [empty_batch(SHAPE).fill_(k) for k in range(MAX_BLOCKS + 2)]
     assert len(blocks._own) == MAX_BLOCKS and not any(block.is_free for block in blocks._own)
-    assert [int(one[0, 0, 0]) for one in held] == list(range(MAX_BLOCKS + 2)) and held[-1].is_shared()
+    assert [int(one[0, 0, 0]) for one in held] == list(range(MAX_BLOCKS + 2))
 
 
 def test_a_larger_batch_takes_the_number_of_a_smaller_one(blocks):
-    held = [take_block(SHAPE).fill_(k) for k in range(MAX_BLOCKS)]
+    held = [empty_batch(SHAPE).fill_(k) for k in range(MAX_BLOCKS)]
     arrived = received(as_message(held[2]))
     held[2] = None
     view = arrived[0].numpy()
     del arrived
-    larger = take_block((4, *SHAPE))
-    assert larger.is_shared() and len(blocks._own) == MAX_BLOCKS, 'all are taken, one of them in the main process'
+    larger = empty_batch((4, *SHAPE))
+    assert len(blocks._own) == MAX_BLOCKS, 'all are taken, one of them in the main process'
     del view
-    larger = take_block((4, *SHAPE)).fill_(9)
+    larger = empty_batch((4, *SHAPE)).fill_(9)
     message = as_message(larger)
     assert message.number == 2 and message.block is not None, 'it is sent, for the main process has the smaller one'
     assert (received(message) == 9).all() and [int(one[0, 0, 0]) for one in held if one is not None] == [
@@ -165,7 +164,7 @@ def test_a_larger_batch_takes_the_number_of_a_smaller_one(blocks):
 
 
 def test_a_worker_that_is_forked_meanwhile_frees_nothing(blocks):
-    made = take_block((2, *SHAPE))
+    made = empty_batch((2, *SHAPE))
     arrived = received(as_message(made))
     del made
     child = os.fork()
@@ -289,7 +288,7 @@ def test_memory_that_is_looked_at_is_not_used_again(keep):
     assert (torch.as_tensor(held if not hasattr(held, '__next__') else next(held)) == 7).all()
 
 
-def test_memory_that_is_given_up_is_used_again():
+def test_memory_that_is_given_up_is_used_again(blocks):
     first = empty_batch((2, 3, 8, 6))
     address = first.data_ptr()
     del first
@@ -298,7 +297,7 @@ def test_memory_that_is_given_up_is_used_again():
     assert empty_batch((2, 3, 8, 5)).shape == (2, 3, 8, 5)
 
 
-def test_little_is_kept():
-    batches = [empty_batch((side, 3, 8, 6)) for side in range(1, 9)]
+def test_little_is_kept(blocks):
+    batches = [empty_batch((side, 3, 8, 6)) for side in range(1, 12)]
     del batches
-    assert len(shared_memory._free) == shared_memory.MAX_FREE
+    assert len(blocks._own) == MAX_BLOCKS and blocks._own[7].is_free
