@@ -103,7 +103,8 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
         # of a failed import, MMEngine's own message lists sys.path
         reason = isinstance(error, ImportError) and error.__context__ or error
         raise ValueError(f'{path} cannot be read: {type(reason).__name__}: {reason}') from error
-    _check_options(cfg, options)
+    if options:
+        _check_options(cfg, options)
     for name in SHORTCUTS:
         if name in options:
             cfg[name] = options.pop(name)
