@@ -11,7 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
+
+from mmyolo_ext.apis import load_config
+from mmyolo_ext.apis.config_errors import one_line
 
 FIRST = '000000.jpg'
 OTHERS = ('000001.jpg', '000002.jpg', '000003.jpg')
@@ -387,18 +391,23 @@ def test_an_image_is_refused(data, train, name):
 
 
 @pytest.mark.parametrize('name', REFUSED_FILES)
-def test_an_annotation_file_is_refused(data, train, name):
+def test_an_annotation_file_is_refused(data, config, train, name):
     breaks, message = REFUSED_FILES[name]
     split = ('train', 'val')[list(REFUSED_FILES).index(name) % 2]
     breaks(Broken(data, split))
-    assert_refused(train(), message)
+    assert_refused_early(config, train, split, message)
 
 
 @pytest.mark.parametrize('name', REFUSED_BOXES)
-def test_training_without_boxes_is_refused(data, train, name):
+def test_training_without_boxes_is_refused(data, config, train, name):
     breaks, message = REFUSED_BOXES[name]
     breaks(Broken(data, 'train'))
-    assert_refused(train(), message)
+    assert_refused_early(config, train, 'train', message)
+
+
+def test_the_error_of_a_data_set_ends_the_tool(data, train):
+    REFUSED_FILES['a list'][0](Broken(data, 'val'))
+    assert_refused(train(), r'val_dataloader\.dataset.*val\.json must hold a JSON object')
 
 
 @pytest.mark.parametrize('name', WARNED)
@@ -543,6 +552,18 @@ def test_a_checkpoint_of_permuted_classes_is_refused(data, train, tmp_path, tool
         arguments = (tmp_path / 'test.py', tmp_path / 'first.pth', '--work-dir', tmp_path / 'c')
         run = tool('test.py', *arguments)
     assert_refused(run, "the checkpoint was trained on the classes .*the same in another order, so '0' and others")
+
+
+def assert_refused_early(config, train, split: str, message: str) -> None:
+    """Build the data set; where that is no error, train, because later checks refuse it."""
+    cfg = load_config(config(''))
+    init_default_scope('mmdet')
+    try:
+        DATASETS.build(cfg[f'{split}_dataloader'].dataset)
+    except (ValueError, OSError) as error:
+        assert matches(message, one_line(error)), error
+    else:
+        assert_refused(train(), message)
 
 
 def assert_refused(run, message: str) -> None:
