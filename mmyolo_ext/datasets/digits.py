@@ -22,7 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .digit_scenes import CLASSES, MAX_SIDE, draw_scene, render_scene
+from .digit_scenes import CLASSES, MAX_SIDE, make_scene
 
 FORMAT = 2  # increased when the same arguments give other images
 SPLITS = ('train', 'val', 'test')
@@ -82,19 +82,19 @@ def write_split(folder: Path, split: str, count: int, size: int, seed: int) -> d
     (folder / split).mkdir(parents=True)
     (folder / 'annotations').mkdir(exist_ok=True)
     for index in range(count):
-        scene = draw_scene(scene_rng(seed, split, index), scans, pool, size)
-        image, boxes = render_scene(scene, scans)
+        image, digits, _, quality = make_scene(scene_rng(seed, split, index), scans, pool, size)
         name = f'{index:06d}.jpg'
-        encoded = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, scene.quality])[1]
+        encoded = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         (folder / split / name).write_bytes(encoded.tobytes())
         coco['images'].append({'id': index, 'file_name': name, 'width': size, 'height': size})
-        for digit, (x1, y1, x2, y2) in zip(scene.digits, boxes.tolist(), strict=True):
+        for digit in digits:
+            x1, y1, x2, y2 = digit['box']
             coco['annotations'].append(
                 {
                     'id': len(coco['annotations']) + 1,  # COCO's evaluation reads a match with id 0 as no match
                     'image_id': index,
-                    'category_id': digit.label,
-                    'scan': digit.scan,
+                    'category_id': digit['label'],
+                    'scan': digit['scan'],
                     'bbox': [x1, y1, x2 - x1, y2 - y1],
                     'area': (x2 - x1) * (y2 - y1),
                     'iscrowd': 0,
@@ -102,15 +102,6 @@ def write_split(folder: Path, split: str, count: int, size: int, seed: int) -> d
             )
     (folder / 'annotations' / f'{split}.json').write_text(json.dumps(coco))
     return coco
-
-
-def _replace(folder: Path, out: Path) -> None:
-    """Replace ``out`` by a finished folder."""
-    old = out.with_name(f'.{out.name}.old-{os.getpid()}')
-    if out.exists():
-        out.rename(old)
-    folder.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def make_digits(
@@ -150,7 +141,11 @@ def make_digits(
             coco = write_split(folder, split, count, size, seed)
             counts[split] = {'images': len(coco['images']), 'boxes': len(coco['annotations'])}
         (folder / 'manifest.json').write_text(json.dumps({'arguments': wanted, 'counts': counts}))
-        _replace(folder, out)
+        old = out.with_name(f'.{out.name}.old-{os.getpid()}')
+        if out.exists():
+            out.rename(old)
+        folder.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return True

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import replace
 from itertools import combinations
 
 import cv2
@@ -11,7 +10,7 @@ import pytest
 
 from mmyolo_ext.datasets import digit_scenes as scenes
 from mmyolo_ext.datasets import digits
-from mmyolo_ext.datasets.digit_scenes import KINDS, LUMA_BGR, draw_background, luma, render_background
+from mmyolo_ext.datasets.digit_scenes import KINDS, LUMA_BGR, draw_background, luma, luma_range, render_background
 
 SIZE = 160
 
@@ -35,9 +34,9 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def drawn(scans, pools):
-    """Two hundred scenes of the training split."""
+    """Two hundred scenes of the training split: image, digits, background and quality of each."""
     rngs = (digits.scene_rng(0, 'train', index) for index in range(200))
-    return [scenes.draw_scene(rng, scans[0], pools['train'], SIZE) for rng in rngs]
+    return [scenes.make_scene(rng, scans[0], pools['train'], SIZE) for rng in rngs]
 
 
 def digest(folder):
@@ -87,33 +86,31 @@ def test_coco_file_fits_the_images(made):
     assert len({box['id'] for box in coco['annotations']}) == len(coco['annotations'])
 
 
-def test_boxes_are_tight_around_the_ink_of_the_image(drawn, scans):
+def test_boxes_are_tight_around_the_ink_of_the_image(drawn):
     """Found again from pixels: a digit put alone on a flat ground changes just the pixels of its box."""
-    flat = replace(drawn[0].background, kind='flat', bgr=(200.0,) * 3, other_bgr=(200.0,) * 3, grain=0.0)
-    for digit in [digit for scene in drawn[:30] for digit in scene.digits]:
-        alone = scenes.Scene(SIZE, flat, (replace(digit, bgr=(0.0,) * 3),), blur=0.0, quality=95)
-        image, boxes = scenes.render_scene(alone, scans[0])
+    for digit in [digit for _, placed, _, _ in drawn[:30] for digit in placed]:
+        image = np.full((SIZE, SIZE, 3), 200, np.float32)
+        scenes.paste_digit(image, {**digit, 'bgr': (0.0,) * 3})
         # Black ink of opacity 0.3 on 200 leaves 200 * (1 - 0.3) = 140.
-        rows, columns = np.nonzero(image[..., 0] <= 140)
-        assert boxes.tolist() == [[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]]
+        rows, columns = np.nonzero(np.rint(image[..., 0]) <= 140)
+        assert digit['box'] == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
-def test_sizes_keep_the_limits_and_use_them(drawn, scans):
-    sides = np.concatenate(
-        [np.ptp(scenes.render_scene(scene, scans[0])[1].reshape(-1, 2, 2), axis=1).max(1) for scene in drawn]
-    )
+def test_sizes_keep_the_limits_and_use_them(drawn):
+    boxes = np.array([digit['box'] for _, placed, _, _ in drawn for digit in placed])
+    sides = (boxes[:, 2:] - boxes[:, :2]).max(1)
     assert sides.min() >= 18 and sides.max() <= 60
     assert sides.min() <= 20 and sides.max() >= 58
 
 
-def test_digits_overlap_and_touch_within_the_limits(drawn, scans):
+def test_digits_overlap_and_touch_within_the_limits(drawn):
     """Slow count on whole-image masks."""
     box_shares, ink_shares = [], []
-    for scene in drawn[:80]:
-        masks = np.zeros((len(scene.digits), SIZE, SIZE), bool)
-        for mask, digit in zip(masks, scene.digits, strict=True):
-            ink = scenes.render_digit(scans[0][digit.scan], digit) >= scenes.INK
-            mask[digit.top : digit.top + ink.shape[0], digit.left : digit.left + ink.shape[1]] = ink
+    for _, placed, _, _ in drawn[:80]:
+        masks = np.zeros((len(placed), SIZE, SIZE), bool)
+        for mask, digit in zip(masks, placed, strict=True):
+            ink, left, top = digit['alpha'] >= scenes.INK, digit['left'], digit['top']
+            mask[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
         for a, b in combinations(masks, 2):
             filled = [np.outer(mask.any(1), mask.any(0)) for mask in (a, b)]
             box_shares.append((filled[0] & filled[1]).sum() / min(side.sum() for side in filled))
@@ -122,32 +119,31 @@ def test_digits_overlap_and_touch_within_the_limits(drawn, scans):
     assert (np.array(box_shares) > 0).sum() > 20 and (np.array(ink_shares) > 0).sum() > 3
 
 
-def test_some_scenes_are_empty_and_show_the_background_alone(drawn, scans):
-    empty = [scene for scene in drawn if not scene.digits]
+def test_some_scenes_are_empty_and_show_the_background_alone(drawn):
+    empty = [(image, background) for image, placed, background, _ in drawn if not placed]
     assert 3 <= len(empty) <= 30  # 200 scenes at 6 %: 12 expected
-    image, boxes = scenes.render_scene(replace(empty[0], blur=0.0), scans[0])
-    assert boxes.shape == (0, 4)
-    assert np.array_equal(image, np.rint(render_background(empty[0].background)).astype(np.uint8))
+    plain = [np.array_equal(image, np.rint(render_background(SIZE, **background))) for image, background in empty]
+    assert 0 < sum(plain) < len(plain)  # three of eight scenes are not blurred
 
 
 def test_digits_stand_out_both_ways(drawn):
     """Every digit is ``MIN_CONTRAST`` darker or lighter than all of its background."""
     ways = set()
-    for scene in drawn:
-        low, high = scene.background.luma_range
-        for digit in scene.digits:
-            value = luma(digit.bgr)
+    for _, placed, background, _ in drawn:
+        low, high = luma_range(background)
+        for digit in placed:
+            value = luma(digit['bgr'])
             assert low - value >= scenes.MIN_CONTRAST - 1e-6 or value - high >= scenes.MIN_CONTRAST - 1e-6
             ways.add(value < low)
     assert ways == {True, False}
 
 
 def test_backgrounds_are_varied_and_keep_their_range():
-    drawn = [draw_background(np.random.default_rng(index), 64) for index in range(200)]
-    assert {background.kind for background in drawn} == set(KINDS)
+    drawn = [draw_background(np.random.default_rng(index)) for index in range(200)]
+    assert {background['kind'] for background in drawn} == set(KINDS)
     for background in drawn[:60]:
-        lumas = render_background(replace(background, grain=0.0)) @ LUMA_BGR
-        low, high = background.luma_range
+        lumas = render_background(64, **{**background, 'grain': 0.0}) @ LUMA_BGR
+        low, high = luma_range(background)
         assert lumas.min() >= low - 0.1 and lumas.max() <= high + 0.1
 
 
@@ -166,7 +162,7 @@ def test_a_failed_run_leaves_the_old_data_and_no_rest(tmp_path, monkeypatch):
     out = tmp_path / 'digits'
     digits.make_digits(out, train=2, val=1, test=1)
     before = digest(out)
-    monkeypatch.setattr(digits, 'render_scene', lambda *_: (_ for _ in ()).throw(OSError('disk full')))
+    monkeypatch.setattr(digits, 'make_scene', lambda *_: (_ for _ in ()).throw(OSError('disk full')))
     with pytest.raises(OSError, match='disk full'):
         digits.make_digits(out, train=5, val=1, test=1)
     assert digest(out) == before and [path.name for path in tmp_path.iterdir()] == ['digits']
