@@ -486,7 +486,7 @@ def test_validation_without_boxes_is_refused(data, train):
         ),
         (
             "model = dict(bbox_head=dict(prior_generator=dict(base_sizes=[[(-10, 13)] * 3] * 3)))",
-            'base_sizes.* must be numbers above 0, got -10',
+            'base_sizes must be a number above 0, got -10',
         ),
         (
             "default_hooks = dict(checkpoint=dict(save_best='coco/mAP50'))",
