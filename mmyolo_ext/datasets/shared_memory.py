@@ -38,38 +38,28 @@ FREE, IN_USE = 0, 1
 SMALL = 1 << 16  # bytes; smaller tensors are copied into the message of the batch
 
 
-class _BatchMemory:
-    """Memory for the images of one batch, allocated for the shape of the first."""
-
-    def __init__(self, num_samples: int) -> None:
-        self._num_samples, self._num_taken, self._batch = num_samples, 0, None
-
-    def take(self, shape: Sequence[int]) -> Tensor:
-        if self._batch is None:
-            self._batch = empty_batch((self._num_samples, *shape))
-        if self._num_taken == self._num_samples or self._batch.shape[1:] != shape:
-            return torch.empty(shape, dtype=torch.uint8)
-        self._num_taken += 1
-        return self._batch[self._num_taken - 1]
-
-
-_batch_memory: ContextVar[_BatchMemory | None] = ContextVar('batch_memory', default=None)
+_batch: ContextVar[dict | None] = ContextVar('batch', default=None)
 
 
 @contextmanager
 def one_batch(num_samples: int) -> Iterator[None]:
     """Let :func:`empty_image` return parts of one batch tensor within the context."""
-    token = _batch_memory.set(_BatchMemory(num_samples))
+    token = _batch.set({'num_samples': num_samples})
     try:
         yield
     finally:
-        _batch_memory.reset(token)
+        _batch.reset(token)
 
 
 def empty_image(shape: Sequence[int]) -> Tensor:
     """Return an uninitialised uint8 tensor (C, H, W): the next image of the batch inside :func:`one_batch`."""
-    memory = _batch_memory.get()
-    return torch.empty(shape, dtype=torch.uint8) if memory is None else memory.take(shape)
+    batch = _batch.get()
+    if batch is not None:
+        if 'images' not in batch:  # the first image decides the shape
+            batch['images'] = list(empty_batch((batch['num_samples'], *shape)))
+        if batch['images'] and batch['images'][0].shape == torch.Size(shape):
+            return batch['images'].pop(0)
+    return torch.empty(shape, dtype=torch.uint8)
 
 
 @FUNCTIONS.register_module()

@@ -55,7 +55,7 @@ def stack_soft_labels(soft_labels: Sequence[Sequence[float] | None], labels: Seq
 def read_annotations(results: dict) -> Annotations:
     """Read the boxes of ``results``; return empty arrays if it has no ``gt_bboxes``.
 
-    Missing labels read as class 0 and missing ignore flags as False; :func:`replace_image` adds no key for them.
+    Missing labels read as class 0 and missing ignore flags as False.
 
     Raises:
         ValueError: If there are masks, boxes other than ``HorizontalBoxes``, or the number of soft labels differs from
@@ -72,7 +72,6 @@ def read_annotations(results: dict) -> Annotations:
             f'gt_bboxes must be mmdet HorizontalBoxes, got {type(boxes).__name__}: '
             "load them by mmdet.LoadAnnotations(with_bbox=True, box_type='hbox')"
         )
-    labels, ignore = results.get('gt_bboxes_labels'), results.get('gt_ignore_flags')
     soft_labels = results.get('gt_soft_labels')
     if soft_labels is not None and len(soft_labels) != len(boxes):
         raise ValueError(
@@ -80,8 +79,8 @@ def read_annotations(results: dict) -> Annotations:
         )
     return Annotations(
         boxes.tensor.numpy(),
-        np.zeros(len(boxes), np.int64) if labels is None else labels,
-        np.zeros(len(boxes), bool) if ignore is None else ignore,
+        results.get('gt_bboxes_labels', np.zeros(len(boxes), np.int64)),
+        results.get('gt_ignore_flags', np.zeros(len(boxes), bool)),
         soft_labels,
     )
 
@@ -96,15 +95,12 @@ def as_boxes(boxes_xyxy: np.ndarray) -> HorizontalBoxes:
 def replace_image(results: dict, image: np.ndarray, annotations: Annotations) -> dict:
     """Return a copy of ``results`` with another image and its boxes.
 
-    ``img_shape`` is updated. Boxes, labels and ignore flags are written only under keys that ``results`` has.
+    ``img_shape`` is updated. Boxes, labels and ignore flags are written only if ``results`` has boxes.
     """
     results = {**results, 'img': image, 'img_shape': image.shape[:2]}
     if 'gt_bboxes' in results:
         results['gt_bboxes'] = as_boxes(annotations.boxes_xyxy)
-    if 'gt_bboxes_labels' in results:
-        results['gt_bboxes_labels'] = annotations.labels
-    if 'gt_ignore_flags' in results:
-        results['gt_ignore_flags'] = annotations.ignore
+        results['gt_bboxes_labels'], results['gt_ignore_flags'] = annotations.labels, annotations.ignore
     if annotations.soft_labels is not None:
         results['gt_soft_labels'] = annotations.soft_labels
     return results

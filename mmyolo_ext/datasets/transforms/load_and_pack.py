@@ -90,8 +90,8 @@ class PackInputs(PackDetInputs):
     def transform(self, results: dict) -> dict:
         """Pack a sample."""
         image = results['img']
-        is_plain = image.dtype == np.uint8 and image.ndim == 3 and not PACKED_BY_MMDET & results.keys()
-        if not is_plain or not {'gt_bboxes', 'gt_bboxes_labels', 'gt_ignore_flags'} <= results.keys():
+        is_plain = image.dtype == np.uint8 and image.ndim == 3 and 'gt_ignore_flags' in results
+        if not is_plain or PACKED_BY_MMDET & results.keys():
             packed = super().transform(results)
             if 'gt_soft_labels' in results:
                 keep = ~results.get('gt_ignore_flags', np.zeros(len(results['gt_soft_labels']), bool))
