@@ -12,7 +12,7 @@ from mmdet.evaluation import CocoMetric as MMDetMetric
 from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import Evaluator
 from torch import distributed
-from torch.multiprocessing import spawn
+from torch.multiprocessing import start_processes
 from torch.utils.data import DataLoader
 
 from mmyolo_ext.engine.runner import Runner
@@ -93,7 +93,8 @@ def test_ranks_score_like_one_process(tmp_path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    spawn(run_rank, (world_size, port, str(tmp_path)), nprocs=world_size)
+    # forked, so that they need not import everything again
+    start_processes(run_rank, (world_size, port, str(tmp_path)), nprocs=world_size, start_method='fork')
     alone = score(CocoMetric(ann_file=str(tmp_path / 'truth.json')), 2)
     assert 0.2 < alone['coco/bbox_mAP'] < 0.9
     for rank in range(world_size):
