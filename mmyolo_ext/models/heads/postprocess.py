@@ -3,8 +3,8 @@
 Letters: N images, C classes, K scored boxes or detections of the batch.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from mmcv.ops import batched_nms
@@ -15,29 +15,12 @@ from torch import Tensor
 TOGETHER = 5000
 
 
-class Detections(NamedTuple):
-    """Detections of a batch, image after image."""
-
-    image: Tensor  # (K,) long, ascending
-    boxes_xyxy: Tensor  # (K, 4)
-    scores: Tensor  # (K,)
-    labels: Tensor  # (K,) long
-
-    def take(self, index: Tensor | slice) -> 'Detections':
-        """Return those of an index or a mask."""
-        return Detections(*(field[index] for field in self))
-
-    def by_image(self, images: int) -> list['Detections']:
-        """Split into N images."""
-        if images == 1:
-            return [self]
-        counts = torch.bincount(self.image, minlength=images).tolist()
-        return [Detections(*parts) for parts in zip(*(field.split(counts) for field in self), strict=True)]
-
-
-def join(parts: Iterable[Detections]) -> Detections:
-    """Concatenate the detections of images in their order."""
-    return Detections(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
+def by_image(found: InstanceData, images: int) -> list[InstanceData]:
+    """Split the detections of a batch, image after image, into those of its N images."""
+    if images == 1:
+        return [found]
+    stops = torch.bincount(found.image, minlength=images).cumsum(0).tolist()
+    return [found[start:stop] for start, stop in pairwise([0, *stops])]
 
 
 def detect(
@@ -62,14 +45,17 @@ def detect(
     found = pick_candidates(*scored, images, cfg['score_thr'], multi_label, cfg['nms_pre'])
     if with_nms:
         found = suppress(found, images, cfg['nms'], cfg['max_per_img'])
-    boxes_xyxy, size = found.boxes_xyxy, 'img_shape'
+    size = 'img_shape'
     if rescale:
-        boxes_xyxy, size = to_original_pixels(boxes_xyxy, found.image, batch_img_metas), 'ori_shape'
-    borders = boxes_xyxy.new_tensor([(width, height) * 2 for height, width in (m[size][:2] for m in batch_img_metas)])
-    found = found._replace(boxes_xyxy=torch.minimum(boxes_xyxy.clamp(min=0), borders[found.image]))
-    return [
-        InstanceData(bboxes=one.boxes_xyxy, scores=one.scores, labels=one.labels) for one in found.by_image(images)
-    ]
+        found.bboxes, size = to_original_pixels(found.bboxes, found.image, batch_img_metas), 'ori_shape'
+    borders = found.bboxes.new_tensor(
+        [(width, height) * 2 for height, width in (m[size][:2] for m in batch_img_metas)]
+    )
+    found.bboxes = torch.minimum(found.bboxes.clamp(min=0), borders[found.image])
+    results = by_image(found, images)
+    for result in results:
+        result.pop('image')
+    return results
 
 
 def pick_candidates(
@@ -80,8 +66,10 @@ def pick_candidates(
     score_thr: float,
     multi_label: bool,
     nms_pre: int,
-) -> Detections:
-    """Return the scores above the threshold as detections.
+) -> InstanceData:
+    """Return the scores above the threshold as detections of a batch, image after image.
+
+    They have ``image`` (K,) long, ascending, ``bboxes`` (K, 4) xyxy, ``scores`` (K,) and ``labels`` (K,) long.
 
     Args:
         image: (K,) long.
@@ -99,16 +87,15 @@ def pick_candidates(
         best_score, best_label = scores.max(dim=1)
         index = torch.nonzero(best_score > score_thr).squeeze(1)
         score, label = best_score[index], best_label[index]
-    found = Detections(image[index], boxes_xyxy[index], score, label)
+    found = InstanceData(image=image[index], bboxes=boxes_xyxy[index], scores=score, labels=label)
     if images > 1:  # predictions are in the order of levels
-        found = found.take(found.image.argsort(stable=True))
+        found = found[found.image.argsort(stable=True)]
     if 0 < nms_pre < len(score):
-        per_image = found.by_image(images)
-        too_many = (len(one.scores) > nms_pre for one in per_image)
-        found = join(
-            one.take(one.scores.argsort(descending=True, stable=True)[:nms_pre]) if cut else one
-            for one, cut in zip(per_image, too_many, strict=True)
-        )
+        parts = []
+        for one in by_image(found, images):
+            too_many = len(one) > nms_pre
+            parts.append(one[one.scores.argsort(descending=True, stable=True)[:nms_pre]] if too_many else one)
+        found = InstanceData.cat(parts)
     return found
 
 
@@ -129,74 +116,65 @@ def to_original_pixels(boxes_xyxy: Tensor, image: Tensor, batch_img_metas: Seque
 
 
 def suppress(
-    found: Detections, images: int, nms_cfg: dict, max_per_img: int, together: bool | None = None
-) -> Detections:
+    found: InstanceData, images: int, nms_cfg: dict, max_per_img: int, together: bool | None = None
+) -> InstanceData:
     """Apply class-wise non-maximum suppression of mmcv in each image, highest score first.
 
     Args:
-        found: Of a batch.
+        found: Of a batch, see :func:`pick_candidates`.
         images: N.
         nms_cfg: As for mmcv's ``batched_nms``.
         max_per_img: Maximum number of detections; all if not positive.
         together: Process several images in one call; by default on a GPU, where calls cost more than boxes.
     """
-    together = found.boxes_xyxy.is_cuda if together is None else together
+    together = found.bboxes.is_cuda if together is None else together
     plain = nms_cfg is not None and nms_cfg.get('type', 'nms') == 'nms'
     if together and plain and images > 1:
-        return join(_suppress_together(part, images, nms_cfg, max_per_img) for part in _calls(found, images))
-    parts = []
-    for one in found.by_image(images):
-        keep, scores = _keep(one.boxes_xyxy, one.scores, one.labels, nms_cfg, max_per_img)
-        parts.append(one.take(keep)._replace(scores=scores))
-    return join(parts)
+        parts = [_suppress_together(part, images, nms_cfg, max_per_img) for part in _calls(found, images)]
+    else:
+        parts = [suppress_duplicates(one, nms_cfg, max_per_img) for one in by_image(found, images)]
+    return InstanceData.cat(parts)
 
 
 def suppress_duplicates(candidates: InstanceData, nms_cfg: dict, max_per_img: int) -> InstanceData:
     """Apply :func:`suppress` to ``bboxes`` (K, 4), ``scores`` and ``labels`` (K,) of one image."""
-    keep, scores = _keep(candidates.bboxes, candidates.scores, candidates.labels, nms_cfg, max_per_img)
+    if len(candidates) == 0:
+        return candidates
+    # mmcv separates classes by an offset that assumes no negative coordinate; a shift changes no overlap
+    shifted = candidates.bboxes - candidates.bboxes.min()
+    kept_boxes, keep = batched_nms(shifted, candidates.scores, candidates.labels, nms_cfg)
+    keep = keep[:max_per_img] if max_per_img > 0 else keep
     kept = candidates[keep]
-    kept.scores = scores
+    kept.scores = kept_boxes[: len(keep), -1]  # which soft-NMS changes
     return kept
 
 
-def _keep(
-    boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, nms_cfg: dict, max_per_img: int
-) -> tuple[Tensor, Tensor]:
-    """Return the index of what is kept, best first, and its scores, which soft-NMS changes."""
-    if len(scores) == 0:
-        return labels, scores
-    # mmcv separates classes by an offset that assumes no negative coordinate; a shift changes no overlap
-    kept_boxes, keep = batched_nms(boxes_xyxy - boxes_xyxy.min(), scores, labels, nms_cfg)
-    keep = keep[:max_per_img] if max_per_img > 0 else keep
-    return keep, kept_boxes[: len(keep), -1]
-
-
-def _calls(found: Detections, images: int) -> Iterator[Detections]:
+def _calls(found: InstanceData, images: int) -> Iterator[InstanceData]:
     """Yield consecutive images with at most ``TOGETHER`` detections, or one image that has more."""
     counts, start, stop = torch.bincount(found.image, minlength=images).tolist(), 0, 0
     for count in counts:
         if stop > start and stop + count - start > TOGETHER:
-            yield found.take(slice(start, stop))
+            yield found[start:stop]
             start = stop
         stop += count
-    yield found.take(slice(start, stop))
+    yield found[start:stop]
 
 
-def _suppress_together(found: Detections, images: int, nms_cfg: dict, max_per_img: int) -> Detections:
+def _suppress_together(found: InstanceData, images: int, nms_cfg: dict, max_per_img: int) -> InstanceData:
     """Separate classes along x and images along y: this loses the fewest bits of a coordinate."""
     if len(found.scores) == 0:
         return found
-    boxes_xyxy = found.boxes_xyxy - found.boxes_xyxy.min()
+    boxes_xyxy = found.bboxes - found.bboxes.min()
     width, height = (boxes_xyxy[:, axis].max() + 1 for axis in (2, 3))
     right = torch.zeros_like(found.scores) if nms_cfg.get('class_agnostic') else found.labels * width
     down = found.image * height
     shifted = boxes_xyxy + torch.stack([right, down, right, down], dim=1)
     in_one = {**nms_cfg, 'class_agnostic': True, 'split_thr': len(shifted) + 1}
     keep = batched_nms(shifted, found.scores, found.labels, in_one)[1]
-    kept = found.take(keep)  # best first over all images
-    kept = kept.take(kept.image.argsort(stable=True))
+    kept = found[keep]  # best first over all images
+    kept = kept[kept.image.argsort(stable=True)]
     if max_per_img < 1:
         return kept
     counts = torch.bincount(kept.image, minlength=images)
     rank = torch.arange(len(kept.image), device=kept.image.device) - (counts.cumsum(0) - counts)[kept.image]
-    return kept.take(rank < max_per_img)
+    return kept[rank < max_per_img]

@@ -6,9 +6,8 @@ from mmengine.structures import InstanceData
 
 from mmyolo_ext.models.heads import postprocess
 from mmyolo_ext.models.heads.postprocess import (
-    Detections,
+    by_image,
     detect,
-    join,
     pick_candidates,
     suppress,
     suppress_duplicates,
@@ -20,7 +19,7 @@ SCORES = torch.tensor([[0.9, 0.4], [0.8, 0.05], [0.1, 0.7]])
 NMS = {'type': 'nms', 'iou_threshold': 0.65}
 
 
-def pick(score_thr: float, multi_label: bool, nms_pre: int) -> Detections:
+def pick(score_thr: float, multi_label: bool, nms_pre: int) -> InstanceData:
     return pick_candidates(torch.zeros(3, dtype=torch.long), BOXES, SCORES, 1, score_thr, multi_label, nms_pre)
 
 
@@ -29,7 +28,7 @@ def test_several_labels_a_box() -> None:
     # above 0.1, not equal to it: (0, 0), (0, 1), (1, 0), (2, 1)
     assert found.labels.tolist() == [0, 1, 0, 1]
     assert found.scores.tolist() == pytest.approx([0.9, 0.4, 0.8, 0.7])
-    assert found.boxes_xyxy.tolist() == BOXES[[0, 0, 1, 2]].tolist()
+    assert found.bboxes.tolist() == BOXES[[0, 0, 1, 2]].tolist()
 
 
 def test_one_label_a_box() -> None:
@@ -53,11 +52,11 @@ def test_best_of_each_image() -> None:
     # image 0 has three, of which the best two go on; image 1 none; image 2 two, which stay as they are
     assert found.image.tolist() == [0, 0, 2, 2]
     assert found.scores.tolist() == pytest.approx([0.9, 0.5, 0.2, 0.6])
-    assert found.boxes_xyxy[:, 0].tolist() == [8, 12, 4, 16]
-    assert [len(one.scores) for one in found.by_image(3)] == [2, 0, 2]
+    assert found.bboxes[:, 0].tolist() == [8, 12, 4, 16]
+    assert [len(one.scores) for one in by_image(found, 3)] == [2, 0, 2]
 
 
-def crowd(images: int, seed: int) -> Detections:
+def crowd(images: int, seed: int) -> InstanceData:
     """Boxes around a few objects, of three classes; the second image has none."""
     generator = torch.Generator().manual_seed(seed)
     parts = []
@@ -67,8 +66,9 @@ def crowd(images: int, seed: int) -> Detections:
         start = start + 12 * torch.rand(count, 2, generator=generator)
         side = 40 + 20 * torch.rand(count, 2, generator=generator)
         scores, labels = (torch.rand(count, generator=generator), torch.randint(0, 3, (count,), generator=generator))
-        parts.append(Detections(torch.full((count,), image), torch.cat([start, start + side], 1), scores, labels))
-    return join(parts)
+        bboxes = torch.cat([start, start + side], 1)
+        parts.append(InstanceData(image=torch.full((count,), image), bboxes=bboxes, scores=scores, labels=labels))
+    return InstanceData.cat(parts)
 
 
 def overlap(box: list[float], other: list[float]) -> float:
@@ -78,18 +78,18 @@ def overlap(box: list[float], other: list[float]) -> float:
     return common / ((x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - common)
 
 
-def one_by_one(found: Detections, images: int, agnostic: bool, most: int) -> Detections:
+def one_by_one(found: InstanceData, images: int, agnostic: bool, most: int) -> InstanceData:
     """The definition: the best box, then the best of those that do not overlap it, and so on."""
     kept = []
-    for one in found.by_image(images):
-        boxes, labels = one.boxes_xyxy.tolist(), one.labels.tolist()
+    for one in by_image(found, images):
+        boxes, labels = one.bboxes.tolist(), one.labels.tolist()
         mine: list[int] = []
         for index in one.scores.argsort(descending=True).tolist():
             rivals = [other for other in mine if agnostic or labels[other] == labels[index]]
             if all(overlap(boxes[index], boxes[other]) <= 0.65 for other in rivals):
                 mine.append(index)
-        kept.append(one.take(torch.tensor(mine, dtype=torch.long)[: most if most > 0 else None]))
-    return join(kept)
+        kept.append(one[torch.tensor(mine, dtype=torch.long)[: most if most > 0 else None]])
+    return InstanceData.cat(kept)
 
 
 @pytest.mark.parametrize('agnostic', [False, True])
@@ -105,8 +105,8 @@ def test_a_batch_is_suppressed_as_its_images(
         kept = suppress(found, 5, {**NMS, 'class_agnostic': agnostic}, most, together)
         wanted = one_by_one(found, 5, agnostic, most)
         assert len(wanted.scores) < len(found.scores)
-        for ours, theirs in zip(kept, wanted, strict=True):
-            assert torch.equal(ours, theirs)
+        for name in ('image', 'bboxes', 'scores', 'labels'):
+            assert torch.equal(kept[name], wanted[name])
 
 
 def test_calls_hold_whole_images(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,9 +119,10 @@ def test_calls_hold_whole_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_in_a_batch() -> None:
-    nothing = Detections(*(field[:0] for field in crowd(1, 0)))
+    nothing = crowd(1, 0)[:0]
     for together in (False, True):
-        assert [field.shape for field in suppress(nothing, 2, NMS, 300, together)] == [(0,), (0, 4), (0,), (0,)]
+        kept = suppress(nothing, 2, NMS, 300, together)
+        assert [kept[name].shape for name in ('image', 'bboxes', 'scores', 'labels')] == [(0,), (0, 4), (0,), (0,)]
 
 
 def test_soft_suppression_changes_the_scores() -> None:
@@ -158,8 +159,8 @@ def test_classes_stay_apart_left_of_zero() -> None:
 
 def test_nothing_found() -> None:
     found = pick(score_thr=0.95, multi_label=True, nms_pre=10)
-    assert found.boxes_xyxy.shape == (0, 4)
-    candidates = InstanceData(bboxes=found.boxes_xyxy, scores=found.scores, labels=found.labels)
+    assert found.bboxes.shape == (0, 4)
+    candidates = InstanceData(bboxes=found.bboxes, scores=found.scores, labels=found.labels)
     kept = suppress_duplicates(candidates, NMS, max_per_img=300)
     assert kept.bboxes.shape == (0, 4)
     assert kept.scores.shape == (0,)
