@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmyolo_ext.checkpoint.backbone_keys import fetch
+from mmyolo_ext.checkpoint.conversion import state_dict_of
 from mmyolo_ext.checkpoint.matching import NOT_WEIGHTS, LoadReport
 from mmyolo_ext.checkpoint.safe_load import check_finite
 from mmyolo_ext.models.layers import INIT_CFG
@@ -193,12 +194,10 @@ def load_pretrained(backbone: StagedBackbone, init_cfg: Mapping[str, Any]) -> No
 
 def _state_dict(content: Any, source: str) -> dict[str, Tensor]:
     """Return the tensors by name, from one of :data:`CONTAINERS` in the content or from the content itself."""
-    inner = [content[key] for key in CONTAINERS if key in content] if isinstance(content, Mapping) else []
-    for candidate in [*inner, content]:
-        if isinstance(candidate, Mapping):
-            tensors = {str(key): value for key, value in candidate.items() if isinstance(value, Tensor)}
-            if tensors:
-                return tensors
+    outer = content if isinstance(content, Mapping) else {}
+    for candidate in (*(outer.get(key) for key in CONTAINERS), outer):
+        if tensors := state_dict_of(candidate):
+            return tensors
     raise ValueError(
         f'{source} contains no named weights but a {type(content).__name__}; it must be a state dict, or have one in '
         f'{" or ".join(CONTAINERS)}'
