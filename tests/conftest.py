@@ -1,5 +1,6 @@
 """What the tests share: where the reference data is, and MMEngine's readers as they were."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -8,6 +9,11 @@ from mmengine.runner import CheckpointLoader
 
 SHARED = Path(os.environ.get('MMYOLO_EXT_SHARED', Path(__file__).parents[2] / 'shared'))
 MMENGINE_READERS = CheckpointLoader._schemes.copy()
+
+
+def pytest_collection_finish() -> None:
+    """Exclude what is imported by now from garbage collection, which every dataset of MMEngine calls when it loads."""
+    gc.freeze()
 
 
 def shared_path(relative: str) -> Path:
