@@ -28,7 +28,6 @@ from mmyolo_ext.checkpoint.safe_load import check_finite
 from mmyolo_ext.image_io import read_image
 from mmyolo_ext.registry import DATASETS, MODELS
 
-WARM_UP_RUNS = 3
 READABLE_SIDE = 480  # px: on smaller images labels would hide what they name, so those are drawn enlarged
 GOLDEN_ANGLE = 0.381966  # of a full turn: hues of successive classes stay far apart for any number of classes
 
@@ -106,17 +105,6 @@ class Detector:
                 results = self.model.test_step(batch)
             for result in results:
                 yield _to_numpy(result.pred_instances, score_thr)
-
-    def warm_up(self, batch_size: int = 1, image_hw: tuple[int, int] = (480, 640)) -> None:
-        """Run blank images of this size: the first runs on a GPU choose algorithms and allocate memory.
-
-        Args:
-            batch_size: Batch size of later calls.
-            image_hw: Height and width of later images, px; each size needs its own warm-up.
-        """
-        blank = np.zeros((*image_hw, 3), np.uint8)
-        for _ in range(WARM_UP_RUNS):
-            list(self([blank] * batch_size, batch_size=batch_size))
 
     def _prepare(self, image: str | Path | np.ndarray) -> dict:
         if isinstance(image, np.ndarray):
