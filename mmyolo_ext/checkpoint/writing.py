@@ -7,12 +7,11 @@ import json
 import math
 import os
 import re
-import stat
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +58,8 @@ class CheckpointFolder:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.entries = read_manifest(self.folder)
+        # a process killed after it deleted a file leaves its entry
+        self.entries = {name: at for name, at in read_manifest(self.folder).items() if _is_file(self.folder / name)}
 
     def write(self, name: str, content: Any, expendable: Iterable[str] = (), **facts: Any) -> Path:
         """Write a checkpoint under its final name only when all of it is on the disk, then note it in the manifest.
@@ -75,23 +75,25 @@ class CheckpointFolder:
             WriteError: The disk is full, permission was lost, or the file reads back differently.
         """
         path = self.folder / name
-        try:
+        stream = io.BytesIO()
+        torch.save(content, stream)
+        saved = stream.getbuffer()
+        with _write_errors(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.entries.pop(name, None):  # until the new one is noted, the file's own checksums count
                 self._write_manifest()
             try:
-                digest, size = _write_file(path, lambda stream: torch.save(content, stream))
+                _write_file(path, saved)
             except OSError as error:
                 expendable = [other for other in expendable if other != name]
                 if error.errno not in OUT_OF_SPACE or not self._unlink(expendable):
                     raise
-                digest, size = _write_file(path, lambda stream: torch.save(content, stream))
+                _write_file(path, saved)
+            digest = hashlib.sha256(saved).hexdigest()
             if digest_of(path) != digest:
                 raise OSError(errno.EIO, 'it reads back differently from what was written')
-            self.entries[name] = {'sha256': digest, 'size': size, **facts}
+            self.entries[name] = {'sha256': digest, 'size': len(saved), **facts}
             self._write_manifest()
-        except OSError as error:
-            raise WriteError(f'cannot write {error.filename or path}: {error.strerror or error}') from error
         return path
 
     def adopt(self, name: str, **facts: Any) -> None:
@@ -105,11 +107,9 @@ class CheckpointFolder:
             WriteError: The manifest cannot be written.
         """
         path = self.folder / name
-        try:
+        with _write_errors(self.folder / MANIFEST):
             self.entries[name] = {'sha256': digest_of(path), 'size': path.stat().st_size, **facts}
             self._write_manifest()
-        except OSError as error:
-            raise WriteError(f'cannot write {self.folder / MANIFEST}: {error.strerror or error}') from error
 
     def point(self, folder: str | Path, name: str) -> None:
         """Name a checkpoint in ``last_checkpoint`` of ``folder``; a hint for other tools.
@@ -118,35 +118,28 @@ class CheckpointFolder:
             WriteError: It cannot be written.
         """
         pointer = Path(folder) / POINTER
-        try:
-            _write_file(pointer, lambda stream: stream.write(str(self.folder / name).encode()), sync=False)
-        except OSError as error:
-            raise WriteError(f'cannot write {pointer}: {error.strerror or error}') from error
+        with _write_errors(pointer):
+            _write_file(pointer, str(self.folder / name).encode(), sync=False)
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete checkpoints of this folder; what cannot be deleted is left."""
-        gone = [name for name in names if is_plain_name(name)]
+        gone = list(names)
+        self._unlink(gone)
         if self.entries.keys() & set(gone):
             self.entries = {name: facts for name, facts in self.entries.items() if name not in gone}
             with suppress(OSError):
                 self._write_manifest()
-        self._unlink(gone)
 
     def best(self, metric: str) -> tuple[str, float] | None:
         """Return name and score of the best checkpoint by a metric, if the file is there."""
         for name, facts in reversed(self.entries.items()):
-            known = facts.get('metric') == metric and math.isfinite(facts.get('score', math.nan))
-            if known and _is_file(self.folder / name):
+            if facts.get('metric') == metric and math.isfinite(facts.get('score', math.nan)):
                 return name, facts['score']
         return None
 
     def newest(self) -> Path | None:
         """Return the newest checkpoint of the manifest to resume from, if any is there."""
-        usable = [
-            (moment_of(facts), name)
-            for name, facts in self.entries.items()
-            if facts.get('kind') in RESUMABLE and _is_file(self.folder / name)
-        ]
+        usable = [(moment_of(facts), name) for name, facts in self.entries.items() if facts.get('kind') in RESUMABLE]
         return self.folder / max(usable)[1] if usable else None
 
     def set_aside(self, names: Iterable[str], timestamp: str) -> Path | None:
@@ -159,10 +152,8 @@ class CheckpointFolder:
         if not names:
             return None
         target = self.folder / f'earlier_{timestamp}'
-        number = 1
         while target.exists():
-            number += 1
-            target = self.folder / f'earlier_{timestamp}_{number}'
+            target = target.with_name(f'{target.name}_2')
         target.mkdir()
         moved = {name: self.entries.pop(name) for name in names if name in self.entries}
         if moved:
@@ -180,10 +171,9 @@ class CheckpointFolder:
         """Delete regular files of the folder; return whether any is deleted."""
         gone = False
         for name in names:
-            path = self.folder / name
-            if is_plain_name(name) and _is_file(path):
+            if is_plain_name(name) and _is_file(self.folder / name):
                 with suppress(OSError):
-                    path.unlink()
+                    (self.folder / name).unlink()
                     gone = True
         return gone
 
@@ -258,6 +248,8 @@ def plain(value: Any, dropped: list[str] | None = None, where: str = '') -> Any:
     """
     if isinstance(value, Tensor):
         return value.detach().cpu()
+    if isinstance(value, PurePath):
+        return str(value)
     if value is None or isinstance(value, (bool, bytes)) or type(value) in PLAIN:
         return value
     if isinstance(value, HistoryBuffer):
@@ -270,8 +262,6 @@ def plain(value: Any, dropped: list[str] | None = None, where: str = '') -> Any:
     for kind in (str, int, float):  # of their subclasses
         if isinstance(value, kind):
             return kind(value)
-    if isinstance(value, PurePath):
-        return str(value)
     if isinstance(value, Mapping):
         items = {key: plain(part, dropped, f'{where}.{key}') for key, part in value.items() if type(key) in PLAIN}
         if not isinstance(value, OrderedDict):
@@ -291,47 +281,26 @@ def plain(value: Any, dropped: list[str] | None = None, where: str = '') -> Any:
 PLAIN = (str, int, float, bool, torch.Size, torch.dtype, torch.device)
 
 
-class _HashingStream:
-    """A binary file that hashes what is written and keeps the system's error, which ``torch.save`` hides."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.hash = hashlib.sha256()
-        self.size = 0
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            written = self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-        self.hash.update(data)
-        self.size += len(data)
-        return written
-
-    def flush(self) -> None:
-        self._file.flush()
+@contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f'cannot write {error.filename or path}: {error.strerror or error}') from error
 
 
-def _write_file(path: Path, fill: Callable[[Any], Any], sync: bool = True) -> tuple[str, int]:
-    """Write a file under another name, flush it to disk and rename it; return its SHA-256 and size.
+def _write_file(path: Path, content: bytes | memoryview, sync: bool = True) -> None:
+    """Write a file under another name, flush it to disk and rename it.
 
     Args:
         path: Of the file.
-        fill: Writes into the stream it is given.
+        content: Of the file.
         sync: Wait until it is on the disk; a file that may be lost need not.
     """
     unfinished = path.with_name(f'.{path.name}{UNFINISHED}')
     try:
         with unfinished.open('wb') as file:
-            stream = _HashingStream(file)
-            try:
-                fill(stream)
-            except Exception:
-                if stream.error:
-                    raise stream.error from None
-                raise
+            file.write(content)
             file.flush()
             if sync:
                 os.fsync(file.fileno())
@@ -344,7 +313,6 @@ def _write_file(path: Path, fill: Callable[[Any], Any], sync: bool = True) -> tu
         raise
     if sync:
         _sync_folder(path.parent)
-    return stream.hash.hexdigest(), stream.size
 
 
 def _sync_folder(folder: Path) -> None:
@@ -360,7 +328,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    _write_file(path, lambda stream: stream.write(json.dumps(content, indent=1).encode()))
+    _write_file(path, json.dumps(content, indent=1).encode())
 
 
 def digest_of(path: Path) -> str:
@@ -373,10 +341,7 @@ def digest_of(path: Path) -> str:
 
 
 def _is_file(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except OSError:
-        return False
+    return path.is_file() and not path.is_symlink()
 
 
 def slim(state_dict: Mapping[str, Tensor], half: bool) -> tuple[dict[str, Tensor], list[str]]:
@@ -391,18 +356,10 @@ def slim(state_dict: Mapping[str, Tensor], half: bool) -> tuple[dict[str, Tensor
     Returns:
         The copies, and the names of the tensors besides statistics that stay in float32.
 
-    Raises:
-        ValueError: If a value is not finite.
     """
-    broken = [name for name, value in state_dict.items() if value.is_floating_point() and not value.isfinite().all()]
-    if broken:
-        raise ValueError(
-            f'the weights have NaN or infinite values in {len(broken)} tensors ({", ".join(broken[:3])}): their '
-            'training had diverged'
-        )
-    given = {name: value.detach().cpu() for name, value in state_dict.items()}
     slimmed, wide = {}, []
-    for name, value in given.items():
+    for name, value in state_dict.items():
+        value = value.detach().cpu()
         dtype = torch.float32 if value.is_floating_point() else value.dtype
         if half and value.is_floating_point() and not name.endswith(STATISTICS):
             if value.half().isfinite().all():

@@ -191,14 +191,15 @@ def die_at_call(kind: str, number: int, after: bool) -> Callable[[], None]:
         left = [number]
 
         def wrap(real: Callable) -> Callable:
-            def call(*args):
+            def call(*args, **kwargs):
                 left[0] -= 1
                 if left[0] == 0 and not after:
                     if kind == 'write':
-                        args[0]._file.write(bytes(args[1])[: len(args[1]) // 2])
-                        args[0]._file.flush()
+                        path, content = args[:2]
+                        unfinished = path.with_name(f'.{path.name}{writing.UNFINISHED}')
+                        unfinished.write_bytes(content[: len(content) // 2])
                     os.kill(os.getpid(), signal.SIGKILL)
-                result = real(*args)
+                result = real(*args, **kwargs)
                 if left[0] == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return result
@@ -206,7 +207,7 @@ def die_at_call(kind: str, number: int, after: bool) -> Callable[[], None]:
             return call
 
         if kind == 'write':
-            writing._HashingStream.write = wrap(writing._HashingStream.write)
+            writing._write_file = wrap(writing._write_file)
         else:
             setattr(os, kind, wrap(getattr(os, kind)))
 
@@ -274,7 +275,6 @@ def kill_and_resume(
                 events.append(f'{seconds:.2f} s')
             elif mode == 'call':
                 kind, number, after = draw.choice(CALLS), draw.randint(1, 60), draw.random() < 0.5
-                number *= 20 if kind == 'write' else 1
                 before = die_at_call(kind, number, after)
                 events.append(f'{kind} {number}{" after" if after else ""}')
             else:

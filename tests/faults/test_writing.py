@@ -70,17 +70,6 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch, call, code)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_the_error_of_the_system_is_raised_when_torch_hides_it(tmp_path, monkeypatch):
-    def write(self, data):
-        self.error = OSError(errno.ENOSPC, 'No space left on device')
-        raise self.error
-
-    monkeypatch.setattr('mmyolo_ext.checkpoint.writing._HashingStream.write', write)
-    with pytest.raises(WriteError, match='No space left on device'):
-        CheckpointFolder(tmp_path).write('epoch_1.pth', content(1, 5), **AT)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_what_reads_back_differently_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr('mmyolo_ext.checkpoint.writing.digest_of', lambda path: '0' * 64)
     with pytest.raises(WriteError, match='reads back differently'):
