@@ -6,6 +6,7 @@ MMEngine stores ``Config.pretty_text`` in ``meta['cfg']``: assignments of number
 
 import ast
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import yaml
@@ -158,7 +159,7 @@ class DataLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
         """
         try:
             node = self.get_single_node()
-            _count_nodes(node, {}, 0)
+            check_amount(node, _yaml_parts, MAX_YAML_VALUES, MAX_YAML_DEPTH, yaml.YAMLError)
         except RecursionError as error:
             raise yaml.YAMLError('it is nested too deeply') from error
         return None if node is None else self.construct_document(node)
@@ -169,17 +170,36 @@ def install_yaml_loader() -> None:
     yaml_handler.Loader = DataLoader
 
 
-def _count_nodes(node: yaml.Node | None, counted: dict[int, int], depth: int) -> int:
-    """Return the number of values below a node, counting those that aliases repeat."""
-    if depth > MAX_YAML_DEPTH:
-        raise yaml.YAMLError(f'it is nested more than {MAX_YAML_DEPTH} levels deep')
-    if id(node) in counted:
+def _yaml_parts(node: Any) -> Iterable[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return (part for pair in node.value for part in pair)
+    return node.value if isinstance(node, yaml.SequenceNode) else ()
+
+
+def check_amount(
+    root: Any, parts_of: Callable[[Any], Iterable[Any]], most: int, deepest: int, error: type[Exception]
+) -> None:
+    """Refuse nested data with too many values, counting repeated references, or nested too deeply.
+
+    A file may refer to a list many times, or to the list from within: code that walks through it would never end.
+
+    Args:
+        root: Outermost value.
+        parts_of: Returns the values in a value; none for a plain one.
+        most: Largest number of values.
+        deepest: Largest number of levels.
+        error: Class of the error.
+    """
+    counted: dict[int, int] = {}
+
+    def count(node: Any, depth: int) -> int:
+        if depth > deepest:
+            raise error(f'values nested more than {deepest} levels deep')
+        if id(node) not in counted:
+            counted[id(node)] = most  # for a reference to a container around it
+            counted[id(node)] = 1 + sum(count(part, depth + 1) for part in parts_of(node))
+        if counted[id(node)] > most:
+            raise error(f'more than {most:,} values, by references or to itself')
         return counted[id(node)]
-    counted[id(node)] = MAX_YAML_VALUES  # for an alias to a node around it
-    parts = node.value if isinstance(node, yaml.CollectionNode) else ()
-    parts = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
-    total = 1 + sum(_count_nodes(part, counted, depth + 1) for part in parts)
-    if total > MAX_YAML_VALUES:
-        raise yaml.YAMLError(f'its aliases repeat more than {MAX_YAML_VALUES:,} values, or refer to themselves')
-    counted[id(node)] = total
-    return total
+
+    count(root, 0)

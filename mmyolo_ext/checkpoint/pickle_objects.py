@@ -173,22 +173,13 @@ def resolve(module: str, name: str) -> Any:
 # Python's types
 
 
-def _plain(kind: type, *accepted: type) -> Builder:
-    """Return a builder of a type from at most one value of that type or of the accepted ones."""
+def _plain(kind: type) -> Builder:
+    """Return a builder of a type from plain values."""
 
     def build(*values: Any) -> Any:
-        if len(values) > 1 or not all(isinstance(value, (kind, *accepted)) for value in values):
+        if not all(isinstance(value, PLAIN) for value in values):
             raise RefusedError(f'{kind.__name__} of {[type(value).__name__ for value in values]}')
         return kind(*values)
-
-    return Builder(build)
-
-
-def _path(kind: type) -> Builder:
-    def build(*parts: Any) -> Any:
-        if not all(isinstance(part, str) for part in parts):
-            raise RefusedError('a path that is not text')
-        return kind(*parts)
 
     return Builder(build)
 
@@ -207,18 +198,6 @@ def _attribute(owner: Any, name: Any) -> StandIn:
     if owner is not HISTORY or not isinstance(name, str):
         raise RefusedError(f'getattr(..., {name!r}), which reaches for code')
     return StandIn((name,))
-
-
-def _type_of(value: Any = None) -> type:
-    if value is not None:
-        raise RefusedError('type(...)')
-    return type(None)
-
-
-def _history(*args: Any) -> HistoryBuffer:
-    if args:
-        raise RefusedError('a HistoryBuffer with arguments')
-    return HistoryBuffer()
 
 
 # NumPy's arrays, from plain numbers and text
@@ -256,11 +235,8 @@ def _check_array(shape: Any, dtype: Any, content: Any) -> None:
 def _tensor(
     storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any = False, hooks: Any = None, bits: Any = None
 ) -> Tensor:
-    if (
-        not isinstance(storage, torch.storage.TypedStorage)
-        or not all(_are_counts(part) for part in (size, stride, (offset,)))
-        or bits
-    ):
+    is_storage = isinstance(storage, torch.storage.TypedStorage)
+    if not is_storage or bits or not all(_are_counts(part) for part in (size, stride, (offset,))):
         raise RefusedError('a tensor that is not a view of a storage')
     held = storage._untyped_storage.nbytes() // storage.dtype.itemsize
     count = math.prod(size)
@@ -272,20 +248,10 @@ def _tensor(
 
 
 def _parameter(data: Any, requires_grad: Any = True, hooks: Any = None, state: Any = None) -> nn.Parameter:
-    if not isinstance(data, Tensor):
-        raise RefusedError('a parameter that is not a tensor')
     return nn.Parameter(data, requires_grad is True)
 
 
-def _size(sides: Any = ()) -> torch.Size:
-    if not _are_counts(sides):
-        raise RefusedError(f'a shape {sides!r}')
-    return torch.Size(sides)
-
-
 def _device(kind: Any, index: Any = None) -> torch.device:
-    if not isinstance(kind, str) or not (index is None or type(index) is int):
-        raise RefusedError(f'a device {kind!r}')
     return torch.device(kind) if index is None else torch.device(kind, index)
 
 
@@ -293,54 +259,46 @@ def _are_counts(values: Any) -> bool:
     return isinstance(values, (tuple, list)) and all(type(value) is int and value >= 0 for value in values)
 
 
-HISTORY = Builder(_history)
-_COLLECTIONS = (list, tuple, set, frozenset, dict)
-_NUMBERS = (int, float, str)
-_MAPPING = _plain(dict, list, tuple)
+HISTORY = Builder(lambda: HistoryBuffer())  # its arguments come in its state
+PLAIN = (list, tuple, set, frozenset, dict, int, float, str, type(None))
+TYPES = (set, frozenset, list, tuple, dict, int, float, bool, complex, str, slice)
 
 ALLOWED: dict[str, Any] = {
-    'builtins.set': _plain(set, *_COLLECTIONS),
-    'builtins.frozenset': _plain(frozenset, *_COLLECTIONS),
-    'builtins.list': _plain(list, *_COLLECTIONS),
-    'builtins.tuple': _plain(tuple, *_COLLECTIONS),
-    'builtins.dict': _MAPPING,
-    'builtins.int': _plain(int, *_NUMBERS),
-    'builtins.float': _plain(float, *_NUMBERS),
-    'builtins.bool': _plain(bool, *_NUMBERS),
-    'builtins.complex': Builder(lambda real=0.0, imag=0.0: complex(float(real), float(imag))),
-    'builtins.str': _plain(str),
+    **{f'builtins.{kind.__name__}': _plain(kind) for kind in TYPES},
     'builtins.bytes': Builder(_bytes),
     'builtins.bytearray': Builder(lambda *args: bytearray(_bytes(*args))),
-    'builtins.slice': Builder(slice),
     'builtins.object': stand_in_class('builtins', 'object'),
-    'builtins.type': Builder(_type_of),
     'builtins.getattr': Builder(_attribute),
     '_codecs.encode': Builder(_bytes),
-    'collections.OrderedDict': _plain(OrderedDict, dict, list, tuple),
+    'collections.OrderedDict': _plain(OrderedDict),
     'collections.defaultdict': Builder(lambda factory=None: {}),
-    'collections.Counter': _MAPPING,
+    'collections.Counter': _plain(dict),
     'collections.deque': Builder(lambda values=(), limit=None: list(values)),
     'copyreg._reconstructor': Builder(lambda kind, base, state=None: build(kind, ())),
     'copyreg.__newobj__': Builder(lambda kind, *args: build(kind, args)),
     'copyreg.__newobj_ex__': Builder(lambda kind, args, kwargs: build(kind, args, kwargs)),
     **{f'datetime.{kind.__name__}': Builder(kind) for kind in (date, datetime, time, timedelta, timezone)},
     **{
-        f'{module}.{prefix}{kind.__name__[4:]}': _path(kind)
+        f'{module}.{name}': _plain(kind)
         for module in ('pathlib', 'pathlib._local')
-        for prefix in ('', 'Pure')
         for kind in (PurePosixPath, PureWindowsPath)
+        for name in (kind.__name__, kind.__name__.removeprefix('Pure'))
     },
-    'addict.addict.Dict': _MAPPING,
-    'mmengine.config.config.ConfigDict': _MAPPING,
+    'addict.addict.Dict': _plain(dict),
+    'mmengine.config.config.ConfigDict': _plain(dict),
     'mmengine.logging.history_buffer.HistoryBuffer': HISTORY,
     'numpy.dtype': Builder(_dtype),
     'numpy.ndarray': stand_in_class('numpy', 'ndarray'),
     **{
-        f'numpy.{core}.multiarray._reconstruct': Builder(lambda *_: np.empty(0, np.int8)) for core in ('core', '_core')
+        f'numpy.{core}.{name}': builder
+        for core in ('core', '_core')
+        for name, builder in (
+            ('multiarray._reconstruct', Builder(lambda *_: np.empty(0, np.int8))),
+            ('multiarray.scalar', Builder(_scalar)),
+            ('numeric._frombuffer', Builder(_array_from_buffer)),
+        )
     },
-    **{f'numpy.{core}.multiarray.scalar': Builder(_scalar) for core in ('core', '_core')},
-    **{f'numpy.{core}.numeric._frombuffer': Builder(_array_from_buffer) for core in ('core', '_core')},
-    'torch.Size': Builder(_size),
+    'torch.Size': Builder(torch.Size),
     'torch.device': Builder(_device),
     'torch._utils._rebuild_tensor': Builder(_tensor),
     'torch._utils._rebuild_tensor_v2': Builder(_tensor),

@@ -5,10 +5,10 @@ refuses files that hold anything besides weights, such as pickled models and che
 them: tensors and plain data as they are, objects of any other class as :class:`~.pickle_objects.StandIn`.
 """
 
-import io
+import pickle
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlparse
@@ -17,10 +17,12 @@ import torch
 from mmengine.dist import barrier, is_main_process
 from torch import Tensor
 
+from mmyolo_ext.checkpoint.config_text import check_amount
 from mmyolo_ext.checkpoint.pickle_objects import RefusedError
 from mmyolo_ext.checkpoint.safe_pickle import PICKLE_START, PickleModule, load_legacy
 
 ZIP_START = b'PK\x03\x04'
+LEGACY_START = pickle.dumps(torch.serialization.MAGIC_NUMBER, 2)[2:-1]  # of torch before 1.6
 # torch stores without compression; a zip that grows by more was made to fill the memory
 MOST_GROWTH = 20
 MOST_VALUES, MOST_DEPTH = 20_000_000, 100
@@ -45,7 +47,7 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
     try:
         with path.open('rb') as file:
             content = _read(file, path.stat().st_size, map_location)
-        _count(content, {}, 0)
+        check_amount(content, _parts, MOST_VALUES, MOST_DEPTH, RefusedError)
         return content
     except RefusedError as error:
         raise ValueError(
@@ -62,17 +64,17 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
 
 
 def _read(file: BinaryIO, size: int, map_location: Any) -> Any:
-    start = file.read(len(ZIP_START))
+    start = file.read(32)
     file.seek(0)
-    if start == ZIP_START:
+    if start.startswith(ZIP_START):
         sizes = _storage_sizes(file, size)
         file.seek(0)
-        return torch.load(file, map_location, PickleModule(lambda key: sizes.get(key, 0)), weights_only=False)
+        return torch.load(file, map_location, PickleModule(sizes), weights_only=False)
     if start[:1] != PICKLE_START:
-        raise ValueError(f'it starts with {start!r}')
-    if _is_torch_legacy(file):
+        raise ValueError(f'it starts with {start[:4]!r}')
+    if LEGACY_START in start:
         return load_legacy(file.read(), map_location)
-    return PickleModule(lambda key: 0).load(file)
+    return PickleModule({}).load(file)
 
 
 def check_growth(entries: list[zipfile.ZipInfo], size: int) -> None:
@@ -85,25 +87,10 @@ def check_growth(entries: list[zipfile.ZipInfo], size: int) -> None:
         raise RefusedError(f'more than {MOST_GROWTH} times its own size')
 
 
-def _count(node: Any, counted: dict[int, int], depth: int) -> int:
-    """Return the number of values in plain containers, counting repeated references.
-
-    A file may refer to a list many times, or to the list from within: code that walks through it would never end.
-
-    Raises:
-        RefusedError: If there are too many values, or they are nested too deeply.
-    """
-    if not isinstance(node, (dict, list, tuple, set, frozenset)):
-        return 1
-    if depth > MOST_DEPTH:
-        raise RefusedError(f'values nested more than {MOST_DEPTH} levels deep')
-    if id(node) not in counted:
-        counted[id(node)] = MOST_VALUES  # for a reference to a container around it
-        parts = node.values() if isinstance(node, dict) else node
-        counted[id(node)] = 1 + sum(_count(part, counted, depth + 1) for part in parts)
-    if counted[id(node)] > MOST_VALUES:
-        raise RefusedError(f'more than {MOST_VALUES:,} values, by references or to itself')
-    return counted[id(node)]
+def _parts(node: Any) -> Iterable[Any]:
+    if isinstance(node, dict):
+        return node.values()
+    return node if isinstance(node, (list, tuple, set, frozenset)) else ()
 
 
 def _storage_sizes(file: BinaryIO, size: int) -> dict[str, int]:
@@ -119,17 +106,6 @@ def _storage_sizes(file: BinaryIO, size: int) -> dict[str, int]:
         raise RefusedError('a program of TorchScript (torch.jit.save), which is code and not a checkpoint')
     inside = {entry.filename.partition('/')[2]: entry.file_size for entry in entries}
     return {name.removeprefix('data/'): count for name, count in inside.items() if name.startswith('data/')}
-
-
-def _is_torch_legacy(file: BinaryIO) -> bool:
-    """Return whether the first pickle in the file is the magic number that torch wrote before 1.6."""
-    first = io.BytesIO(file.read(32))
-    file.seek(0)
-    try:
-        return PickleModule(lambda key: 0).load(first) == torch.serialization.MAGIC_NUMBER
-    # cut after 32 bytes, or refused: reading the whole file decides
-    except Exception:
-        return False
 
 
 NAMED = 3  # tensors in the message
@@ -196,14 +172,12 @@ def downloaded(url: str, with_hash: bool = False) -> Path:
     path = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(url).path).name
     if not path.suffix:
         raise ValueError(f'{url} does not end with a file name: download the file and give its path')
-    if is_main_process():
-        try:
+    try:
+        if is_main_process():
             _download(url, path, with_hash)
-        finally:
-            barrier()
-    else:
+    finally:
         barrier()
-        _download(url, path, with_hash)
+    _download(url, path, with_hash)  # on other machines
     return path
 
 

@@ -8,7 +8,6 @@ import pickle
 import re
 import struct
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import torch
@@ -24,9 +23,8 @@ class SafeUnpickler(pickle._Unpickler):
     A pickle that asks for anything but data raises :class:`RefusedError`, a damaged one any other exception.
     """
 
-    total_bytes: int | None = None  # of all storages together; None where storage_bytes limits each
-
-    dispatch = dict(pickle._Unpickler.dispatch)
+    sizes: dict[str, int]  # bytes of each storage that are known, by its key
+    left: int  # bytes of the file for storages of unknown size
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what a name stands for, without importing anything; see :func:`resolve`."""
@@ -35,10 +33,6 @@ class SafeUnpickler(pickle._Unpickler):
     def get_extension(self, code: int) -> None:
         """Refuse numbers that stand for names in a table of the process."""
         raise RefusedError(f'the extension {code}')
-
-    def storage_bytes(self, key: Any) -> int | None:
-        """Return the number of bytes that the file holds for a storage; None where it does not hold any."""
-        return None
 
     def load_bytearray8(self) -> None:
         # Python's own allocates the stated length before it reads
@@ -49,9 +43,7 @@ class SafeUnpickler(pickle._Unpickler):
         args = self.stack.pop()
         self.stack[-1] = build(self.stack[-1], args)
 
-    def load_newobj(self) -> None:
-        args = self.stack.pop()
-        self.stack[-1] = build(self.stack[-1], args)
+    load_newobj = load_reduce
 
     def load_newobj_ex(self) -> None:
         kwargs, args = self.stack.pop(), self.stack.pop()
@@ -66,8 +58,7 @@ class SafeUnpickler(pickle._Unpickler):
         set_state(self.stack[-1], state)
 
     def load_append(self) -> None:
-        value = self.stack.pop()
-        self._extend([value])
+        self._extend([self.stack.pop()])
 
     def load_appends(self) -> None:
         self._extend(self.pop_mark())
@@ -81,9 +72,8 @@ class SafeUnpickler(pickle._Unpickler):
 
     def load_additems(self) -> None:
         values = self.pop_mark()
-        target = self.stack[-1]
-        if type(target) is set:
-            target.update(values)
+        if type(self.stack[-1]) is set:
+            self.stack[-1].update(values)
         else:
             self._extend(values)
 
@@ -92,7 +82,9 @@ class SafeUnpickler(pickle._Unpickler):
 
     def load_binpersid(self) -> None:
         saved = self.stack.pop()
-        self.append(saved[1] if self._is_module(saved) else self.persistent_load(self._checked_storage(saved)))
+        # a class with its source, as files from before torch 1.6 have it
+        is_module = type(saved) is tuple and len(saved) == 4 and saved[0] in ('module', b'module')
+        self.append(saved[1] if is_module else self.persistent_load(self._checked_storage(saved)))
 
     def _extend(self, values: list) -> None:
         target = self.stack[-1]
@@ -113,11 +105,6 @@ class SafeUnpickler(pickle._Unpickler):
         else:
             raise RefusedError(f'items for {type(target).__name__}')
 
-    @staticmethod
-    def _is_module(saved: Any) -> bool:
-        """Return whether an entry is a class with its source, as files from before torch 1.6 have it."""
-        return type(saved) is tuple and len(saved) == 4 and saved[0] in ('module', b'module')
-
     def _checked_storage(self, saved: Any) -> tuple:
         # ('storage', type, key, device, number of elements[, view])
         if type(saved) is not tuple or len(saved) not in (5, 6) or saved[0] not in ('storage', b'storage'):
@@ -131,48 +118,33 @@ class SafeUnpickler(pickle._Unpickler):
             or not (isinstance(key, str) and re.fullmatch(r'\w+', key))
         ):
             raise RefusedError('a storage without type and size')
-        held = self.storage_bytes(key)
-        if held is not None and count * dtype.itemsize > held:
-            raise ValueError(f'the storage {key} should have {count} x {dtype}, of which the file holds {held} bytes')
-        if self.total_bytes is not None:
-            claimed = self.__dict__.setdefault('claimed', {})
-            self.sum_claimed = getattr(self, 'sum_claimed', 0) + max(count * dtype.itemsize - claimed.get(key, 0), 0)
-            claimed[key] = max(count * dtype.itemsize, claimed.get(key, 0))
-            if self.sum_claimed > self.total_bytes:
-                raise ValueError(f'the storages should have more bytes together than the file, {self.total_bytes}')
+        size = count * dtype.itemsize
+        if key not in self.sizes and size <= self.left:
+            self.left -= size
+            self.sizes[key] = size
+        if size > self.sizes.get(key, self.left):
+            raise ValueError(f'the storage {key} should have {size} bytes, which the file does not hold')
         return saved
 
 
-for _code, _name in {
-    pickle.REDUCE: 'load_reduce',
-    pickle.NEWOBJ: 'load_newobj',
-    pickle.NEWOBJ_EX: 'load_newobj_ex',
-    pickle.BUILD: 'load_build',
-    pickle.APPEND: 'load_append',
-    pickle.APPENDS: 'load_appends',
-    pickle.SETITEM: 'load_setitem',
-    pickle.SETITEMS: 'load_setitems',
-    pickle.ADDITEMS: 'load_additems',
-    pickle.PERSID: 'load_persid',
-    pickle.BINPERSID: 'load_binpersid',
-    pickle.BYTEARRAY8: 'load_bytearray8',
-}.items():
-    SafeUnpickler.dispatch[_code[0]] = getattr(SafeUnpickler, _name)
+# the instructions call methods by this table
+SafeUnpickler.dispatch = {
+    code: getattr(SafeUnpickler, method.__name__) for code, method in pickle._Unpickler.dispatch.items()
+}
 
 
 class PickleModule:
     """Replacement of the module ``pickle`` in ``torch.load``, which reads the storages of tensors itself.
 
     Args:
-        storage_bytes: Returns the number of bytes that the file holds for the storage of a key.
-        total_bytes: Number of bytes of all storages, where only their sum is known.
+        sizes: Bytes that the file holds for each storage, by its key.
+        left: Bytes that it holds for all other storages together.
     """
 
     __name__ = 'mmyolo_ext.checkpoint.safe_pickle'
 
-    def __init__(self, storage_bytes: Callable[[Any], int], total_bytes: int | None = None) -> None:
-        limits = {'storage_bytes': staticmethod(storage_bytes), 'total_bytes': total_bytes}
-        self.Unpickler = type('Unpickler', (SafeUnpickler,), limits)
+    def __init__(self, sizes: dict[str, int], left: int = 0) -> None:
+        self.Unpickler = type('Unpickler', (SafeUnpickler,), {'sizes': sizes, 'left': left})
 
     def load(self, file: BinaryIO, **kwargs: Any) -> Any:
         """Read one pickle, and leave the file at its end."""
@@ -184,8 +156,7 @@ def load_legacy(content: bytes, map_location: Any = 'cpu') -> Any:
 
     It reads from memory, because torch would first try to unpack a file on disk as a tar archive.
     """
-    module = PickleModule(lambda key: len(content), len(content))
-    return torch.load(io.BytesIO(content), map_location, module, weights_only=False)
+    return torch.load(io.BytesIO(content), map_location, PickleModule({}, len(content)), weights_only=False)
 
 
 def _nested_storage(content: Any) -> Any:

@@ -156,13 +156,13 @@ def pickle_of_getattr(folder: Path) -> Callable:
 # sizes in checkpoints
 
 
-@case('of which the file holds')
+@case('which the file does not hold')
 def storage_of_terabytes(folder: Path) -> Callable:
     call = b'(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu\x8a\x06\0\0\0\0\0\x01tQ'
     return convert(folder, zipped(b'\x80\x02' + call + b'.'))
 
 
-@case('the storages should have more bytes together')
+@case('which the file does not hold')
 def many_storages_of_the_size_of_the_file(folder: Path) -> Callable:
     start = [torch.serialization.MAGIC_NUMBER, 1001, {'little_endian': True}]
     content = b''.join(pickle.dumps(part, protocol=2) for part in start) + b'\x80\x02]('
@@ -475,7 +475,7 @@ def yaml_that_calls_a_function(folder: Path) -> Callable:
     return yaml_config(folder, f'names: !!python/object/apply:os.system ["{command(folder)}"]\n')
 
 
-@case('its aliases repeat more than')
+@case('by references or to itself')
 def yaml_of_a_billion_laughs(folder: Path) -> Callable:
     lines = [f'l{i}: &l{i} [{", ".join([f"*l{i - 1}"] * 10)}]' for i in range(1, 12)]
     return yaml_config(folder, '\n'.join(['l0: &l0 [lol]', *lines]))
