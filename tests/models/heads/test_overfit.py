@@ -53,7 +53,7 @@ def synthetic_batch() -> tuple[torch.Tensor, list[DetDataSample]]:
 def test_learns_two_images(head: dict) -> None:
     torch.manual_seed(0)
     # group norm: with two images, running statistics would lag behind the batch's
-    size = {'deepen_factor': 0.33, 'widen_factor': 0.125, 'norm_cfg': {'type': 'GN', 'num_groups': 4}}
+    size = {'deepen_factor': 0.1, 'widen_factor': 0.125, 'norm_cfg': {'type': 'GN', 'num_groups': 4}}
     detector = YOLODetector(
         backbone={'type': 'mmyolo_ext.YOLOv5CSPDarknet', **size},
         neck={'type': 'mmyolo_ext.YOLOv5PAFPN', 'in_channels': 'auto', 'out_channels': (256, 512, 1024), **size},
