@@ -76,7 +76,21 @@ class CheckedCocoDataset(CocoDataset):
                 f'{tuple(c["name"] for c in content["categories"])}, metainfo classes {classes}'
                 + ''.join(f'. {text}' for _, text in self.findings)
             )
-        return [self._data_info(image, boxes[image['id']]) for image in content['images']]
+        rest = {'seg_map_path': None}
+        if self.return_classes:
+            rest.update(text=classes, caption_prompt=self.caption_prompt, custom_entities=True)
+        folder = self.data_prefix['img'], self.data_root, self.allow_outside, self.ann_file
+        return [
+            {
+                'img_path': check_file_name(image['file_name'], *folder),
+                'img_id': image['id'],
+                'height': image['height'],
+                'width': image['width'],
+                'instances': boxes[image['id']],
+                **rest,
+            }
+            for image in content['images']
+        ]
 
     def filter_data(self) -> list[dict]:
         """Filter images by ``filter_cfg``; raise ValueError if none is left."""
@@ -104,7 +118,8 @@ class CheckedCocoDataset(CocoDataset):
         boxes_xyxy, faults, clipped, file_xywh, sizes_wh = check_boxes(content)
         annotations = content['annotations']
         dropped, kept, used = defaultdict(list), [], []  # ids by reason; indices; indices of the classes' own boxes
-        for number, (annotation, fault) in enumerate(zip(annotations, faults, strict=True)):
+        instances, self.cat_img_map = defaultdict(list), defaultdict(list)
+        for number, (annotation, fault, box) in enumerate(zip(annotations, faults, boxes_xyxy.tolist(), strict=True)):
             if fault not in UNKNOWN:
                 if annotation['category_id'] not in self.cat2label:
                     fault = OTHER_CLASS
@@ -112,16 +127,12 @@ class CheckedCocoDataset(CocoDataset):
                     fault = MARKED_IGNORE
                 else:
                     used.append(number)
-            if fault is None:
-                kept.append(number)
-            else:
+            if fault is not None:
                 dropped[fault].append(annotation['id'])
-        instances, crowds = defaultdict(list), 0
-        self.cat_img_map = defaultdict(list)
-        for number, box in zip(kept, boxes_xyxy[kept].tolist(), strict=True):
-            annotation = annotations[number]
-            crowd = int(bool(annotation.get('iscrowd')))
-            instance = {'bbox': box, 'bbox_label': self.cat2label[annotation['category_id']], 'ignore_flag': crowd}
+                continue
+            kept.append(number)
+            label, crowd = self.cat2label[annotation['category_id']], int(bool(annotation.get('iscrowd')))
+            instance = {'bbox': box, 'bbox_label': label, 'ignore_flag': crowd}
             if annotation.get('soft_label') is not None:
                 instance['soft_label'] = check_soft_label(
                     annotation, len(self.metainfo['classes']), self.exclusive_soft_labels, self.ann_file
@@ -130,12 +141,11 @@ class CheckedCocoDataset(CocoDataset):
                 instance['mask'] = annotation['segmentation']
             instances[annotation['image_id']].append(instance)
             self.cat_img_map[annotation['category_id']].append(annotation['image_id'])
-            crowds += crowd
         self.report = {
             'images': len(content['images']),
             'background': len(content['images']) - len(instances),
             'boxes': len(kept),
-            'crowds': crowds,
+            'crowds': sum(instance['ignore_flag'] for own in instances.values() for instance in own),
             'clipped': int(clipped[kept].sum()),
             'dropped': {reason: len(ids) for reason, ids in dropped.items()},
         }
@@ -148,21 +158,6 @@ class CheckedCocoDataset(CocoDataset):
         keys = np.array([(annotations[k]['image_id'], annotations[k]['category_id']) for k in used], np.int64)
         self.findings = suspect_boxes(file_xywh[used], sizes_wh[used], keys.reshape(-1, 2))
         return instances
-
-    def _data_info(self, image: dict, instances: list[dict]) -> dict:
-        info = {
-            'img_path': check_file_name(
-                image['file_name'], self.data_prefix['img'], self.data_root, self.allow_outside, self.ann_file
-            ),
-            'img_id': image['id'],
-            'seg_map_path': None,
-            'height': image['height'],
-            'width': image['width'],
-            'instances': instances,
-        }
-        if self.return_classes:
-            info.update(text=self.metainfo['classes'], caption_prompt=self.caption_prompt, custom_entities=True)
-        return info
 
     def _summary(self) -> str:
         report = self.report

@@ -7,24 +7,8 @@ import numpy as np
 
 from mmyolo_ext.registry import TRANSFORMS
 
+from . import functional as F
 from .annotations import Transform, replace_image
-from .functional import (
-    INTERPOLATIONS,
-    affine_about_centre,
-    box_sides,
-    check_range,
-    check_size_hw,
-    clip_boxes,
-    flip_boxes,
-    keep_boxes,
-    letterbox_boxes,
-    letterbox_image,
-    plan_letterbox,
-    rectangle,
-    snap_window,
-    warp_boxes,
-    warp_image,
-)
 
 EXTRA = 0.5  # margin in strides, the default of RectBatchDataset
 
@@ -64,12 +48,12 @@ class Letterbox(Transform):
         interpolation: str = 'bilinear',
         stride: int | None = None,
     ) -> None:
-        self.size_hw = check_size_hw('size_hw', size_hw)
-        self.pad_val = check_range('pad_val', pad_val, 0, 255)
+        self.size_hw = F.check_size_hw('size_hw', size_hw)
+        self.pad_val = F.check_range('pad_val', pad_val, 0, 255)
         self.centred = centred
         self.allow_upscale = allow_upscale
-        if interpolation not in INTERPOLATIONS:
-            raise ValueError(f'interpolation must be one of {tuple(INTERPOLATIONS)}, got {interpolation!r}')
+        if interpolation not in F.INTERPOLATIONS:
+            raise ValueError(f'interpolation must be one of {tuple(F.INTERPOLATIONS)}, got {interpolation!r}')
         self.interpolation = interpolation
         self.stride = stride
 
@@ -82,12 +66,12 @@ class Letterbox(Transform):
             canvas_hw = results.get('batch_shape_hw', self.size_hw)
         else:
             sides_hw = np.array([image.shape[:2]], np.float64)
-            canvas_hw = rectangle(sides_hw, self.size_hw, self.stride, EXTRA, self.allow_upscale)
-        plan = plan_letterbox(
+            canvas_hw = F.rectangle(sides_hw, self.size_hw, self.stride, EXTRA, self.allow_upscale)
+        plan = F.plan_letterbox(
             image.shape[:2], self.size_hw, canvas_hw, centred=self.centred, allow_upscale=self.allow_upscale
         )
-        padded = letterbox_image(image, plan, self.pad_val, self.interpolation)
-        results = replace_image(results, padded, annotations.moved(letterbox_boxes(annotations.boxes_xyxy, plan)))
+        padded = F.letterbox_image(image, plan, self.pad_val, self.interpolation)
+        results = replace_image(results, padded, annotations.moved(F.letterbox_boxes(annotations.boxes_xyxy, plan)))
         earlier_wh = results.get('scale_factor', (1.0, 1.0))
         results['scale_factor'] = tuple(float(s) for s in np.multiply(earlier_wh, plan.scale_wh))
         results['keep_ratio'] = True
@@ -125,17 +109,17 @@ class RandomAffine(Transform):
         shear: float = 0.0,
         pad_val: int = 114,
     ) -> None:
-        self.size_hw = check_size_hw('size', size)
-        self.scale = check_range('scale', scale, 0, 1, open_end=True)
-        self.translate = check_range('translate', translate, 0, 1)
-        self.degrees = check_range('degrees', degrees, 0, 180)
-        self.shear = check_range('shear', shear, 0, 45, open_end=True)
-        self.pad_val = check_range('pad_val', pad_val, 0, 255)
+        self.size_hw = F.check_size_hw('size', size)
+        self.scale = F.check_range('scale', scale, 0, 1, open_end=True)
+        self.translate = F.check_range('translate', translate, 0, 1)
+        self.degrees = F.check_range('degrees', degrees, 0, 180)
+        self.shear = F.check_range('shear', shear, 0, 45, open_end=True)
+        self.pad_val = F.check_range('pad_val', pad_val, 0, 255)
 
     def draw(self, rng: np.random.RandomState, input_hw: tuple[int, int]) -> np.ndarray:
         """Draw the matrix (3, 3) from the image to the output, in edge coordinates."""
         scale, degrees, shear_x, shear_y, shift_x, shift_y = rng.uniform(-1, 1, size=6).tolist()
-        matrix = affine_about_centre(
+        matrix = F.affine_about_centre(
             input_hw,
             self.size_hw,
             scale=1 + scale * self.scale,
@@ -143,16 +127,16 @@ class RandomAffine(Transform):
             shear_xy=(shear_x * self.shear, shear_y * self.shear),
             shift_xy=(shift_x * self.translate, shift_y * self.translate),
         )
-        return snap_window(matrix, self.size_hw)
+        return F.snap_window(matrix, self.size_hw)
 
     def transform(self, results: dict) -> dict:
         """Warp the image and its boxes."""
         image, annotations = self.read(results)
         matrix = self.draw(np.random, image.shape[:2])
-        whole = warp_boxes(annotations.boxes_xyxy, matrix)
-        seen = clip_boxes(whole, (0, 0, *self.size_hw[::-1]))
-        annotations = annotations.moved(seen, keep_boxes(box_sides(whole), box_sides(seen)))
-        return replace_image(results, warp_image(image, matrix, self.size_hw, self.pad_val), annotations)
+        whole = F.warp_boxes(annotations.boxes_xyxy, matrix)
+        seen = F.clip_boxes(whole, (0, 0, *self.size_hw[::-1]))
+        annotations = annotations.moved(seen, F.keep_boxes(F.box_sides(whole), F.box_sides(seen)))
+        return replace_image(results, F.warp_image(image, matrix, self.size_hw, self.pad_val), annotations)
 
 
 @TRANSFORMS.register_module()
@@ -170,13 +154,13 @@ class HorizontalFlip(Transform):
     """
 
     def __init__(self, prob: float = 0.5) -> None:
-        self.prob = check_range('prob', prob, 0, 1)
+        self.prob = F.check_range('prob', prob, 0, 1)
 
     def transform(self, results: dict) -> dict:
         """Flip the image and its boxes, or neither."""
         if np.random.uniform() >= self.prob:
             return {**results, 'flip': False, 'flip_direction': None}
         image, annotations = self.read(results)
-        flipped = annotations.moved(flip_boxes(annotations.boxes_xyxy, image.shape[1]))
+        flipped = annotations.moved(F.flip_boxes(annotations.boxes_xyxy, image.shape[1]))
         results = replace_image(results, cv2.flip(image, 1), flipped)
         return {**results, 'flip': True, 'flip_direction': 'horizontal'}

@@ -10,17 +10,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from . import functional as F
 from .annotations import Annotations, join
-from .functional import (
-    box_sides,
-    clip_boxes,
-    keep_boxes,
-    mostly_seen,
-    pixel_matrix,
-    resize_new,
-    shown_window,
-    warp_boxes,
-)
 
 
 class Tile(NamedTuple):
@@ -87,10 +78,10 @@ def warp_tiles(
         size_hw: Of the output.
         pad_val: Grey level outside the images.
     """
-    window = shown_window(matrix, size_hw)
+    window = F.shown_window(matrix, size_hw)
     if window is not None and all(image.shape[:2] == hw for image, hw in zip(images, resized_hw, strict=True)):
         composed = compose_tiles(images, tiles, window, pad_val)
-        return composed if composed.shape[:2] == size_hw else resize_new(composed, size_hw)
+        return composed if composed.shape[:2] == size_hw else F.resize_new(composed, size_hw)
     output = np.full((*size_hw, 3), pad_val, dtype=np.uint8)
     for image, tile, hw in zip(images, tiles, resized_hw, strict=True):
         _warp_tile(image, tile, hw, matrix, output)
@@ -103,7 +94,7 @@ def _warp_tile(
     """Warp the visible part of one image into ``output``, in place."""
     scale_x, scale_y = resized_hw[1] / image.shape[1], resized_hw[0] / image.shape[0]
     # output pixels whose centres lie in the upright box around the warped target
-    x1, y1, x2, y2 = (math.ceil(edge - 0.5) for edge in warp_boxes(np.array([tile.target], np.float64), matrix)[0])
+    x1, y1, x2, y2 = (math.ceil(edge - 0.5) for edge in F.warp_boxes(np.array([tile.target], np.float64), matrix)[0])
     x1, y1, x2, y2 = max(x1, 0), max(y1, 0), min(x2, output.shape[1]), min(y2, output.shape[0])
     if x1 >= x2 or y1 >= y2:
         return
@@ -126,7 +117,7 @@ def _warp_tile(
     to_region[:2, 2] -= x1, y1
     cv2.warpAffine(
         part,
-        pixel_matrix(to_region),
+        F.pixel_matrix(to_region),
         (x2 - x1, y2 - y1),
         dst=output[y1:y2, x1:x2],
         flags=cv2.INTER_LINEAR,
@@ -138,7 +129,7 @@ def tile_annotations(annotations: Sequence[Annotations], tiles: Sequence[Tile]) 
     """Return the boxes of all images on the canvas, clipped to their tiles, if over a tenth of them is visible."""
     whole, seen = _boxes_on_canvas(annotations, tiles, [(1.0, 1.0)] * len(tiles))
     # Sides and aspect ratio are checked after the affine, at the scale of the network's input.
-    return join(annotations).moved(seen, mostly_seen(box_sides(whole), box_sides(seen)))
+    return join(annotations).moved(seen, F.mostly_seen(F.box_sides(whole), F.box_sides(seen)))
 
 
 def warp_tile_annotations(
@@ -158,10 +149,10 @@ def warp_tile_annotations(
         size_hw: Of the output.
     """
     whole, shown = _boxes_on_canvas(annotations, tiles, scales_wh)
-    kept = mostly_seen(box_sides(whole), box_sides(shown))
-    whole = warp_boxes(shown, matrix)
-    seen = clip_boxes(whole, (0, 0, *size_hw[::-1]))
-    return join(annotations).moved(seen, kept & keep_boxes(box_sides(whole), box_sides(seen)))
+    kept = F.mostly_seen(F.box_sides(whole), F.box_sides(shown))
+    whole = F.warp_boxes(shown, matrix)
+    seen = F.clip_boxes(whole, (0, 0, *size_hw[::-1]))
+    return join(annotations).moved(seen, kept & F.keep_boxes(F.box_sides(whole), F.box_sides(seen)))
 
 
 def _boxes_on_canvas(
