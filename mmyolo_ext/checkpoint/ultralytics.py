@@ -8,9 +8,10 @@ convolution, an upsampling, a concatenation and a block; bottom-up, for every jo
 a block; the head.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -163,59 +164,40 @@ def _number(value: Any) -> float | None:
 
 
 CONV, CSP, POOLING, HEAD = 'convolution', 'CSP block', 'pooling', 'head'
-# inside a layer: Ultralytics' name, ours
+# names inside a layer: Ultralytics', ours
 INSIDE = {
-    CONV: [(r'', r'')],
+    CONV: [('', '')],
     CSP: [
-        (r'm\.(\d+)\.cv([12])\.', r'blocks.\1.conv\2.'),
-        (r'cv1\.', r'main_conv.'),
-        (r'cv2\.', r'short_conv.'),
-        (r'cv3\.', r'final_conv.'),
+        ('m.{}.cv{}.', 'blocks.{}.conv{}.'),
+        ('cv1.', 'main_conv.'),
+        ('cv2.', 'short_conv.'),
+        ('cv3.', 'final_conv.'),
     ],
-    POOLING: [(r'cv([12])\.', r'conv\1.')],
-    HEAD: [(r'm\.(\d+)\.', r'convs_pred.\1.')],
-}
-OUTSIDE = {
-    CONV: INSIDE[CONV],
-    CSP: [
-        (r'blocks\.(\d+)\.conv([12])\.', r'm.\1.cv\2.'),
-        (r'main_conv\.', r'cv1.'),
-        (r'short_conv\.', r'cv2.'),
-        (r'final_conv\.', r'cv3.'),
-    ],
-    POOLING: [(r'conv([12])\.', r'cv\1.')],
-    HEAD: [(r'convs_pred\.(\d+)\.', r'm.\1.')],
+    POOLING: [('cv{}.', 'conv{}.')],
+    HEAD: [('m.{}.', 'convs_pred.{}.')],
 }
 NOT_WEIGHTS = ('anchors', 'anchor_grid')  # buffers of the head, which our configs hold
 
 
-class Layer(NamedTuple):
-    """A numbered layer with weights; ``part`` is our name."""
-
-    number: int
-    part: str
-    kind: str
-
-
-def layers(levels: int, version: str) -> Iterator[Layer]:
-    """Yield all layers with weights of a network."""
-    yield Layer(0, 'backbone.layers.0', CONV)
+def layers(levels: int, version: str) -> Iterator[tuple[int, str, str]]:
+    """Yield number, our name and kind of all layers with weights."""
+    yield 0, 'backbone.layers.0', CONV
     last = levels + 1
     for stage in range(1, last + 1):
-        yield Layer(2 * stage - 1, f'backbone.layers.{stage}.0', CONV)
+        yield 2 * stage - 1, f'backbone.layers.{stage}.0', CONV
         kinds = (CSP,) if stage < last else (POOLING, CSP) if version == 'v5' else (CSP, POOLING)
         for place, kind in enumerate(kinds, 1):
-            yield Layer(2 * stage - 1 + place, f'backbone.layers.{stage}.{place}', kind)
+            yield 2 * stage - 1 + place, f'backbone.layers.{stage}.{place}', kind
     start = 2 * last + 2
     for joint in reversed(range(levels - 1)):
         number = start + 4 * (levels - 2 - joint)
-        yield Layer(number, f'neck.reduce_layers.{joint}', CONV)
-        yield Layer(number + 3, f'neck.top_down_layers.{joint}', CSP)
+        yield number, f'neck.reduce_layers.{joint}', CONV
+        yield number + 3, f'neck.top_down_layers.{joint}', CSP
     start += 4 * (levels - 1)
     for joint in range(levels - 1):
-        yield Layer(start + 3 * joint, f'neck.downsample_layers.{joint}', CONV)
-        yield Layer(start + 3 * joint + 2, f'neck.bottom_up_layers.{joint}', CSP)
-    yield Layer(start + 3 * (levels - 1), 'bbox_head', HEAD)
+        yield start + 3 * joint, f'neck.downsample_layers.{joint}', CONV
+        yield start + 3 * joint + 2, f'neck.bottom_up_layers.{joint}', CSP
+    yield start + 3 * (levels - 1), 'bbox_head', HEAD
 
 
 def head_number(levels: int) -> int:
@@ -229,19 +211,18 @@ def to_ours(weights: Mapping[str, Tensor], levels: int, version: str) -> tuple[d
     Raises:
         ValueError: If YOLOv5 has no such layer, or no such tensor in it.
     """
-    known = {layer.number: layer for layer in layers(levels, version)}
+    known = {number: (part, kind) for number, part, kind in layers(levels, version)}
     renamed, others = {}, []
     for name, tensor in weights.items():
         match = re.fullmatch(r'model\.(\d+)\.(.+)', name)
-        layer = known.get(int(match[1])) if match else None
-        if layer and layer.kind == HEAD and match[2] in NOT_WEIGHTS:
+        part, kind = known.get(int(match[1]) if match else None, ('', 'no layer with weights'))
+        if kind == HEAD and match[2] in NOT_WEIGHTS:
             others.append(name)
             continue
-        inner = _renamed(match[2], INSIDE[layer.kind]) if layer else None
+        inner = _renamed(match[2], INSIDE[kind]) if part else None
         if inner is None:
-            place = f'the {layer.kind}' if layer else 'no layer with weights'
-            raise ValueError(f'{name} is not part of YOLOv5 {version}, which has {place} there')
-        renamed[f'{layer.part}.{inner}'] = tensor
+            raise ValueError(f'{name} is not part of YOLOv5 {version}, which has {kind} there')
+        renamed[f'{part}.{inner}'] = tensor
     return renamed, tuple(others)
 
 
@@ -251,26 +232,21 @@ def from_ours(weights: Mapping[str, Tensor], levels: int, version: str) -> dict[
     Raises:
         ValueError: If no layer has a name.
     """
-    parts = sorted(layers(levels, version), key=lambda layer: layer.number)
-    renamed = {}
-    for layer in parts:
-        inside = {name: name.removeprefix(f'{layer.part}.') for name in weights if name.startswith(f'{layer.part}.')}
-        for name, rest in inside.items():
-            inner = _renamed(rest, OUTSIDE[layer.kind])
-            if inner is None:
-                raise ValueError(f'{name} has no name in Ultralytics YOLOv5: it is not in {layer.kind}s there')
-            renamed[f'model.{layer.number}.{inner}'] = weights[name]
-    if len(renamed) != len(weights):
-        known = tuple(f'{layer.part}.' for layer in parts)
-        left = [name for name in weights if not name.startswith(known)]
-        raise ValueError(f'{len(left)} tensors have no place in Ultralytics YOLOv5: {", ".join(left[:3])}')
+    renamed, left = {}, dict(weights)
+    for number, part, kind in sorted(layers(levels, version)):
+        for name in [name for name in left if name.startswith(f'{part}.')]:
+            inner = _renamed(name.removeprefix(f'{part}.'), [(ours, theirs) for theirs, ours in INSIDE[kind]])
+            if inner is not None:
+                renamed[f'model.{number}.{inner}'] = left.pop(name)
+    if left:
+        raise ValueError(f'{len(left)} tensors have no place in Ultralytics YOLOv5: {", ".join(list(left)[:3])}')
     return renamed
 
 
 def _renamed(name: str, rules: list[tuple[str, str]]) -> str | None:
-    for pattern, replacement in rules:
-        if re.match(pattern, name):
-            return re.sub(f'^{pattern}', replacement, name)
+    for before, after in rules:
+        if match := re.match(re.escape(before).replace(r'\{\}', r'(\d+)'), name):
+            return after.format(*match.groups()) + name[match.end() :]
     return None
 
 
@@ -297,20 +273,20 @@ def to_ultralytics(state_dict: Mapping[str, Tensor], network: Network) -> dict[s
 
 def model_yaml(network: Network) -> str:
     """Return the text of the ``.yaml`` from which Ultralytics builds this network."""
-    anchors = [[side for anchor in level for side in anchor] for level in network.anchors]
     lines = [
         f'nc: {network.num_classes}',
         f'depth_multiple: {network.deepen_factor}',
         f'width_multiple: {network.widen_factor}',
-        'anchors:',
-        *(f'  - {_text(level)}' for level in anchors),
-        'backbone:  # from, number, module, arguments',
-        *(f'  - {_text(layer)}' for layer in backbone_layers(network)),
-        'head:',
-        *(f'  - {_text(layer)}' for layer in head_layers(network.levels)),
     ]
+    rows = {
+        'anchors': [[side for anchor in level for side in anchor] for level in network.anchors],
+        'backbone': backbone_layers(network),  # from, number, module, arguments
+        'head': head_layers(network.levels),
+    }
+    for key, values in rows.items():
+        lines += [f'{key}:', *(f'  - {json.dumps(row)}' for row in values)]
     if network.classes:
-        lines += ['names:', *(f'  {number}: {_quoted(name)}' for number, name in enumerate(network.classes))]
+        lines += ['names:', *(f'  {i}: {json.dumps(name)}' for i, name in enumerate(network.classes))]
     return '\n'.join(lines) + '\n'
 
 
@@ -353,11 +329,3 @@ def head_layers(levels: int) -> list[list[Any]]:
         ]
         outputs.append(start + len(rows) - 1)
     return [*rows, [outputs, 1, 'Detect', ['nc', 'anchors']]]
-
-
-def _text(value: Any) -> str:
-    return '[' + ', '.join(map(_text, value)) + ']' if isinstance(value, list) else str(value)
-
-
-def _quoted(name: str) -> str:
-    return "'" + name.replace("'", "''") + "'"

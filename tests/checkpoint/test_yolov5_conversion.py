@@ -121,7 +121,7 @@ def test_the_pools_of_release_5(arch: str, number: int, ours: tuple, other: tupl
     # the pools of the network are those of its yaml and of the file
     pyramid = detector.backbone.layers[-1][1]
     assert tuple(pool.kernel_size for pool in pyramid.poolings) == ours
-    assert f'[-1, 1, SPP, [1024, {list(ours)}]]' in model_yaml(network)
+    assert f'[-1, 1, "SPP", [1024, {list(ours)}]]' in model_yaml(network)
     with pytest.raises(ValueError, match=rf'model\.{number} \(SPP\) pools by .{other[0]}, .* our network of'):
         convert(with_pools(other))
 

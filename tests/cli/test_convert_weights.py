@@ -69,7 +69,7 @@ def test_from_ultralytics_and_back(tmp_path: Path, foreign: Path, weights: dict)
     assert same(back, torch.load(foreign)) and len(torch.load(back)) == len(torch.load(foreign))
     # the file names no classes, the config does
     text = back.with_suffix('.yaml').read_text()
-    assert "  2: 'Platelets'" in text and 'nc: 3' in text
+    assert '  2: "Platelets"' in text and 'nc: 3' in text
 
     again = tmp_path / 'again.pth'
     convert_file(back, again, 'ultralytics', 'mmyolo_ext', None)
