@@ -112,7 +112,10 @@ def _value(node: ast.expr, depth: int) -> Any:
         return tuple(_value(part, depth + 1) for part in node.elts)
     if isinstance(node, ast.Dict) and None not in node.keys:
         values = [_value(part, depth + 1) for part in node.values]
-        return dict(zip((_key(key, depth + 1) for key in node.keys), values, strict=True))
+        try:
+            return dict(zip((_value(key, depth + 1) for key in node.keys), values, strict=True))
+        except TypeError:  # a list as a key
+            _refuse(node)
     is_dict = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict'
     # MMEngine writes dict({'a b': 1}) where a key is not a Python name
     if is_dict and [type(part) for part in node.args] in ([], [ast.Dict]) and all(k.arg for k in node.keywords):
@@ -121,29 +124,10 @@ def _value(node: ast.expr, depth: int) -> Any:
     return _refuse(node)
 
 
-def _key(node: ast.expr, depth: int) -> Any:
-    key = _value(node, depth)
-    try:
-        hash(key)
-    except TypeError:
-        _refuse(node)
-    return key
-
-
 def _refuse(node: ast.AST) -> None:
-    kind = {
-        ast.Call: 'a call',
-        ast.Import: 'an import',
-        ast.ImportFrom: 'an import',
-        ast.Attribute: 'an attribute',
-        ast.Name: 'a name',
-        ast.FunctionDef: 'a function',
-        ast.ClassDef: 'a class',
-        ast.Lambda: 'a lambda',
-        ast.JoinedStr: 'an f-string',
-    }.get(type(node), f'{type(node).__name__} of Python')
     raise ValueError(
-        f'line {node.lineno} of the config has {kind}, which is not allowed: {ALLOWED}; nothing was executed'
+        f'line {node.lineno} of the config has {type(node).__name__}, which is not allowed: {ALLOWED}; nothing was '
+        'executed'
     )
 
 
