@@ -19,7 +19,7 @@ from mmyolo_ext.engine.stopping import StopTraining
 SUFFIXES = ('.py', '.yaml', '.yml', '.json')
 TYPES: dict[str, type] = {
     **dict.fromkeys(('model', *LOADERS, 'train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper', 'default_hooks'), dict),
-    **dict.fromkeys(('env_cfg', 'randomness'), dict),
+    **dict.fromkeys(('env_cfg', 'randomness', 'step_guard', 'auto_scale_lr'), dict),
     **dict.fromkeys(('work_dir', 'load_from'), str),
     'resume': bool,
 }
@@ -121,19 +121,24 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
 def _finish(cfg: Config) -> None:
     """Check types, remove hooks that are None, apply shortcuts."""
     for key, kind in TYPES.items():
-        if not isinstance(cfg.get(key), (kind, type(None))):
+        optional = key not in ('env_cfg', 'randomness')
+        if key in cfg and not isinstance(cfg[key], kind) and not (cfg[key] is None and optional):
             raise ValueError(f'{key} must be a {kind.__name__}, got {cfg[key]!r}')
     for key in ('param_scheduler', 'custom_hooks'):
         entries = cfg.get(key) or []
-        if not isinstance(entries, dict) and not all(isinstance(entry, dict) for entry in entries):
+        is_list = isinstance(entries, (list, tuple)) and all(isinstance(entry, dict) for entry in entries)
+        if not is_list and not isinstance(entries, dict):
             raise ValueError(f'{key} must be a list of dicts, got {entries!r}')
     hooks = cfg.get('default_hooks') or {}
     for name, hook in list(hooks.items()):
         if hook is None and name not in HOOKS_OF_MMENGINE:  # of its own, MMEngine leaves out those that are None
             del hooks[name]
-    if any(cfg.get(name) is not None for name in SHORTCUTS):
-        apply_shortcuts(cfg)
-    fit_rect_batches(cfg)
+    try:
+        if any(cfg.get(name) is not None for name in SHORTCUTS):
+            apply_shortcuts(cfg)
+        fit_rect_batches(cfg)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f'the shortcuts meet a setting of another type than usual: {error!r}') from error
 
 
 def fit_rect_batches(cfg: Config, world_size: int = 1) -> None:

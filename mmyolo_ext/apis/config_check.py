@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from mmyolo_ext.apis.config import unread_variables
 from mmyolo_ext.apis.config_keys import check_keys, has_our_head
-from mmyolo_ext.apis.config_nodes import LOADERS, Part, parts
+from mmyolo_ext.apis.config_nodes import LOADERS, Part, kind, parts, walk
 
 MAX_ERRORS_NAMED = 3
 NEEDED = {
@@ -20,6 +20,11 @@ NEEDED = {
 }
 HOOKS = ('default_hooks', 'custom_hooks')
 NMS_TYPES = ('nms', 'soft_nms', 'nms_match')
+# Transforms that do not pack, which a pipeline must not end with; transforms of other names might.
+NOT_PACKING = (
+    *('LoadImage', 'LoadImageFromFile', 'LoadAnnotations', 'Resize', 'RandomFlip', 'HorizontalFlip', 'Pad', 'MixUp'),
+    *('Letterbox', 'RandomAffine', 'Mosaic', 'MosaicAffine', 'HSVJitter', 'RandomCrop', 'Normalize'),
+)
 TINY = 1e-9
 # (top-level keys, arguments that mean the same wherever they stand below, lowest and highest value, whole numbers,
 # other values); of lists, each number is checked
@@ -89,7 +94,9 @@ def check(cfg: Config) -> Iterator[str]:
         for key, value in part.node.items():
             if (part.top, key) in LIMITS:
                 yield from _check_numbers(f'{part.path}.{key}', value, *LIMITS[part.top, key])
-        if part.top in LOADERS:
+        if part.path == 'train_cfg' and any(every < 1 for _, every in part.node.get('dynamic_intervals') or ()):
+            yield 'train_cfg.dynamic_intervals must be pairs (epoch, interval) with intervals of at least 1'
+        elif part.top in LOADERS:
             yield from _check_data(part)
         elif part.top == 'model':
             yield from _check_nms(part)
@@ -110,8 +117,15 @@ def _check_numbers(path: str, value: object, low: float, high: float, whole: boo
 
 
 def _check_data(part: Part) -> Iterator[str]:
+    for key in ('dataset', 'sampler') if part.path in LOADERS else ():
+        if not isinstance(part.node.get(key, {}), dict):
+            yield f'{part.path}.{key} must be a dict with a type, got {part.node[key]!r}'
+    pipelines = [node['pipeline'] for node in walk(part.node) if isinstance(node.get('pipeline'), list)]
+    last = pipelines[0][-1] if pipelines and pipelines[0] else None
+    if part.path in LOADERS and isinstance(last, dict) and kind(last) in NOT_PACKING:
+        yield f'{part.path}: the pipeline must end with PackDetInputs, got {kind(last)}'
     classes = part.node.get('classes', ()) if part.key == 'metainfo' else ()
-    if not all(isinstance(name, str) for name in classes):
+    if not isinstance(classes, (str, list, tuple)) or not all(isinstance(name, str) for name in classes):
         yield f'{part.path}.classes must be texts, got {classes!r}'
     if part.node.get('pipeline') == [] and 'dataset' not in part.node:
         yield f'{part.path}.pipeline is empty: it must load images and end with PackDetInputs'
@@ -122,7 +136,7 @@ def _check_nms(part: Part) -> Iterator[str]:
     nms = part.node.get('nms', {})
     if part.path == 'model.test_cfg' and has_our_head(part.cfg) and not isinstance(nms, dict):
         yield f"{part.path}.nms must be a dict such as dict(type='nms', iou_threshold=0.65), got {nms!r}"
-    elif isinstance(nms, dict) and isinstance(nms.get('type'), str) and nms['type'] not in NMS_TYPES:
+    elif isinstance(nms, dict) and nms.get('type', 'nms') not in NMS_TYPES and not callable(nms['type']):
         yield f'{part.path}.nms.type must be one of {", ".join(NMS_TYPES)}, got {nms["type"]!r}'
 
 
