@@ -150,14 +150,14 @@ def clean(content: dict, path: str) -> tuple[dict, dict[str, list[int]]]:
     check_entries(content, path)
     left_out, annotations = defaultdict(list), []
     boxes_xyxy, faults, clipped, file_xywh, _ = check_boxes(content)
-    for annotation, box, fault, is_clipped, xywh in zip(
-        content['annotations'], boxes_xyxy.tolist(), faults, clipped.tolist(), file_xywh.tolist(), strict=True
+    clipped_xywh = np.concatenate((boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]), axis=1)
+    boxes_xywh = np.where(clipped[:, None], clipped_xywh, file_xywh)
+    for annotation, xywh, fault, is_clipped in zip(
+        content['annotations'], boxes_xywh.tolist(), faults, clipped, strict=True
     ):
         if fault is not None:
             left_out[fault].append(annotation['id'])
             continue
-        if is_clipped:
-            xywh = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
         area = annotation.get('area')
         if type(area) not in (int, float) or not math.isfinite(area):
             area = xywh[2] * xywh[3]
