@@ -35,7 +35,6 @@ def finetune(work_dir: Path, tiny: Path, weights: Path, **options) -> tuple[Runn
     options = {
         **tiny_options(tiny, 64),
         'max_epochs': EPOCHS,
-        'train_cfg.val_interval': EPOCHS + 1,
         'train_dataloader.num_workers': 0,
         'train_dataloader.persistent_workers': False,
         'default_hooks.accumulate.nominal_batch_size': 2,
@@ -45,6 +44,7 @@ def finetune(work_dir: Path, tiny: Path, weights: Path, **options) -> tuple[Runn
     }
     cfg = load_config(CONFIGS / 'yolov5_n_finetune_320_bccd.py', options)
     cfg.work_dir, cfg.experiment_name = str(work_dir), work_dir.name
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     install_reader()
     runner, start = Runner.from_cfg(cfg), Start()
     runner.register_hook(start)

@@ -134,8 +134,6 @@ def test_parameters_by_hand(name, data):
 
 def test_numbers_in_the_text():
     text = ' '.join((REPO / 'docs/guides/backbones.md').read_text(encoding='utf-8').split())
-    for name in ('shufflenetv2-1.0', 'mobilenetv3-small'):
-        assert f'{name} has {parameters_by_hand(name, 3)["total"]:,}' in text
     equal, doubling = (neck_parameters(FEATURES['1.0'], outs) for outs in ((96, 96, 96), (64, 128, 256)))
     assert f'with {equal:,} parameters; 64, 128, 256' in text and f'0.722 GMACs with {doubling:,}.' in text
     options = {'model.neck.out_channels': (64, 128, 256), 'model.neck.widen_factor': 1.0}
