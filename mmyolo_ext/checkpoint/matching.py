@@ -67,17 +67,10 @@ class LoadReport:
 
     def table(self) -> str:
         """Return all names that do not match, one layer per line; empty if there are none."""
-        shapes = (f'{name} {here}, in the checkpoint {there}' for name, (here, there) in self.reshaped.items())
-        kinds = (
-            ('missing in the checkpoint', self.missing),
-            ('of another shape', shapes),
-            ('not in the model', self.unexpected),
-        )
-        lines = []
-        for title, names in kinds:
-            layers = _by_layer(names)
-            lines += [f'{title}:', *layers] if layers else []
-        return '\n'.join(lines)
+        shapes = [f'{name} {here}, in the checkpoint {there}' for name, (here, there) in self.reshaped.items()]
+        kinds = {'missing in the checkpoint': self.missing, 'of another shape': shapes}
+        kinds['not in the model'] = self.unexpected
+        return '\n'.join(line for title, names in kinds.items() if names for line in (f'{title}:', *_by_layer(names)))
 
     def full_table(self, left_out: tuple[str, ...] = ()) -> str:
         """Return the number of tensors of each kind, :meth:`table`, and the names that are not weights."""
@@ -189,16 +182,16 @@ def _fit_classes(model: nn.Module, wanted: dict[str, Tensor], given: dict[str, A
     num_anchors = getattr(head, 'num_anchors', None)
     ours = [name for name in report.reshaped if name.startswith(PREDICTIONS)] if isinstance(num_anchors, int) else []
     before = {_classes_of(given[name], wanted[name], num_anchors) for name in ours}
+    if len(before) != 1 or None in before:
+        ours = []
     notes = []
-    if len(before) == 1 and None not in before:
-        for name in ours:
-            given[name] = _with_other_classes(given[name], wanted[name], num_anchors)
+    for name in ours:
+        given[name] = _with_other_classes(given[name], wanted[name], num_anchors)
+    if ours:
         notes.append(
             f'the checkpoint has {before.pop()} classes, the model {head.num_classes}: the class outputs of '
             'bbox_head.convs_pred start anew, boxes and objectness are kept'
         )
-    else:
-        ours = []
     others = [name for name in report.reshaped if name.startswith(HEADS) and name not in ours]
     for name in others:
         del given[name]

@@ -55,27 +55,26 @@ def find_newest(
             order.append((moment_of(facts), name))
         except ValueError as error:
             reasons[name] = str(error)
-    found = None
+    found = meta = None
     for _, name in sorted(order, reverse=True):
         try:
             content = unknown[name] if name in unknown else read_resumable(Path(folder) / name, entries[name])
             if check:
                 check(name, content['meta'])
-            found = content
+            found, meta = (str(Path(folder) / name), content), known_meta(content['meta'])
             break
         except ValueError as error:
             reasons[name] = str(error)
-    meta = known_meta(found['meta']) if found else None
-    newer = {key: reason for key, reason in reasons.items() if meta is None or is_newer(key, entries, meta)}
-    for reason in newer.values():
-        warn(f'Not resumed from: {reason}')
+    for key, reason in reasons.items():
+        if meta is None or is_newer(key, entries, meta):
+            warn(f'Not resumed from: {reason}')
     if found is None:
         raise ValueError(
             f'{folder} holds checkpoints ({_some(names)}) but none to resume from: '
             + (next(iter(reversed(reasons.values()))) if reasons else 'the best ones are weights alone')
             + '. Start anew without --resume (they are moved into a subfolder), or from weights by load_from'
         )
-    return str(Path(folder) / name), found
+    return found
 
 
 def read_resumable(path: str | Path, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -143,25 +142,20 @@ def known_hub(hub: Any) -> tuple[dict[str, HistoryBuffer], dict[str, Any]]:
         Histories by name; ``best_score*`` and, as plain file names, ``best_ckpt*``.
     """
     hub = hub if isinstance(hub, Mapping) else {}
-    scalars = hub.get('log_scalars')
-    histories = {}
-    for name, value in scalars.items() if isinstance(scalars, Mapping) else ():
-        history = history_of(value)
-        if isinstance(name, str) and history is not None:
-            histories[name] = history
-    info = {}
-    runtime_info = hub.get('runtime_info')
-    for key, value in runtime_info.items() if isinstance(runtime_info, Mapping) else ():
-        if not isinstance(key, str):
-            continue
+    scalars, info = (
+        {key: value for key, value in part.items() if isinstance(key, str)} if isinstance(part, Mapping) else {}
+        for part in (hub.get('log_scalars'), hub.get('runtime_info'))
+    )
+    found = {name: history_of(value) for name, value in scalars.items()}
+    best: dict[str, Any] = {}
+    for key, value in info.items():
         if key.startswith('best_score') and isinstance(value, (int, float)) and math.isfinite(value):
-            info[key] = float(value)
+            best[key] = float(value)
         elif key.startswith('best_ckpt') and isinstance(value, str):
-            name = value.replace('\\', '/').rpartition('/')[2]
-            match = NUMBERED.fullmatch(name)
-            if match and match['best'] and is_plain_name(name):
-                info[key] = name
-    return histories, info
+            match = NUMBERED.fullmatch(value.replace('\\', '/').rpartition('/')[2])
+            if match and match['best'] and is_plain_name(match[0]):
+                best[key] = match[0]
+    return {name: history for name, history in found.items() if history is not None}, best
 
 
 def history_of(value: Any) -> HistoryBuffer | None:
@@ -262,14 +256,13 @@ def _images_per_step(facts: Mapping[str, Any]) -> int | None:
 def _compare_classes(before: list[str] | None, now: list[str] | None) -> None:
     if before is None or now is None or before == now:
         return
-    if sorted(before) == sorted(now):
-        index = next(index for index, (old, new) in enumerate(zip(before, now, strict=True)) if old != new)
-        diff = f'the classes are in another order (class {index}: {before[index]!r} -> {now[index]!r})'
-    elif len(before) != len(now):
+    if len(before) != len(now):
         diff = f'{len(before)} -> {len(now)} classes ({_some(before)} -> {_some(now)})'
     else:
         index = next(index for index, (old, new) in enumerate(zip(before, now, strict=True)) if old != new)
         diff = f'class {index} is {before[index]!r} -> {now[index]!r}'
+        if sorted(before) == sorted(now):
+            diff = f'the classes are in another order ({diff})'
     raise ValueError(
         f'{diff} (in the checkpoint -> in the training data): set class_names to those of the checkpoint, or start a '
         'new training from its weights: load_from, without --resume'
@@ -292,20 +285,18 @@ def _check_sums(path: Path) -> None:
     """Check the checksums inside a file of ``torch.save``; older forms than zip have none."""
     if not zipfile.is_zipfile(path):
         return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ValueError(f'the checkpoint {path} is broken or cut short: {error}') from error
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()
     if broken:
         raise ValueError(f'the checkpoint {path} is damaged: the checksum of {broken} is wrong')
 
 
-def _newest_numbered(path: Path) -> str | None:
-    names = [name for name in checkpoint_names(path.parent) if not name.startswith('best_') and name != path.name]
-    numbers = {int(match['number']): name for name in names if (match := NUMBERED.fullmatch(name))}
-    epochs = {number: name for number, name in numbers.items() if name.startswith('epoch_')} or numbers
-    return str(path.with_name(epochs[max(epochs)])) if epochs else None
+def _newest_numbered(path: Path) -> Path | None:
+    matches = [match for name in checkpoint_names(path.parent) if (match := NUMBERED.fullmatch(name))]
+    # epochs before iterations
+    found = [(match['unit'], -int(match['number']), match[0]) for match in matches if not match['best']]
+    found = [entry for entry in found if entry[2] != path.name]
+    return path.with_name(min(found)[2]) if found else None
 
 
 def _is_count(value: Any) -> bool:

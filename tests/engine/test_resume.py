@@ -548,7 +548,7 @@ LONGER_WARMUP = [
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        ({'dataset': Renamed()}, r"the classes are in another order \(class 0: 'a' -> 'b'\)"),
+        ({'dataset': Renamed()}, r"the classes are in another order \(class 0 is 'a' -> 'b'\)"),
         ({'dataset': Other()}, "class 1 is 'b' -> 'c'"),
         ({'dataset': More()}, '2 -> 3 classes'),
         ({'optim_wrapper': with_rate(0.02)}, r'optim_wrapper.optimizer.lr 0.01 -> 0.02'),
