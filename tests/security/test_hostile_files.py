@@ -426,10 +426,28 @@ def xml_with_an_endless_image(folder: Path) -> Callable:
 
 def trained(folder: Path, change: Callable[[str], str]) -> Callable:
     """``tools/train.py`` with changed annotations."""
+    annotated(folder, change)
+    return tool('train.py', folder / 'mine.py', '--work-dir', folder / 'run')
+
+
+def annotated(folder: Path, change: Callable[[str], str]) -> Callable:
+    """The training dataset with changed annotations."""
     data = make_tiny_coco(folder / 'data')
     write_user_config(folder / 'mine.py', data)
     (data / 'train.json').write_text(change((data / 'train.json').read_text()))
-    return tool('train.py', folder / 'mine.py', '--work-dir', folder / 'run')
+
+    def run() -> None:
+        from mmengine.registry import init_default_scope
+
+        from mmyolo_ext.apis import load_config
+        from mmyolo_ext.cli.common import tool
+        from mmyolo_ext.registry import DATASETS
+
+        init_default_scope('mmdet')
+        dataset = load_config(folder / 'mine.py').train_dataloader.dataset
+        tool(lambda: DATASETS.build(dataset))()
+
+    return run
 
 
 @case('nested too deeply')
@@ -439,27 +457,27 @@ def json_nested_deeply(folder: Path) -> Callable:
 
 @case('cannot read annotation file')
 def json_with_a_huge_number(folder: Path) -> Callable:
-    return trained(folder, lambda text: text.replace('"width": 64', '"width": ' + '9' * 100_000, 1))
+    return annotated(folder, lambda text: text.replace('"width": 64', '"width": ' + '9' * 100_000, 1))
 
 
 @case('must be integers above 0')
 def json_with_an_image_of_billions_of_pixels(folder: Path) -> Callable:
-    return trained(folder, lambda text: text.replace('"width": 64', '"width": 1e300', 1))
+    return annotated(folder, lambda text: text.replace('"width": 64', '"width": 1e300', 1))
 
 
 @case('is outside')
 def json_with_a_file_name_that_leads_out(folder: Path) -> Callable:
-    return trained(folder, lambda text: text.replace('000.png', '../../../../../../etc/passwd', 1))
+    return annotated(folder, lambda text: text.replace('000.png', '../../../../../../etc/passwd', 1))
 
 
 @case('is an absolute path')
 def json_with_an_absolute_file_name(folder: Path) -> Callable:
-    return trained(folder, lambda text: text.replace('000.png', '/etc/passwd', 1))
+    return annotated(folder, lambda text: text.replace('000.png', '/etc/passwd', 1))
 
 
 @case('is a URL')
 def json_with_an_address(folder: Path) -> Callable:
-    return trained(folder, lambda text: text.replace('000.png', 'http://localhost:1/canary.png', 1))
+    return annotated(folder, lambda text: text.replace('000.png', 'http://localhost:1/canary.png', 1))
 
 
 # YAML
