@@ -53,25 +53,17 @@ def fetch(checkpoint: str, map_location: Any = 'cpu') -> Any:
     scheme, separator, name = checkpoint.partition('://')
     if not separator:
         return read_checkpoint(checkpoint, map_location)
-    if scheme not in ('http', 'https', 'torchvision', 'mmcls'):
-        try:
-            return CheckpointLoader.load_checkpoint(checkpoint, map_location)
-        except (OSError, KeyError, ValueError) as error:
-            raise ValueError(f'{checkpoint} cannot be read by mmengine ({type(error).__name__}: {error})') from error
-    url = checkpoint
     if scheme == 'torchvision':
-        url = torchvision_url(name)
-    elif scheme == 'mmcls':
+        return read_checkpoint(downloaded(torchvision_url(name), with_hash=True), map_location)
+    if scheme == 'mmcls':
         urls = get_mmcls_models()
         if name not in urls:
             known = [known for known in urls if known.startswith(MMPRETRAIN_FAMILIES)]
             raise ValueError(f'mmcls://{name} is not known to mmengine, use one of {", ".join(known)}')
-        url = urls[name]
-    path = downloaded(url, with_hash=scheme == 'torchvision')
-    try:
-        return read_checkpoint(path, map_location)
-    except ValueError as error:
-        raise ValueError(f'{error}. It was downloaded from {url}; delete it to download it again') from error
+        checkpoint = urls[name]
+    elif scheme not in ('http', 'https'):
+        return CheckpointLoader.load_checkpoint(checkpoint, map_location)
+    return read_checkpoint(downloaded(checkpoint), map_location)
 
 
 def torchvision_url(name: str) -> str:
