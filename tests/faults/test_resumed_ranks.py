@@ -115,7 +115,7 @@ ENDS = {'killed': (11, None), 'stopped': (7, 1)}
 
 @pytest.fixture(scope='module')
 def ended(tmp_path_factory):
-    """(folder, results): runs of four epochs: in one go; killed and resumed; stopped by a signal to one rank."""
+    """Runs of four epochs: in one go; killed and resumed; stopped by a signal to one rank; resumed by one rank."""
     folder = tmp_path_factory.mktemp('two')
     (folder / 'locked').mkdir()
     lock = WorkDirLock(folder / 'locked')
@@ -125,7 +125,11 @@ def ended(tmp_path_factory):
     lock.release()
     files = {name: sorted(path.name for path in (folder / name).glob('*.pth')) for name in ENDS}
     stopped = torch.load(folder / 'stopped' / 'iter_8.pth')
-    resumed = train(*[(folder / name, None, RESUME) for name in ENDS])
+    shutil.copytree(folder / 'straight', folder / 'alone', ignore=shutil.ignore_patterns('*_3.pth', '*_4.pth'))
+    # ten iterations an epoch on one rank: 20 are done after two epochs
+    alone = one_run(str(folder / 'alone'), (23, 0), resume=True)
+    assert alone['code'] == 143 and (folder / 'alone' / 'iter_22.pth').exists(), 'two batches a step'
+    resumed = train(*[(folder / name, None, RESUME) for name in (*ENDS, 'alone')])
     return folder, dict(zip(['straight', 'locked', *ENDS], found, strict=True)), files, stopped, resumed
 
 
@@ -155,10 +159,6 @@ def test_all_ranks_hear_that_the_folder_is_in_use(ended):
     assert errors[0] == errors[1] and f'in use by another training (process {os.getpid()} on' in errors[0]
 
 
-def test_another_number_of_ranks_is_rescaled_between_epochs_alone(ended, tmp_path):
-    shutil.copytree(ended[0] / 'straight', tmp_path / 'run', ignore=shutil.ignore_patterns('*_3.pth', '*_4.pth'))
-    # ten iterations an epoch on one rank: 20 are done after two epochs
-    alone = one_run(str(tmp_path / 'run'), (23, 0), resume=True)
-    assert alone['code'] == 143 and (tmp_path / 'run' / 'iter_22.pth').exists(), 'two batches a step'
-    for result in train((tmp_path / 'run', None, RESUME))[0]:
+def test_another_number_of_ranks_is_rescaled_between_epochs_alone(ended):
+    for result in ended[-1][-1]:
         assert 'processes 1 -> 2' in result['error'] and 'inside an epoch' in result['error']
