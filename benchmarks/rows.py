@@ -92,16 +92,16 @@ def epoch(figures: Figures) -> str:
 
 
 def inference(figures: Figures) -> str:
-    """Milliseconds of a batch, to all anchors and to the detections, a line for each model, batch and form."""
-    sizes = sorted({case['size'] for case in figures.values()})
+    """Median milliseconds of a batch, to all anchors and to the detections, a line for each model and form."""
     kinds = ('network', 'detections')
     lines: dict[tuple, dict[tuple, str]] = {}
     for case in figures.values():
-        cells = lines.setdefault((case['model'], case['batch'], case['form']), {})
-        cells |= {(case['size'], kind): span(case[kind]) for kind in kinds if kind in case}
-    columns = [(size, kind) for size in sizes for kind in kinds]
-    rows = [[*map(str, line), *(cells.get(column, '') for column in columns)] for line, cells in lines.items()]
-    return table(['model', 'batch', 'form', *(f'{size} px, {kind}, ms' for size, kind in columns)], rows)
+        cells = lines.setdefault((case['model'], case['form']), {})
+        cells |= {(case['batch'], case['size'], kind): span(case[kind]).split()[0] for kind in kinds if kind in case}
+    groups = sorted({(case['batch'], case['size']) for case in figures.values()})
+    columns = [(*group, kind) for group in groups for kind in kinds]
+    rows = [[*line, *(cells.get(column, '') for column in columns)] for line, cells in lines.items()]
+    return table(['model', 'form', *(f'{batch} x {size} px, {kind}' for batch, size, kind in columns)], rows)
 
 
 def evaluation(figures: Figures) -> str:
@@ -133,7 +133,7 @@ def _contestant(times: Figures | None) -> str:
     if times is None:
         return ''
     other = times.get('kept_otherwise', 0)
-    return span(times) + (f', {other} kept otherwise' if other else '')
+    return span(times).split()[0] + (f', {other} kept otherwise' if other else '')
 
 
 def _step_cells(case: Figures) -> list[str]:
