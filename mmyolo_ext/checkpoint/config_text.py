@@ -179,9 +179,12 @@ def check_amount(
     def count(node: Any, depth: int) -> int:
         if depth > deepest:
             raise error(f'values nested more than {deepest} levels deep')
+        parts = parts_of(node)
+        if not parts:
+            return 1
         if id(node) not in counted:
             counted[id(node)] = most  # for a reference to a container around it
-            counted[id(node)] = 1 + sum(count(part, depth + 1) for part in parts_of(node))
+            counted[id(node)] = 1 + sum(count(part, depth + 1) for part in parts)
         if counted[id(node)] > most:
             raise error(f'more than {most:,} values, by references or to itself')
         return counted[id(node)]
