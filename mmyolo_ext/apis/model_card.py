@@ -27,16 +27,14 @@ CLASS_SUFFIX = '_precision'  # of the metric of one class
 LOADERS = {'training': 'train_dataloader', 'validation': 'val_dataloader', 'test': 'test_dataloader'}
 # the licence of the tool that writes a format, which its owners claim for weights trained with it
 FORMAT_LICENCES = {'ultralytics': 'AGPL-3.0', 'mmyolo': 'GPL-3.0'}
-# the first entry that occurs in a source applies
-SOURCE_LICENCES = (
-    ('ultralytics', 'AGPL-3.0'),
-    ('openmmlab.com/mmyolo/', 'GPL-3.0'),
-    ('torchvision://', 'BSD-3-Clause'),
-    ('download.pytorch.org/', 'BSD-3-Clause'),
-    ('mmcls://', 'Apache-2.0'),
-    ('open-mmlab://', 'Apache-2.0'),
-    ('openmmlab.com/', 'Apache-2.0'),
-)
+# the first entry with a part that occurs in a source applies
+SOURCE_LICENCES = {
+    'AGPL-3.0': ('ultralytics',),
+    'GPL-3.0': ('openmmlab.com/mmyolo/',),
+    'BSD-3-Clause': ('torchvision://', 'download.pytorch.org/'),
+    'Apache-2.0': ('mmcls://', 'open-mmlab://', 'openmmlab.com/'),
+}
+COPYLEFT = ('AGPL', 'GPL')
 
 
 class Metrics(NamedTuple):
@@ -59,11 +57,6 @@ class Origin:
     format: str | None = None
     licence: str | None = None
     note: str = ''
-
-    @property
-    def copyleft(self) -> bool:
-        """Return whether the licence also applies to derived work."""
-        return (self.licence or '').upper().startswith(('AGPL', 'GPL'))
 
     def __str__(self) -> str:
         form = f'format of {self.format}' if self.format else ''
@@ -120,8 +113,7 @@ def write_card(
     if metrics:
         ap = _table([list(overall), [f'{value:.4f}' for value in overall.values()]])
         ap += f'\n\nOn {evaluated}, {metrics.source}.'
-    start = [f'Start: {origin}.' for origin in origins] + ([f'Start: {origin_note}.'] if origin_note else [])
-    start = start or ['Start: random weights, according to the config.']
+    start = [*origins, *([origin_note] if origin_note else ())] or ['random weights, according to the config']
     modules = (torch, mmengine, mmcv, mmdet)
     versions = {'Python': platform.python_version(), **{module.__name__: module.__version__ for module in modules}}
     rows = [[key, str(value)] for key, value in {**training, **versions, 'mmyolo_ext': __version__}.items()]
@@ -136,7 +128,7 @@ def write_card(
         _bullets([*_input(cfg), f'class scores by {facts["activation"]}']),
         '## Licence and origin',
         f'These weights: {licence or "not stated"}.',
-        _bullets(start),
+        _bullets([f'Start: {origin}.' for origin in start]),
         *(f'**{warning}**' for warning in licence_warnings(origins, licence)),
         '## Files',
         _bullets([f'`{name}.pth`: {facts["precision"]}; SHA-256 {facts["sha256"]}', f'`{name}.py`: complete config']),
@@ -156,7 +148,7 @@ def licence_warnings(origins: Sequence[Origin], licence: str | None) -> list[str
         f'{origin.source} is under {origin.licence}, which also applies to derived work: make sure that you may '
         f'distribute these weights under {licence or "your terms"}.'
         for origin in origins
-        if origin.copyleft
+        if (origin.licence or '').upper().startswith(COPYLEFT)
     ]
 
 
@@ -216,18 +208,18 @@ def _origins_of_source(source: str, seen: set[str]) -> list[Origin]:
     if source in seen:
         return []
     seen.add(source)
-    licence = next((licence for part, licence in SOURCE_LICENCES if part in source.lower()), None)
+    licence = next(
+        (name for name, parts in SOURCE_LICENCES.items() if any(part in source.lower() for part in parts)), None
+    )
     if '://' in source or not re.search(r'\.\w+$', source):  # an address, or a model name of timm
         return [Origin(source, licence=licence)]
     path = Path(source).expanduser()
     if path.suffix == '.weights':
         return [Origin(path.name, 'darknet', licence)]
-    if not path.is_file():
-        return [Origin(path.name, licence=licence, note='the file does not exist here')]
     try:
         content = read_checkpoint(path)
-    except ValueError:
-        return [Origin(path.name, licence=licence, note='the file cannot be read')]
+    except (OSError, ValueError):
+        return [Origin(path.name, licence=licence, note='the file cannot be read here')]
     known = _origins_of_content(content, path.name, seen)
     return known or [Origin(path.name, detect(content), licence or _meta(content).get('license'))]
 
@@ -295,11 +287,7 @@ def _input(cfg: Config) -> list[str]:
     lines = [f'{step.pop("type")}: {", ".join(f"{key} {value}" for key, value in step.items())}' for step in steps]
     preprocessor = cfg.model.get('data_preprocessor') or {}
     if preprocessor.get('mean') is not None:
-        order, mean, std = (
-            'RGB' if preprocessor.get('bgr_to_rgb') else 'BGR',
-            preprocessor['mean'],
-            preprocessor['std'],
-        )
+        order, (mean, std) = 'RGB' if preprocessor.get('bgr_to_rgb') else 'BGR', map(preprocessor.get, ('mean', 'std'))
         lines.append(f'channels in the order {order}, (pixel - mean) / std with mean {list(mean)}, std {list(std)}')
     return lines
 

@@ -15,12 +15,12 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from mmyolo_ext.apis import model_card
 from mmyolo_ext.apis.config import load_config
 from mmyolo_ext.apis.config_nodes import leaf_datasets, walk
 from mmyolo_ext.apis.inference import Detector, class_names_of
-from mmyolo_ext.apis.model_card import Metrics
 from mmyolo_ext.checkpoint.config_text import parse_config
 from mmyolo_ext.checkpoint.matching import fit
 from mmyolo_ext.checkpoint.mmengine_loader import install_reader, read_weights
@@ -54,7 +54,7 @@ def publish(
     half: bool = True,
     licence: str | None = None,
     origin: str | None = None,
-    metrics: Metrics | None = None,
+    metrics: model_card.Metrics | None = None,
     test: bool = False,
     force: bool = False,
 ) -> Published:
@@ -107,9 +107,8 @@ def publish(
         elif metrics is None and not changed:
             metrics = model_card.known_metrics(parts)
         facts = _facts(cfg, model, classes, weights, half)
-        keys = {'epochs': 'epoch', 'iterations': 'iter', 'seed': 'seed'}
         saved_meta = parts.get('meta') or {}
-        training = {name: saved_meta[key] for name, key in keys.items() if saved_meta.get(key) is not None}
+        training = {key: saved_meta[key] for key in ('epoch', 'iter', 'seed') if saved_meta.get(key) is not None}
         model_card.write_card(card, cfg, facts, classes, training, metrics, licence, origins, origin)
         # the weights last: once they exist, the others do
         for file, target in zip((card, config, weights), reversed(targets), strict=True):
@@ -119,28 +118,25 @@ def publish(
     return Published(tuple(targets), difference, notes, warnings)
 
 
-def evaluate(config: Path, checkpoint: Path) -> Metrics:
+def evaluate(config: Path, checkpoint: Path) -> model_card.Metrics:
     """Evaluate a published file on the test data of its config."""
     install_reader()
     cfg = load_config(config)
     with TemporaryDirectory() as folder:
         cfg.work_dir, cfg.load_from, cfg.resume = folder, str(checkpoint), False
         values = Runner.from_cfg(cfg).test()
-    return Metrics({name.rpartition('/')[2]: value for name, value in values.items()}, 'measured with this file')
+    return model_card.Metrics(
+        {name.rpartition('/')[2]: value for name, value in values.items()}, 'measured with this file'
+    )
 
 
 def _read_source(cfg: Config, path: Path) -> tuple[Any, nn.Module, tuple[str, ...]]:
     """Return the content of a checkpoint, the model with exactly its weights, and its class names."""
     content, saved = read_checkpoint(path), read_weights(path)
-    if not isinstance(saved, dict) or not isinstance(saved.get('state_dict'), dict) or not saved['state_dict']:
-        raise ValueError(f'{path} is not a checkpoint: it has no weights by name')
     dataset_meta = (saved.get('meta') or {}).get('dataset_meta') or {}
     classes = {str(key).lower(): value for key, value in dataset_meta.items()}.get('classes')
     if not classes:
-        raise ValueError(
-            f'{path} has no class names in its meta: publish the checkpoint that training wrote, or add '
-            "meta=dict(dataset_meta=dict(classes=('cat', 'dog')))"
-        )
+        raise ValueError(f'{path} has no class names in its meta: publish the checkpoint that training wrote')
     classes = (classes,) if isinstance(classes, str) else tuple(classes)
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
     report, _ = fit(model, saved, start_anew=False)
@@ -169,11 +165,7 @@ def changed_keys(cfg: Config, meta: Mapping[str, Any]) -> list[str]:
             return [] if before == now else [path]
         return [found for key, pair in pairs.items() for found in differences(*pair, f'{path}.{key}')]
 
-    try:
-        trained = parse_config(meta['cfg']) if 'cfg' in meta else {}
-    except ValueError as error:
-        raise ValueError(f"meta['cfg'] of the checkpoint cannot be read: {error}") from error
-    now = cfg.to_dict()
+    trained, now = parse_config(meta['cfg']) if 'cfg' in meta else {}, cfg.to_dict()
     return [path for key in INFLUENTIAL if key in trained for path in differences(trained[key], now.get(key), key)]
 
 
@@ -213,18 +205,13 @@ def compare(source: nn.Module, published: nn.Module) -> tuple[float, float]:
     The outputs are those of the dense head, or the feature maps of a detector without one.
     """
 
-    def tensors(outputs: object) -> list[Tensor]:
-        if isinstance(outputs, Tensor):
-            return [outputs]
-        parts = outputs.values() if isinstance(outputs, dict) else outputs
-        return [tensor for part in parts if part is not None for tensor in tensors(part)]
-
     def outputs_of(model: nn.Module) -> list[Tensor]:
         image = torch.randint(0, 256, (3, 320, 320), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         outputs = model.extract_feat(model.data_preprocessor({'inputs': [image], 'data_samples': None})['inputs'])
         head = getattr(model, 'rpn_head', None) or getattr(model, 'bbox_head', None)
         # the heads of transformers do not take feature maps
-        return tensors(outputs if head is None or hasattr(model, 'encoder') else head(outputs))
+        outputs = outputs if head is None or hasattr(model, 'encoder') else head(outputs)
+        return [output for output in tree_leaves(outputs) if output is not None]
 
     wanted, got = outputs_of(source), outputs_of(published)
     difference = max(float((a - b).abs().max().nan_to_num(torch.inf)) for a, b in zip(wanted, got, strict=True))
@@ -247,27 +234,22 @@ def _facts(cfg: Config, model: nn.Module, classes: tuple[str, ...], weights: Pat
 
 def _notes(parts: Mapping[str, Any], wide: list[str], half: bool) -> list[str]:
     dropped = [key for key in parts if key not in ('state_dict', 'meta')] if 'state_dict' in parts else []
-    notes = [f'dropped: {", ".join(dropped)}'] if dropped else []
-    if 'ema_state_dict' in dropped:
-        notes.append('published are the EMA weights, which validation and test used')
-    if half:
-        notes.append('float16; the statistics of norm layers stay in float32')
-    if wide:
-        notes.append(f'beyond the range of float16, so float32 too: {", ".join(wide)}')
-    return notes
+    notes = {
+        f'dropped: {", ".join(dropped)}': dropped,
+        'published are the EMA weights, which validation and test used': 'ema_state_dict' in dropped,
+        'float16; the statistics of norm layers stay in float32': half,
+        f'beyond the range of float16, so float32 too: {", ".join(wide)}': wide,
+    }
+    return [note for note, applies in notes.items() if applies]
 
 
-def _warnings(cfg: Config, metrics: Metrics | None, licence: str | None, changed: list[str]) -> list[str]:
-    found = []
-    if changed:
-        found.append(f'the config differs from that of the training, so its AP does not apply: {", ".join(changed)}')
-    if not licence:
-        found.append('the licence is not stated: give it by --license')
-    if metrics is None:
-        found.append('the average precision is unknown: measure it by --test or state it by --ap')
-    if paths := list(dict.fromkeys(ABSOLUTE_PATH.findall(cfg.pretty_text))):
-        found.append(
-            f'the config has absolute paths, {", ".join(paths)}: replace them by --cfg-options, for example '
-            'data_root=data/mine/'
-        )
-    return found
+def _warnings(cfg: Config, metrics: model_card.Metrics | None, licence: str | None, changed: list[str]) -> list[str]:
+    paths = ', '.join(dict.fromkeys(ABSOLUTE_PATH.findall(cfg.pretty_text)))
+    keys = ', '.join(changed)
+    warnings = {
+        f'the config differs from that of the training, so its AP does not apply: {keys}': changed,
+        'the licence is not stated: give it by --license': not licence,
+        'the average precision is unknown: measure it by --test or state it by --ap': metrics is None,
+        f'the config has absolute paths, {paths}: replace them by --cfg-options, such as data_root=data/mine/': paths,
+    }
+    return [warning for warning, applies in warnings.items() if applies]

@@ -158,7 +158,7 @@ def test_the_card(training, published):
         and 'order RGB' in card
         and 'std [255, 255, 255]' in card
     )
-    assert 'class scores by sigmoid' in card and '| epochs | 2 |' in card and '| seed | 0 |' in card
+    assert 'class scores by sigmoid' in card and '| epoch | 2 |' in card and '| seed | 0 |' in card
     assert f'| torch | {torch.__version__} |' in card and 'Start: random weights' in card
     assert hashlib.sha256(published.files[0].read_bytes()).hexdigest() in card
     assert str(training.folder) not in card
@@ -241,8 +241,8 @@ def test_what_cannot_be_published(training, tmp_path):
             training.publish(tmp_path / 'out', checkpoint=tmp_path / 'bad.pth', **options)
         assert not (tmp_path / 'out').exists()
 
-    stopped('is not a checkpoint: it has no weights by name', {'meta': {}})
-    stopped('is not a checkpoint: it has no weights by name', [1, 2])
+    stopped('has no class names in its meta', {'meta': {}})
+    stopped('has no class names in its meta', [1, 2])
     stopped('no class names in its meta', {'state_dict': saved['state_dict']})
     stopped('no class names in its meta', saved['state_dict'])
     renamed = {**saved, 'meta': {'dataset_meta': {'CLASSES': ('blue', 'red')}}}
