@@ -221,14 +221,14 @@ def _origins_of_source(source: str, seen: set[str]) -> list[Origin]:
     except (OSError, ValueError):
         return [Origin(path.name, licence=licence, note='the file cannot be read here')]
     known = _origins_of_content(content, path.name, seen)
-    return known or [Origin(path.name, detect(content), licence or _meta(content).get('license'))]
+    return known or [Origin(path.name, detect(content), licence or meta_of(content).get('license'))]
 
 
 def _origins_of_content(content: Any, name: str, seen: set[str]) -> list[Origin]:
     form = detect(content)
     if form in FORMAT_LICENCES:
         return [Origin(name, form, FORMAT_LICENCES[form])]
-    meta, fields = _meta(content), set(asdict(Origin('')))
+    meta, fields = meta_of(content), set(asdict(Origin('')))
     found = []
     if converted := re.fullmatch(r'(.+) \((\w+)\)', str(meta.get('converted_from'))):
         found.append(Origin(converted[1], converted[2], FORMAT_LICENCES.get(converted[2])))
@@ -241,7 +241,8 @@ def _origins_of_content(content: Any, name: str, seen: set[str]) -> list[Origin]
     return found
 
 
-def _meta(content: Any) -> Mapping[str, Any]:
+def meta_of(content: Any) -> Mapping[str, Any]:
+    """Return the meta of a checkpoint; empty if it has none."""
     meta = content.get('meta') if isinstance(content, Mapping) else None
     return meta if isinstance(meta, Mapping) else {}
 

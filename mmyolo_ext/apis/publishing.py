@@ -133,7 +133,7 @@ def evaluate(config: Path, checkpoint: Path) -> model_card.Metrics:
 def _read_source(cfg: Config, path: Path) -> tuple[Any, nn.Module, tuple[str, ...]]:
     """Return the content of a checkpoint, the model with exactly its weights, and its class names."""
     content, saved = read_checkpoint(path), read_weights(path)
-    dataset_meta = (saved.get('meta') or {}).get('dataset_meta') or {}
+    dataset_meta = model_card.meta_of(saved).get('dataset_meta') or {}
     classes = {str(key).lower(): value for key, value in dataset_meta.items()}.get('classes')
     if not classes:
         raise ValueError(f'{path} has no class names in its meta: publish the checkpoint that training wrote')
