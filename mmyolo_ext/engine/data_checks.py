@@ -47,7 +47,7 @@ class Split:
 
     def __init__(self, dataset: object, name: str) -> None:
         self.name, self.classes = name, class_names(dataset)
-        self.leaves = [leaf for leaf in leaf_datasets(dataset) if hasattr(leaf, 'get_data_info')]
+        self.leaves = leaf_datasets(dataset)
         self.places: list[tuple[int, int]] = []
         self.paths: list[str] = []
         self.complete, self.has_boxes = True, False
@@ -90,13 +90,19 @@ def class_names(dataset: object) -> tuple[str, ...] | None:
     return (classes,) if isinstance(classes, str) else classes and tuple(classes)
 
 
-def leaf_datasets(dataset: object) -> Iterator[object]:
-    """Yield the datasets inside wrappers of one (``dataset``) or several (``datasets``)."""
-    parts = getattr(dataset, 'datasets', [dataset.dataset] if hasattr(dataset, 'dataset') else [])
-    for part in parts:
-        yield from leaf_datasets(part)
-    if not parts:
-        yield dataset
+def nested_datasets(dataset: object) -> Iterator[object]:
+    """Yield a dataset and those that it wraps, one (``dataset``) or several (``datasets``)."""
+    yield dataset
+    for part in getattr(dataset, 'datasets', [dataset.dataset] if hasattr(dataset, 'dataset') else []):
+        yield from nested_datasets(part)
+
+
+def leaf_datasets(dataset: object) -> list[object]:
+    """Return the datasets inside all wrappers that give their annotations by ``get_data_info``."""
+    parts = nested_datasets(dataset)
+    return [
+        p for p in parts if hasattr(p, 'get_data_info') and not hasattr(p, 'datasets') and not hasattr(p, 'dataset')
+    ]
 
 
 def spread(length: int, most: int) -> list[int]:

@@ -15,7 +15,7 @@ from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
-from mmyolo_ext.engine.data_checks import Finding, Split, class_names, leaf_datasets
+from mmyolo_ext.engine.data_checks import Finding, Split, class_names, leaf_datasets, nested_datasets, spread
 
 MIN_SIDE = 2.0  # px; training drops boxes with a side up to it
 GOOD_RECALL = 0.98
@@ -165,16 +165,14 @@ def check_checkpoint_classes(checkpoint: Mapping, dataset: object, starts: bool)
 
 def _steps(dataset: object) -> Iterator[object]:
     """Yield the transforms of a dataset and of those inside it."""
-    pipeline = getattr(dataset, 'pipeline', None)
-    yield from getattr(pipeline, 'transforms', pipeline if isinstance(pipeline, (list, tuple)) else ())
-    for part in getattr(dataset, 'datasets', [dataset.dataset] if hasattr(dataset, 'dataset') else []):
-        yield from _steps(part)
+    for part in nested_datasets(dataset):
+        pipeline = getattr(part, 'pipeline', None)
+        yield from getattr(pipeline, 'transforms', pipeline if isinstance(pipeline, (list, tuple)) else ())
 
 
 def _some_image_ids(dataset: object) -> Iterator[object]:
     for leaf in leaf_datasets(dataset):
-        if hasattr(leaf, 'get_data_info') and len(leaf):
-            yield from (leaf.get_data_info(index).get('img_id') for index in {0, len(leaf) // 2, len(leaf) - 1})
+        yield from (leaf.get_data_info(index).get('img_id') for index in spread(len(leaf), 3))
 
 
 def _sizes(sizes_wh: np.ndarray) -> str:

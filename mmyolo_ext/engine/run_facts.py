@@ -6,6 +6,7 @@ from typing import Any
 
 from mmengine.runner import EpochBasedTrainLoop
 
+from mmyolo_ext.engine.data_checks import class_names
 from mmyolo_ext.engine.hooks.recipe import AccumulateHook
 from mmyolo_ext.engine.optim.constructor import IMPLEMENTATIONS
 
@@ -24,7 +25,7 @@ def facts_of(runner) -> dict[str, Any]:
         'epoch_length': len(loader) if by_epoch else None,
         'accumulation': accumulate.count(runner) if accumulate else accumulated,
         'nominal': accumulate.nominal_batch_size if accumulate else None,
-        'classes': classes_of(loader.dataset),
+        'classes': list(class_names(loader.dataset) or ()) or None,
     }
     return {key: value for key, value in facts.items() if value is not None}
 
@@ -57,13 +58,6 @@ def shifted(scheduler: Any, state: dict, shift: int) -> dict:
     step = state['_global_step'] + shift
     last = min(max(step, scheduler.begin - 1), scheduler.end - 1) - scheduler.begin
     return {**state, '_global_step': step, 'last_step': last}
-
-
-def classes_of(dataset: Any) -> list[str] | None:
-    """Return the class names of a dataset in their order, or None."""
-    metainfo = getattr(dataset, 'metainfo', None) or {}
-    classes = next((value for key, value in metainfo.items() if str(key).lower() == 'classes'), None)
-    return [str(name) for name in classes] if isinstance(classes, (list, tuple)) else None
 
 
 def optimizer_cfg(wrapper: Any) -> dict | None:

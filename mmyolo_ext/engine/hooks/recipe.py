@@ -1,7 +1,6 @@
 """Hooks of the training recipe: seeding, accumulation, closing the mosaic."""
 
 import random
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -9,6 +8,7 @@ from mmengine.hooks import DistSamplerSeedHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
+from mmyolo_ext.engine.data_checks import nested_datasets
 from mmyolo_ext.registry import HOOKS
 
 
@@ -100,8 +100,9 @@ class CloseMosaicHook(Hook):
                 f'the training dataset {type(dataset).__name__} has no close_mosaic: wrap it in '
                 "dict(type='mmyolo_ext.SeededDataset', dataset=...), or set num_last_epochs=0"
             )
-        # the dataset checks this too, but only when the last epochs begin
-        steps = list(_wrapper_steps(dataset))
+        # the dataset checks this too, but only when the last epochs begin; wrappers have their transforms in a list
+        pipelines = [getattr(part, 'pipeline', None) for part in nested_datasets(dataset)]
+        steps = [step for pipeline in pipelines if isinstance(pipeline, list) for step in pipeline]
         mixing = [step for step in steps if getattr(step, 'mixes_images', hasattr(step, 'get_indexes'))]
         if self.num_last_epochs and steps and not mixing:
             raise ValueError(
@@ -115,14 +116,6 @@ class CloseMosaicHook(Hook):
         if self.num_last_epochs and last and not dataset.mosaic_closed:
             dataset.close_mosaic()
             runner.logger.info(f'Epoch {runner.epoch + 1}: images are not mixed from here on.')
-
-
-def _wrapper_steps(dataset: object) -> Iterator[object]:
-    """Yield the transforms of wrappers that run some themselves (``MultiImageMixDataset``), at any depth."""
-    if isinstance(getattr(dataset, 'pipeline', None), list):
-        yield from dataset.pipeline
-    for part in getattr(dataset, 'datasets', [dataset.dataset] if hasattr(dataset, 'dataset') else []):
-        yield from _wrapper_steps(part)
 
 
 @HOOKS.register_module()

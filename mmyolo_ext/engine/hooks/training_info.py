@@ -3,7 +3,7 @@
 import os
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from mmengine.hooks import LoggerHook, RuntimeInfoHook
 from mmengine.runner import Runner
 from torch import Tensor
 
+from mmyolo_ext.engine.data_checks import nested_datasets
 from mmyolo_ext.registry import HOOKS
 
 STATM = Path('/proc/self/statm')
@@ -182,7 +183,7 @@ def _advise_on(runner: Runner) -> list[str]:
         bool(loader.persistent_workers),
         max(cores // int(os.environ.get('LOCAL_WORLD_SIZE', get_world_size())), 1),
         torch.get_num_threads() if on_cpu else 0,
-        any(getattr(dataset, 'max_gb', 0) > 0 for dataset in _nested(loader.dataset)),
+        any(getattr(dataset, 'max_gb', 0) > 0 for dataset in nested_datasets(loader.dataset)),
     )
 
 
@@ -193,10 +194,3 @@ def _last_times(runner: Runner, count: int) -> tuple[float, float]:
         return 0.0, 0.0
     seconds, waited = (float(scalars[f'train/{name}'].data[0][-count:].sum()) for name in ('time', 'data_time'))
     return seconds, waited
-
-
-def _nested(dataset: object) -> Iterator[object]:
-    """Yield a dataset and all datasets that it wraps."""
-    yield dataset
-    for part in getattr(dataset, 'datasets', [dataset.dataset] if hasattr(dataset, 'dataset') else []):
-        yield from _nested(part)

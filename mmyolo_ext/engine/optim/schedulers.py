@@ -21,43 +21,28 @@ class _WarmupScheduler(_ParamScheduler):
 
     closed_form = True  # may be moved to another iteration on resuming
 
-    def __init__(
-        self,
-        optimizer: OptimizerType,
-        param_name: str,
-        warmup_iters: int,
-        begin: int = 0,
-        end: int = INF,
-        last_step: int = -1,
-        by_epoch: bool = False,
-        verbose: bool = False,
-    ) -> None:
+    def __init__(self, *args, warmup_iters: int, by_epoch: bool = False, **kwargs) -> None:
         if by_epoch:
             raise ValueError(f'{type(self).__name__} needs convert_to_iter_based=True, or by_epoch=False, got neither')
         self.warmup_iters = warmup_iters
-        super().__init__(optimizer, param_name, begin, end, last_step, by_epoch, verbose)
+        super().__init__(*args, by_epoch=False, **kwargs)
 
     @classmethod
     def build_iter_from_epoch(
         cls,
         *args,
+        epoch_length: int,
         warmup_epochs: float = 3,
         min_warmup_iters: int = 100,
         begin: int = 0,
         end: int = INF,
         by_epoch: bool = True,
-        epoch_length: int | None = None,
         **kwargs,
     ) -> '_WarmupScheduler':
         """Build the scheduler for ``convert_to_iter_based=True``; ``begin`` and ``end`` are epochs."""
-        return cls(
-            *args,
-            warmup_iters=max(round(warmup_epochs * epoch_length), min_warmup_iters),
-            begin=begin * epoch_length,
-            end=end if end == INF else end * epoch_length,
-            by_epoch=False,
-            **kwargs,
-        )
+        warmup_iters = max(round(warmup_epochs * epoch_length), min_warmup_iters)
+        begin, end = begin * epoch_length, end if end == INF else end * epoch_length
+        return cls(*args, warmup_iters=warmup_iters, begin=begin, end=end, **kwargs)
 
     def step(self) -> None:
         # With accumulation the optimizer steps less often; MMEngine would warn about a wrong order of calls.
