@@ -11,9 +11,10 @@ from mmengine.config import Config, DictAction
 from mmengine.fileio import load
 from mmengine.runner import Runner
 
-import mmyolo_ext  # noqa: F401  (supplies mmcv's ops before a config imports mmdet)
-from mmyolo_ext.apis.config_nodes import LOADERS, closest
-from mmyolo_ext.apis.shortcuts import SHORTCUTS, apply_shortcuts
+import mmyolo_ext  # supplies mmcv's ops before a config imports mmdet
+from mmyolo_ext.apis.config_nodes import LOADERS, closest, explicit_settings
+from mmyolo_ext.apis.recipe import set_recipe
+from mmyolo_ext.apis.shortcuts import SHORTCUTS, apply_shortcuts, set_patience
 from mmyolo_ext.engine.stopping import StopTraining
 
 SUFFIXES = ('.py', '.yaml', '.yml', '.json')
@@ -36,6 +37,7 @@ KNOWN_KEYS = (
     *('gpu_ids', 'strategy', 'memory_format', 'compile_parts', 'step_guard', 'metainfo'),
     *VARIABLES,
     *SHORTCUTS,
+    *('recipe', 'patience', 'chosen_recipe'),
 )
 # Names that other trainers give to our settings
 FOREIGN_KEYS = (
@@ -52,8 +54,10 @@ FOREIGN_KEYS = (
         'seed',
     ),
     *('pretrained', 'weights', 'checkpoint', 'resume_from', 'data', 'dataset', 'train', 'val', 'total_iters'),
-    *('amp', 'evaluation', 'checkpoint_config', 'log_config', 'device', 'gpus', 'save_dir', 'project', 'patience'),
+    *('amp', 'evaluation', 'checkpoint_config', 'log_config', 'device', 'gpus', 'save_dir', 'project'),
 )
+# folders of our configs
+FAMILIES = ('_base_', 'yolov5', 'yolov5_rtmdet', 'yolov3', 'light', 'mixed', 'quickstart')
 
 
 class OptionsAction(DictAction):
@@ -72,14 +76,17 @@ class OptionsAction(DictAction):
         super().__call__(parser, namespace, values, option)
 
 
-def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
-    """Read a config file, merge options into it, and apply the shortcuts of :mod:`.shortcuts`.
+def load_config(path: str | Path, cfg_options: dict | None = None, with_recipe: bool = True) -> Config:
+    """Read a config file, merge options into it, apply the shortcuts of :mod:`.shortcuts`, and choose the recipe.
 
     Shortcuts are applied before other options, so that ``batch_size=8 val_dataloader.batch_size=1`` works as written.
+    ``recipe='auto'``, the default of configs with ``data``, chooses settings by the training data, except those that
+    the file or the options make; see :mod:`.recipe`.
 
     Args:
         path: A Python, YAML or JSON config of MMEngine; its ``_base_`` may be ``mmdet::...``.
         cfg_options: Dotted keys and values, as ``--cfg-options`` gives them.
+        with_recipe: Whether to choose the recipe; False for tools that do not train and need no training data.
 
     Raises:
         ValueError: The file is missing or broken, a key of it or of the options is misspelt, or a shortcut cannot be
@@ -105,17 +112,45 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
         raise ValueError(f'{path} cannot be read: {type(reason).__name__}: {reason}') from error
     if options:
         _check_options(cfg, options)
-    for name in SHORTCUTS:
+    keep = set(options) | (explicit_settings(path) if not is_shipped(path) else set())
+    for name in (*SHORTCUTS, 'recipe', 'patience'):
         if name in options:
             cfg[name] = options.pop(name)
+    recipe = cfg.pop('recipe', 'auto' if cfg.get('data') else None)
+    patience, batch_size = cfg.pop('patience', None), cfg.get('batch_size')
+    if recipe not in ('auto', None):
+        raise ValueError(f"recipe must be 'auto' or None, got {recipe!r}")
+    if batch_size == 'auto':
+        cfg.pop('batch_size')
+        keep -= {'batch_size', 'train_dataloader.batch_size'}
     _finish(cfg)
+    _merge(cfg, options)
+    if with_recipe and recipe:
+        set_recipe(cfg, keep=keep)
+        _merge(cfg, options)
+    if with_recipe and batch_size == 'auto':
+        from mmyolo_ext.apis.batch_size import set_batch_size
+
+        set_batch_size(cfg)
+    if with_recipe and patience is not None:
+        set_patience(cfg, patience)
+    return cfg
+
+
+def _merge(cfg: Config, options: dict) -> None:
     if options:
         try:
             cfg.merge_from_dict(options)
         except (KeyError, TypeError, IndexError) as error:
             raise ValueError(f'--cfg-options do not fit the config: {error}') from error
         _finish(cfg)
-    return cfg
+
+
+def is_shipped(path: Path) -> bool:
+    """Return whether a config is one of this package, whose settings are not those of a user."""
+    package = Path(mmyolo_ext.__file__).parent
+    folders = [package / '.mim' / 'configs', package.parent / 'configs']
+    return any(path.resolve().is_relative_to(folder.resolve() / family) for folder in folders for family in FAMILIES)
 
 
 def _finish(cfg: Config) -> None:

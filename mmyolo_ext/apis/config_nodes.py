@@ -1,10 +1,14 @@
 """Walk through the dicts of a config."""
 
+import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
+from mmengine.fileio import load
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 CLOSE = 0.8  # of difflib's ratio: 'train_dataloder' has 0.97, 'train_pipeline' to 'train_dataloader' 0.67
@@ -27,6 +31,31 @@ def walk(node: object) -> Iterator[dict]:
     elif isinstance(node, (list, tuple)):
         for value in node:
             yield from walk(value)
+
+
+def nodes(node: Any, path: str) -> Iterator[tuple[str, dict]]:
+    """Yield the dicts below a node with their paths."""
+    children = {}
+    if isinstance(node, dict):
+        yield path, node
+        children = node
+    elif isinstance(node, (list, tuple)):
+        children = dict(enumerate(node))
+    for key, value in children.items():
+        yield from nodes(value, f'{path}.{key}')
+
+
+def get_path(cfg: Config, path: str) -> Any:
+    """Return what stands at a dotted path of a config; None if there is nothing."""
+    node: Any = cfg
+    for part in path.split('.'):
+        if isinstance(node, (list, tuple)) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        elif isinstance(node, (dict, Config)):
+            node = node.get(part)
+        else:
+            return None
+    return node
 
 
 def leaf_datasets(node: dict) -> Iterator[dict]:
@@ -100,3 +129,48 @@ def closest(key: str, known: Iterable[str]) -> str | None:
 
 def _plain(name: object) -> str:
     return str(name).lower().replace('_', '').replace('-', '')
+
+
+def explicit_settings(path: Path) -> set[str]:
+    """Return the dotted paths of the settings that a user's config file makes, without those of its bases.
+
+    ``train_cfg = dict(max_epochs=5)`` gives ``train_cfg.max_epochs``; a dict with ``_delete_``, a list or a variable
+    is one setting.
+    """
+    if path.suffix != '.py':
+        found = set(_leaves({key: value for key, value in load(path).items() if key != '_base_'}))
+    else:
+        found = set()
+        for statement in ast.parse(path.read_text(encoding='utf-8')).body:
+            for target in statement.targets if isinstance(statement, ast.Assign) else ():
+                start = '.'.join(_target(target))
+                if start and start != '_base_':
+                    found |= set(_leaves(statement.value, start.removeprefix('_base_.')))
+    return found
+
+
+def _leaves(node: Any, path: str = '') -> Iterator[str]:
+    """Yield the paths of the leaves of a dict, or of the syntax tree of one."""
+    children = None
+    if isinstance(node, dict):
+        children = node
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
+        children = {word.arg: word.value for word in node.keywords}
+    elif isinstance(node, ast.Dict):
+        children = {getattr(key, 'value', None): value for key, value in zip(node.keys, node.values, strict=True)}
+    if not children or '_delete_' in children or not all(isinstance(key, str) for key in children):
+        yield path
+        return
+    for key, value in children.items():
+        yield from _leaves(value, f'{path}.{key}' if path else key)
+
+
+def _target(node: ast.expr) -> list[str]:
+    """Return the parts of ``_base_.train_cfg.max_epochs`` or ``train_cfg['max_epochs']``."""
+    if isinstance(node, ast.Name):
+        return [node.id]
+    if isinstance(node, ast.Attribute):
+        return [*_target(node.value), node.attr]
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+        return [*_target(node.value), str(node.slice.value)]
+    return []

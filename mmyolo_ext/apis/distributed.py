@@ -29,8 +29,11 @@ STARTERS = {'pytorch': 'tools/dist_train.sh or torchrun', 'slurm': 'tools/slurm_
 LAUNCHER_PID = 'MMYOLO_EXT_LAUNCHER_PID'  # set by tools/launch.py
 TIMEOUT_S = 600
 DEFAULT_PORT = 29500
-# Keys of paths: every node may keep its copy elsewhere.
-PLACES = {'work_dir', 'data_root', 'ann_file', 'data_prefix', 'filename', 'folder', 'save_dir', 'out_dir'}
+# Keys of paths, and of what depends on cores and memory: every node may have its own.
+PLACES = {
+    *('work_dir', 'data_root', 'ann_file', 'data_prefix', 'filename', 'folder', 'save_dir', 'out_dir'),
+    *('num_workers', 'persistent_workers', 'max_gb', 'chosen_recipe'),
+}
 MOST_DIFFERENCES = 3
 MOST_RANKS = 3
 CHUNK_BYTES = 1 << 20

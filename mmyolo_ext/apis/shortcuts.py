@@ -8,6 +8,7 @@
 ``input_size``     px, one side of a square or (height, width): every resizing transform, the head, test-time views
 ``max_epochs``     length of the training: loop and schedules; close-mosaic and validation are kept within it
 ``batch_size``     images per batch of every dataloader
+``patience``       epochs without a better score after which the training stops
 =================  ====================================================================================================
 """
 
@@ -171,6 +172,26 @@ def _move_schedule(schedule: dict, moved: Callable[[int], int]) -> None:
             schedule[key] = moved(schedule[key])
 
 
+# patience
+
+
+def set_patience(cfg: Config, epochs: int) -> None:
+    """Stop the training when the score of ``save_best`` has not improved for so many epochs.
+
+    ``EarlyStoppingHook`` counts validations: their number is rounded up.
+    """
+    _check_count('patience', epochs)
+    hooks = cfg.setdefault('default_hooks', {})
+    best = (hooks.get('checkpoint') or {}).get('save_best')
+    hooks['early_stopping'] = {
+        'type': 'mmyolo_ext.EarlyStoppingHook',
+        'monitor': best if isinstance(best, str) and best != 'auto' else 'coco/bbox_mAP',
+        'rule': 'greater',
+        'min_delta': 0.001,
+        'patience': -(-epochs // cfg.train_cfg.get('val_interval', 1)),
+    }
+
+
 # input_size
 
 
@@ -182,7 +203,7 @@ def _set_input_size(cfg: Config, size: int | list | tuple, val_loaders: Sequence
     if len(size_hw) != 2 or not all(isinstance(side, int) and side > 0 and side % stride == 0 for side in size_hw):
         raise ValueError(f'input_size must be one or two multiples of {stride}, the largest stride, got {size!r}')
     views = cfg.pop('tta_pipeline', None)
-    old_test_hw = _resized_hw(cfg, 'val_dataloader')
+    old_test_hw = resized_hw(cfg, 'val_dataloader')
     old_hw = _final_train_hw(cfg) or old_test_hw
     for node in walk(cfg._cfg_dict):
         _set_node(node, size_hw, old_hw)
@@ -244,10 +265,10 @@ def _final_train_hw(cfg: Config) -> tuple[int, int] | None:
             if _is_pixels(node.get(argument)):
                 theirs = WIDTH_HEIGHT.get(kind(node)) == argument
                 return tuple(node[argument][::-1] if theirs else node[argument])
-    return _resized_hw(cfg, 'train_dataloader')
+    return resized_hw(cfg, 'train_dataloader')
 
 
-def _resized_hw(cfg: Config, loader: str) -> tuple[int, int] | None:
+def resized_hw(cfg: Config, loader: str) -> tuple[int, int] | None:
     """Return the size that a letterbox or a resize gives."""
     for node in walk(cfg.get(loader)):
         if kind(node) == 'Letterbox':
