@@ -131,9 +131,8 @@ def _length(facts: Facts) -> Iterator[Choice]:
     if facts.mixes and facts.ours:
         tenth = min(epochs // 10, math.ceil(STEPS / 10 / steps))
         closed = min(max(tenth, 10), epochs // 3)
-        yield Choice(
-            'default_hooks.close_mosaic.num_last_epochs', closed, f'the last {closed * steps:,} steps on plain images'
-        )
+        why = f'the last {closed * steps:,} steps on plain images' if closed else 'the training is too short'
+        yield Choice('default_hooks.close_mosaic.num_last_epochs', closed, why)
 
 
 def _images_per_step(images: int, size: float) -> int:
@@ -169,7 +168,7 @@ def _optimizer(total: int, epochs: int, iterations: int, pretrained: bool) -> It
         schedules.append({'type': 'mmyolo_ext.WarmupMomentum', **warmup, 'start': 0.8})
         why = 'from trained weights: no high rate for biases' if pretrained else 'as for COCO'
     yield Choice('param_scheduler', schedules, why)
-    horizon = max(min(int(float(f'{total / 10:.1g}')), 10_000), 1)
+    horizon = max(min(int(float(f'{total / 10:.1g}')), 10_000), 2)
     yield Choice(
         'default_hooks.ema',
         {'momentum': float(f'{1 / horizon:.3g}'), 'gamma': min(horizon, 2000)},
