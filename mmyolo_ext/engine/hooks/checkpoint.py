@@ -155,6 +155,9 @@ class EarlyStoppingHook(MMEngineEarlyStoppingHook):
         **kwargs: As MMEngine's.
     """
 
+    def before_run(self, runner: Runner) -> None:
+        """Leave the training loop alone, which MMEngine's hook would build with its data for a test, too."""
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         state = {'best_score': float(self.best_score), 'wait_count': int(self.wait_count)}
         checkpoint.setdefault(STATE, {})[self.monitor] = state
