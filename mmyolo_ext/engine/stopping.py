@@ -250,8 +250,9 @@ def resume_command() -> str:
     """Return the command that resumes the run of this process."""
     if 'TORCHELASTIC_RUN_ID' in os.environ or 'SLURM_PROCID' in os.environ or 'OMPI_COMM_WORLD_RANK' in os.environ:
         return 'the same command and --resume'
-    arguments = [argument for argument in sys.argv if argument != '--resume']
-    return shlex.join(['python', *arguments, '--resume'])
+    program, *arguments = sys.argv
+    program = program if program.startswith('mmyolo-ext ') else f'python {shlex.quote(program)}'
+    return f'{program} {shlex.join([*(word for word in arguments if word != "--resume"), "--resume"])}'
 
 
 def outcome(runner, path: str | None) -> str:
