@@ -5,13 +5,27 @@ other by scope (``mmdet.CocoDataset``, ``mmyolo_ext.YOLOv5Head``). The modules i
 registry is first searched.
 """
 
+from importlib import import_module
+
 from mmengine import registry as root
 
 SCOPE = 'mmyolo_ext'
 
 
+class ChildRegistry(root.Registry):
+    """A registry that finds bare names of mmdet without a default scope too, as parts written in Python need it."""
+
+    def get(self, key: str) -> type | None:
+        found = super().get(key)
+        if found is None and '.' not in key:
+            import_module('mmdet.registry')
+            mmdet = self.parent.children.get('mmdet')
+            return None if mmdet is None else mmdet.get(key)
+        return found
+
+
 def _child(name: str, parent: root.Registry, *locations: str) -> root.Registry:
-    return root.Registry(name, parent=parent, scope=SCOPE, locations=[f'{SCOPE}.{location}' for location in locations])
+    return ChildRegistry(name, parent=parent, scope=SCOPE, locations=[f'{SCOPE}.{location}' for location in locations])
 
 
 MODELS = _child('model', root.MODELS, 'models', 'engine')

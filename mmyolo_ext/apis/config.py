@@ -12,7 +12,7 @@ from mmengine.fileio import load
 from mmengine.runner import Runner
 
 import mmyolo_ext  # supplies mmcv's ops before a config imports mmdet
-from mmyolo_ext.apis.config_nodes import LOADERS, closest, explicit_settings
+from mmyolo_ext.apis.config_nodes import LOADERS, closest, explicit_settings, inference_pipeline, leaf_datasets
 from mmyolo_ext.apis.recipe import set_recipe
 from mmyolo_ext.apis.shortcuts import SHORTCUTS, apply_shortcuts, set_patience
 from mmyolo_ext.engine.stopping import StopTraining
@@ -28,7 +28,7 @@ HOOKS_OF_MMENGINE = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_s
 # Variables that are usual in configs. A runner does not read them: a child that assigns one must use it itself.
 VARIABLES = (
     *('train_pipeline', 'val_pipeline', 'test_pipeline', 'dataset_type', 'backend_args', 'train_dataset', 'classes'),
-    *('val_dataset', 'test_dataset', 'input_shape', 'img_scale', 'num_classes', 'max_iters'),
+    *('val_dataset', 'test_dataset', 'inference_pipeline', 'input_shape', 'img_scale', 'num_classes', 'max_iters'),
 )
 KNOWN_KEYS = (
     *inspect.signature(Runner).parameters,
@@ -177,13 +177,17 @@ def _finish(cfg: Config) -> None:
 
 
 def fit_rect_batches(cfg: Config, world_size: int = 1) -> None:
-    """Give ``RectBatchDataset`` the number of images that all ranks validate together, which share a rectangle."""
+    """Give ``RectBatchDataset`` the number of images that all ranks validate together, which share a rectangle.
+
+    Its own ``pipeline``, which tools of mmdet read, becomes that of the dataset inside.
+    """
     for name in LOADERS:
         loader = cfg.get(name) or {}
         node = loader.get('dataset')
         while isinstance(node, dict):
             if str(node.get('type')).endswith('RectBatchDataset') and loader.get('batch_size'):
                 node['batch_size'] = loader['batch_size'] * world_size
+                node['pipeline'] = inference_pipeline(next(leaf_datasets(node)).get('pipeline') or [])
             node = node.get('dataset')
 
 

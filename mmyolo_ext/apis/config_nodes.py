@@ -1,7 +1,7 @@
 """Walk through the dicts of a config."""
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -71,6 +71,22 @@ def kind(node: dict) -> str:
     """Return the name of a type without its scope; empty if there is none."""
     name = node.get('type', '')
     return name.rsplit('.', 1)[-1] if isinstance(name, str) else getattr(name, '__name__', '')
+
+
+MMDET_NAMES = {'LoadImage': 'mmyolo_ext.LoadImageFromFile', 'Letterbox': 'mmyolo_ext.Resize'}
+
+
+def inference_pipeline(pipeline: Sequence[dict]) -> list[dict]:
+    """Return a test pipeline with the names that mmdet's ``DetInferencer`` and SAHI look for.
+
+    ``Letterbox`` becomes ``Resize`` with ``scale`` (width, height); annotations are not loaded.
+    """
+    steps = [{**step, 'type': MMDET_NAMES.get(kind(step), step['type'])} for step in pipeline]
+    for step in steps:
+        if 'size_hw' in step and kind(step) == 'Resize':
+            size = step.pop('size_hw')
+            step['scale'] = (size, size) if isinstance(size, int) else tuple(size)[::-1]
+    return [step for step in steps if kind(step) != 'LoadAnnotations']
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,15 @@ from mmyolo_ext.coco_json import (
     label_categories,
     list_faults,
     read_coco,
+    split_images,
+    take_images,
 )
 from mmyolo_ext.registry import DATASETS
 
 from .transforms.annotations import stack_soft_labels
 
 OTHER_CLASS, MARKED_IGNORE = 'of another class', 'marked ignore'
+PARTS = (None, 'train', 'val')
 
 
 @DATASETS.register_module()
@@ -43,6 +46,9 @@ class CheckedCocoDataset(CocoDataset):
     together, as (is an error, text), for the checks before the first step.
 
     Args:
+        part: 'train' or 'val', to read this part of a file without separate splits; None reads all of it.
+        val_fraction: Share of the images in the part 'val', stratified by class.
+        split_seed: Of the split; the same for both parts.
         exclusive_soft_labels: Whether soft labels must sum to 1; False for classes that contain each other.
         allow_outside: Permit file names that are absolute paths or outside ``data_root``.
 
@@ -51,35 +57,81 @@ class CheckedCocoDataset(CocoDataset):
             file, an invalid soft label, or no boxes left in training.
     """
 
-    def __init__(self, *args, exclusive_soft_labels: bool = True, allow_outside: bool = False, **kwargs) -> None:
+    def __init__(
+        self,
+        *args,
+        part: str | None = None,
+        val_fraction: float = 0.2,
+        split_seed: int = 0,
+        exclusive_soft_labels: bool = True,
+        allow_outside: bool = False,
+        **kwargs,
+    ) -> None:
+        if part not in PARTS:
+            raise ValueError(f"part must be 'train', 'val' or None, got {part!r}")
+        if not 0 < val_fraction < 1:
+            raise ValueError(f'val_fraction must be between 0 and 1, got {val_fraction!r}')
+        self.part, self.val_fraction, self.split_seed = part, val_fraction, split_seed
         self.report: dict = {}
         self.findings: list[tuple[bool, str]] = []
         self.exclusive_soft_labels = exclusive_soft_labels
         self.allow_outside = allow_outside
         super().__init__(*args, **kwargs)
 
+    @property
+    def source(self) -> str:
+        """What messages call the annotations: the file."""
+        return self.ann_file
+
+    def read_annotations(self) -> dict:
+        """Return all annotations as the content of a COCO file; a reader of another format replaces this method.
+
+        ``dropped``, if there, counts by reason what the reader has left out.
+        """
+        return read_coco(self.ann_file, self.backend_args)
+
+    def read_content(self) -> dict:
+        """Return the annotations of the part, as the content of a COCO file with valid entries."""
+        content = self.read_annotations()
+        check_entries(content, self.source)
+        if self.part is not None:
+            parts = split_images(content, (1 - self.val_fraction, self.val_fraction), self.split_seed)
+            content = take_images(content, parts[self.part == 'val'])
+        return content
+
+    def summarise(self) -> str:
+        """Read the annotations, set ``report`` and return it as one line."""
+        content = self.read_content()
+        self.cat2label = label_categories(content['categories'], self.metainfo['classes'], self.source)
+        self._check_boxes(content)
+        return self._summary()
+
     def load_data_list(self) -> list[dict]:
-        """Read and check the annotation file."""
+        """Read and check the annotations."""
         classes = self.metainfo['classes']
         if isinstance(classes, str):
             raise ValueError(
                 f"metainfo classes must be a tuple of names, got {classes!r}: write ('name',) for one class"
             )
-        content = read_coco(self.ann_file, self.backend_args)
-        check_entries(content, self.ann_file)
-        self.cat2label = label_categories(content['categories'], classes, self.ann_file)
+        content = self.read_content()
+        self.cat2label = label_categories(content['categories'], classes, self.source)
         self.cat_ids = list(self.cat2label)
-        boxes = self._check_boxes(content)
+        boxes, faulty = self._check_boxes(content)
+        print_log(f'{self.source}: {self._summary()}', logger='current')
+        if faulty:
+            count = sum(map(len, faulty.values()))
+            text = f'{self.source}: {count} boxes are faulty and were dropped: {list_faults(faulty)}'
+            print_log(text, logger='current', level=logging.WARNING)
         if not self.test_mode and self.report['boxes'] == self.report['crowds']:
             raise ValueError(
-                f'{self.ann_file} leaves no box to train on: {self._summary()}. Its categories are '
+                f'{self.source} leaves no box to train on: {self._summary()}. Its categories are '
                 f'{tuple(c["name"] for c in content["categories"])}, metainfo classes {classes}'
                 + ''.join(f'. {text}' for _, text in self.findings)
             )
         rest = {'seg_map_path': None}
         if self.return_classes:
             rest.update(text=classes, caption_prompt=self.caption_prompt, custom_entities=True)
-        folder = self.data_prefix['img'], self.data_root, self.allow_outside, self.ann_file
+        folder = self.data_prefix['img'], self.data_root, self.allow_outside, self.source
         return [
             {
                 'img_path': check_file_name(image['file_name'], *folder),
@@ -96,7 +148,7 @@ class CheckedCocoDataset(CocoDataset):
         """Filter images by ``filter_cfg``; raise ValueError if none is left."""
         kept = super().filter_data()
         if not kept:
-            raise ValueError(f'filter_cfg={self.filter_cfg} leaves no image of {self.ann_file}')
+            raise ValueError(f'filter_cfg={self.filter_cfg} leaves no image of {self.source}')
         return kept
 
     def prepare_data(self, idx: int) -> dict | None:
@@ -113,8 +165,11 @@ class CheckedCocoDataset(CocoDataset):
             results.pop('instances', None)
         return results
 
-    def _check_boxes(self, content: dict) -> dict[int, list[dict]]:
-        """Return the instances of each image id; set ``report``, ``findings`` and ``cat_img_map``."""
+    def _check_boxes(self, content: dict) -> tuple[dict[int, list[dict]], dict[str, list[int]]]:
+        """Return the instances of each image id and the ids of faulty boxes by fault.
+
+        Sets ``report``, ``findings`` and ``cat_img_map``.
+        """
         boxes_xyxy, faults, clipped, file_xywh, sizes_wh = check_boxes(content)
         annotations = content['annotations']
         dropped, kept, used = defaultdict(list), [], []  # ids by reason; indices; indices of the classes' own boxes
@@ -135,7 +190,7 @@ class CheckedCocoDataset(CocoDataset):
             instance = {'bbox': box, 'bbox_label': label, 'ignore_flag': crowd}
             if annotation.get('soft_label') is not None:
                 instance['soft_label'] = check_soft_label(
-                    annotation, len(self.metainfo['classes']), self.exclusive_soft_labels, self.ann_file
+                    annotation, len(self.metainfo['classes']), self.exclusive_soft_labels, self.source
                 )
             if annotation.get('segmentation'):
                 instance['mask'] = annotation['segmentation']
@@ -147,17 +202,12 @@ class CheckedCocoDataset(CocoDataset):
             'boxes': len(kept),
             'crowds': sum(instance['ignore_flag'] for own in instances.values() for instance in own),
             'clipped': int(clipped[kept].sum()),
-            'dropped': {reason: len(ids) for reason, ids in dropped.items()},
+            'dropped': {**{reason: len(ids) for reason, ids in dropped.items()}, **content.get('dropped', {})},
         }
-        print_log(f'{self.ann_file}: {self._summary()}', logger='current')
-        faulty = {reason: ids for reason, ids in dropped.items() if reason not in (OTHER_CLASS, MARKED_IGNORE)}
-        if faulty:
-            count = sum(map(len, faulty.values()))
-            text = f'{self.ann_file}: {count} boxes are faulty and were dropped: {list_faults(faulty)}'
-            print_log(text, logger='current', level=logging.WARNING)
         keys = np.array([(annotations[k]['image_id'], annotations[k]['category_id']) for k in used], np.int64)
         self.findings = suspect_boxes(file_xywh[used], sizes_wh[used], keys.reshape(-1, 2))
-        return instances
+        faulty = {reason: ids for reason, ids in dropped.items() if reason not in (OTHER_CLASS, MARKED_IGNORE)}
+        return instances, faulty
 
     def _summary(self) -> str:
         report = self.report

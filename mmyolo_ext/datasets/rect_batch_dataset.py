@@ -30,6 +30,9 @@ class RectBatchDataset(Dataset):
         stride: Sides of a batch are multiples of it: the network's largest stride.
         extra: Margin in strides.
         allow_upscale: As in ``Letterbox``.
+        pipeline: For mmdet's inference API and SAHI, which read the pipeline of the outermost dataset from the config
+            and find its transforms by mmdet's names; samples come from the pipeline of the dataset inside.
+        lazy_init: Read no annotation yet; :meth:`full_init` or the first sample does.
 
     Raises:
         ValueError: On an argument out of its range, a dataset of another type, or a sample without its size.
@@ -43,15 +46,20 @@ class RectBatchDataset(Dataset):
         stride: int = 32,
         extra: float = 0.5,
         allow_upscale: bool = True,
+        pipeline: Sequence[dict] = (),
+        lazy_init: bool = False,
     ) -> None:
-        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        if isinstance(dataset, dict):
+            dataset = DATASETS.build({**dataset, 'lazy_init': True} if lazy_init else dataset)
+        self.dataset = dataset
         self.batch_size = check_range('batch_size', batch_size, 1, float('inf'))
         self.size_hw = check_size_hw('size', size)
         self.stride = check_range('stride', stride, 1, float('inf'))
         self.extra = check_range('extra', extra, 0, 1)
         self.allow_upscale = allow_upscale
         self._fully_initialized = False
-        self.full_init()
+        if not lazy_init:
+            self.full_init()
 
     @property
     def metainfo(self) -> dict:
@@ -72,6 +80,7 @@ class RectBatchDataset(Dataset):
         self._fully_initialized = True
 
     def __len__(self) -> int:
+        self.full_init()
         return len(self.order)
 
     def get_data_info(self, index: int) -> dict:

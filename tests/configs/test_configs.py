@@ -31,7 +31,7 @@ PUBLISHED = {
     **{'n6_1280': 3.2, 's6_1280': 12.6, 'm6_1280': 35.7, 'l6_1280': 76.8, 'x6_1280': 140.7},
     **{'s-v5_640': 7.3, 'm-v5_640': 21.4, 'l-v5_640': 47.0, 'x-v5_640': 87.7},
 }
-VARIABLES = {'num_classes', 'img_scale', 'metainfo', 'train_pipeline', 'val_pipeline'}
+VARIABLES = {'num_classes', 'img_scale', 'metainfo', 'train_pipeline', 'val_pipeline', 'inference_pipeline'}
 OTHER_KEYS = {'default_scope', 'runner_type', 'memory_format', 'log_level', 'load_from', 'resume'}
 
 

@@ -25,10 +25,13 @@ train_dataloader = dict(
 
 val_pipeline = _base_.val_pipeline
 val_pipeline[2].size_hw = img_scale
+inference_pipeline = _base_.inference_pipeline
+inference_pipeline[1].scale = img_scale
 val_dataloader = dict(
     num_workers=2,
     dataset=dict(
         size=img_scale,
+        pipeline=inference_pipeline,
         dataset=dict(
             data_root='data/bccd/',
             metainfo=metainfo,

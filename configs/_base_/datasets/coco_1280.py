@@ -9,9 +9,13 @@ train_dataloader = dict(batch_size=8, dataset=dict(pipeline=train_pipeline, data
 
 val_pipeline = _base_.val_pipeline
 val_pipeline[2].size_hw = img_scale
+inference_pipeline = _base_.inference_pipeline
+inference_pipeline[1].scale = img_scale
 val_dataloader = dict(
     batch_size=8,
-    dataset=dict(batch_size=8, size=img_scale, stride=64, dataset=dict(pipeline=val_pipeline)),
+    dataset=dict(
+        batch_size=8, size=img_scale, stride=64, pipeline=inference_pipeline, dataset=dict(pipeline=val_pipeline)
+    ),
 )
 test_dataloader = val_dataloader
 

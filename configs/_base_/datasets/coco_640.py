@@ -39,6 +39,12 @@ val_pipeline = [
     dict(type='mmyolo_ext.Letterbox', size_hw=img_scale, centred=True),
     dict(type='mmyolo_ext.PackInputs'),
 ]
+# the same for mmdet's DetInferencer and SAHI, which find these transforms by name in the outermost dataset
+inference_pipeline = [
+    dict(type='mmyolo_ext.LoadImageFromFile'),
+    dict(type='mmyolo_ext.Resize', scale=img_scale, centred=True),
+    dict(type='mmyolo_ext.PackInputs'),
+]
 val_dataloader = dict(
     batch_size=16,
     num_workers=4,
@@ -49,6 +55,7 @@ val_dataloader = dict(
         batch_size=16,
         size=img_scale,
         stride=32,  # the largest of the network
+        pipeline=inference_pipeline,
         dataset=dict(
             type='mmyolo_ext.CheckedCocoDataset',
             data_root='data/coco/',

@@ -36,6 +36,12 @@ val_pipeline = [
     dict(type='mmyolo_ext.Letterbox', size_hw=img_scale),
     dict(type='mmyolo_ext.PackInputs'),
 ]
+# the same for mmdet's DetInferencer and SAHI, which find these transforms by name in the outermost dataset
+inference_pipeline = [
+    dict(type='mmyolo_ext.LoadImageFromFile'),
+    dict(type='mmyolo_ext.Resize', scale=img_scale),
+    dict(type='mmyolo_ext.PackInputs'),
+]
 val_dataloader = dict(
     batch_size=8,
     num_workers=0,
@@ -45,6 +51,7 @@ val_dataloader = dict(
         batch_size=8,
         size=img_scale,
         stride=32,  # the largest of the network
+        pipeline=inference_pipeline,
         dataset=dict(
             type='mmyolo_ext.CheckedCocoDataset',
             data_root='data/digits/',
@@ -66,6 +73,7 @@ test_dataloader = dict(
         batch_size=8,
         size=img_scale,
         stride=32,
+        pipeline=inference_pipeline,
         dataset=dict(
             type='mmyolo_ext.CheckedCocoDataset',
             data_root='data/digits/',

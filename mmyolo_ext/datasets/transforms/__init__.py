@@ -2,7 +2,7 @@
 
 from .box_copy_paste import BoxCopyPaste
 from .colour import HSVJitter
-from .geometry import HorizontalFlip, Letterbox, RandomAffine
+from .geometry import HorizontalFlip, Letterbox, RandomAffine, Resize
 from .load_and_pack import LoadImage, PackInputs
 from .mosaic import MixUp, Mosaic, MosaicAffine
 
@@ -17,4 +17,5 @@ __all__ = [
     'MosaicAffine',
     'PackInputs',
     'RandomAffine',
+    'Resize',
 ]

@@ -80,6 +80,19 @@ class Letterbox(Transform):
 
 
 @TRANSFORMS.register_module()
+class Resize(Letterbox):
+    """:class:`Letterbox` under the name and with the argument that tools of mmdet look for.
+
+    Args:
+        scale: (width, height) that the image must fit into.
+        kwargs: Those of :class:`Letterbox`, except ``size_hw``.
+    """
+
+    def __init__(self, scale: Sequence[int], **kwargs) -> None:
+        super().__init__(tuple(scale)[::-1], **kwargs)
+
+
+@TRANSFORMS.register_module()
 class RandomAffine(Transform):
     """Scale, rotate, shear and shift an image; its centre moves to the centre of an output of ``size``.
 

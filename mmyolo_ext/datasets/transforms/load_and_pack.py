@@ -22,7 +22,8 @@ META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pa
 PACKED_BY_MMDET = {'gt_masks', 'gt_seg_map', 'proposals'}
 
 
-@TRANSFORMS.register_module()
+# tools of mmdet look for LoadImageFromFile
+@TRANSFORMS.register_module(name=['LoadImage', 'LoadImageFromFile'])
 class LoadImage(LoadImageFromFile):
     """mmcv's ``LoadImageFromFile``, with errors that name an unusable image.
 
