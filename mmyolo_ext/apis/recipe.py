@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from copy import deepcopy
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -32,6 +33,7 @@ MOST_WORKERS = {'cpu': 4, 'cuda': 8}
 SAMPLED = 2_000  # images whose boxes are measured
 # what a shortcut of the user's sets
 SET_BY_SHORTCUTS = {'max_epochs': 'train_cfg.max_epochs', 'batch_size': 'train_dataloader.batch_size'}
+OPTIMIZER_TYPE = {'optim_wrapper', 'optim_wrapper.optimizer', 'optim_wrapper.optimizer.type'}
 DIRECTED = ('left', 'right', 'arrow', 'turn')
 
 
@@ -59,6 +61,7 @@ class Facts:
         batch_is_set: Whether the user has set it.
         nominal_batch_size: Images per step, if the user has set them.
         epochs: Length of the training, if the user has set it.
+        optimizer: Type of the optimizer, if the user has set it.
         ranks: Number of processes.
         device: 'cpu' or 'cuda'.
         cores: CPU cores of one process.
@@ -79,6 +82,7 @@ class Facts:
     batch_is_set: bool = False
     nominal_batch_size: int | None = None
     epochs: int | None = None
+    optimizer: str | None = None
     ranks: int = 1
     device: str = 'cpu'
     cores: int = 2
@@ -127,7 +131,7 @@ def _length(facts: Facts) -> Iterator[Choice]:
     if steps < 50:
         yield Choice('default_hooks.checkpoint.interval', every, f'an epoch has only {steps} steps')
     if facts.ours:
-        yield from _optimizer(total, epochs, epochs * iterations, facts.pretrained)
+        yield from _optimizer(facts, total, epochs, epochs * iterations)
     if facts.mixes and facts.ours:
         tenth = min(epochs // 10, math.ceil(STEPS / 10 / steps))
         closed = min(max(tenth, 10), epochs // 3)
@@ -149,7 +153,8 @@ def _epochs(steps: int, size: float, pretrained: bool) -> int:
     return max(round(epochs / (20 if pretrained else 10)) * 10, 10)
 
 
-def _optimizer(total: int, epochs: int, iterations: int, pretrained: bool) -> Iterator[Choice]:
+def _optimizer(facts: Facts, total: int, epochs: int, iterations: int) -> Iterator[Choice]:
+    pretrained = facts.pretrained
     warmup = {
         'convert_to_iter_based': True,
         'warmup_epochs': round(min(1 if pretrained else 3, epochs / 10), 2),
@@ -157,16 +162,18 @@ def _optimizer(total: int, epochs: int, iterations: int, pretrained: bool) -> It
     }
     rates = {'type': 'mmyolo_ext.WarmupLinearLR', **warmup, 'bias_start': 0.0, 'final_factor': 0.01}
     schedules = [rates]
-    if total < SGD_STEPS:
-        optimizer = {'type': 'AdamW', 'lr': 0.002, 'weight_decay': 0.05}
-        yield Choice('optim_wrapper.optimizer', optimizer, f'{total:,} steps are few, and AdamW needs fewer than SGD')
-        why = 'no step of a bias is longer than that of a weight'
-    else:
+    optimizer = {'type': 'AdamW', 'lr': 0.002, 'weight_decay': 0.05}
+    why = f'{total:,} steps are few, and AdamW needs fewer than SGD'
+    if total >= SGD_STEPS:
         optimizer = {'type': 'SGD', 'lr': 0.01, 'momentum': 0.937, 'nesterov': True, 'weight_decay': 0.0005}
-        yield Choice('optim_wrapper.optimizer', optimizer, f'{total:,} steps are enough for SGD')
-        rates['bias_start'] = 0.0 if pretrained else 0.1
+        why = f'{total:,} steps are enough for SGD'
+    if facts.optimizer is None:
+        yield Choice('optim_wrapper.optimizer', optimizer, why)
+    why = f'no high rate for biases {"that are trained already" if pretrained else "at the start"}'
+    if (facts.optimizer or optimizer['type']) == 'SGD':
         schedules.append({'type': 'mmyolo_ext.WarmupMomentum', **warmup, 'start': 0.8})
-        why = 'from trained weights: no high rate for biases' if pretrained else 'as for COCO'
+        if not pretrained:
+            rates['bias_start'], why = 0.1, 'as for COCO'
     yield Choice('param_scheduler', schedules, why)
     horizon = max(min(int(float(f'{total / 10:.1g}')), 10_000), 2)
     yield Choice(
@@ -229,22 +236,28 @@ def set_recipe(cfg: Config, source: Any = None, keep: Iterable[str] = ()) -> lis
     if not (cfg.get('train_cfg') or {}).get('max_epochs'):
         raise ValueError("recipe = 'auto' needs a training of train_cfg.max_epochs epochs: set recipe = None")
     keep = {SET_BY_SHORTCUTS.get(path, path) for path in keep}
-    set_here = []
+    done = []
     for choice in choose_recipe(facts_of(cfg, keep)):
-        below = sorted(path for path in keep if path.startswith(f'{choice.path}.'))
-        above = any(choice.path == path or choice.path.startswith(f'{path}.') for path in keep)
-        lacks_hook = choice.path.startswith('default_hooks.') and not get_path(
-            cfg, '.'.join(choice.path.split('.')[:2])
-        )
-        if above or lacks_hook or f'{choice.path}.type' in below or below and isinstance(choice.value, list):
+        hook = choice.path.split('.')[1] if choice.path.startswith('default_hooks.') else None
+        if hook and not cfg.default_hooks.get(hook) or any(f'{choice.path}.'.startswith(f'{path}.') for path in keep):
             continue
-        own = {path.removeprefix(f'{choice.path}.'): get_path(cfg, path) for path in below}
-        if own:
-            choice = choice._replace(value={**choice.value, **own})
-        _apply(cfg, choice)
-        set_here.append(choice)
-    cfg.chosen_recipe = [choice._asdict() for choice in set_here]
-    return set_here
+        value, inside = deepcopy(choice.value), f'{choice.path}.'
+        own = {path.removeprefix(inside): get_path(cfg, path) for path in sorted(keep) if path.startswith(inside)}
+        if all(_put(value, path, setting) for path, setting in own.items()):
+            done.append(choice._replace(value=value))
+            _apply(cfg, done[-1])
+    cfg.chosen_recipe = [choice._asdict() for choice in done]
+    return done
+
+
+def _put(node: Any, path: str, value: Any) -> bool:
+    """Set what stands at a dotted path of nested dicts and lists; return False if the path leads nowhere."""
+    *parents, last = path.split('.')
+    for part in parents:
+        node = node[int(part)] if isinstance(node, list) and part.isdigit() and int(part) < len(node) else None
+    if isinstance(node, dict):
+        node[last] = value
+    return isinstance(node, dict)
 
 
 def _apply(cfg: Config, choice: Choice) -> None:
@@ -291,6 +304,7 @@ def facts_of(cfg: Config, keep: Collection[str] = ()) -> Facts:
         batch_is_set='train_dataloader.batch_size' in keep,
         nominal_batch_size=hooks['accumulate'].nominal_batch_size if ours and nominal else None,
         epochs=cfg.train_cfg.get('max_epochs') if 'train_cfg.max_epochs' in keep else None,
+        optimizer=kind(cfg.optim_wrapper.optimizer) if OPTIMIZER_TYPE & set(keep) else None,
         ranks=ranks,
         device=device,
         cores=max(cores() // on_machine, 1),

@@ -125,10 +125,20 @@ def test_what_the_user_sets_stays(tmp_path):
     assert not {'train_cfg.max_epochs', 'train_dataloader.batch_size', 'train_dataloader.num_workers'} & paths
 
 
-def test_an_optimizer_of_the_user_stays_whole(tmp_path):
-    path = write_data(tmp_path, 30, optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 0.5}})
-    assert dict(load_config(path).optim_wrapper.optimizer)['momentum'] == 0.937
-    assert load_config(path).optim_wrapper.optimizer.lr == 0.5
+def test_an_optimizer_of_the_user_stays_whole_and_its_schedule_fits(tmp_path):
+    cfg = load_config(write_data(tmp_path, 30, optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 0.5}}))
+    assert cfg.optim_wrapper.optimizer.momentum == 0.937 and cfg.optim_wrapper.optimizer.lr == 0.5
+    assert cfg.param_scheduler[0].bias_start == 0.1 and len(cfg.param_scheduler) == 2
+    adam = chosen(Facts(118_000, optimizer='AdamW'))
+    assert 'optim_wrapper.optimizer' not in adam and adam['param_scheduler'][0]['bias_start'] == 0
+
+
+def test_a_number_of_a_schedule_is_set_in_the_schedule_of_the_recipe(tmp_path):
+    path = write_data(tmp_path, 30)
+    (rates,) = load_config(path, {'param_scheduler.0.final_factor': 0.5}).param_scheduler
+    assert (rates['final_factor'], rates['bias_start']) == (0.5, 0.0)
+    path.write_text(path.read_text() + '_base_.param_scheduler[0].final_factor = 0.25\n')
+    assert load_config(path).param_scheduler[0].final_factor == 0.25
 
 
 def test_a_recipe_is_dumped_and_read_back(tmp_path):
