@@ -21,7 +21,9 @@ from mmyolo_ext.engine.fit_checks import (
 from mmyolo_ext.registry import HOOKS
 
 # keys that apis.load_config replaces by settings; a runner that finds them got a raw config
-SHORTCUTS = ('class_names', 'train_ann', 'train_img', 'val_ann', 'val_img', 'input_size')
+SHORTCUTS = (
+    *('class_names', 'train_ann', 'train_img', 'val_ann', 'val_img', 'input_size', 'data', 'recipe', 'patience'),
+)
 
 
 @HOOKS.register_module()
@@ -45,7 +47,7 @@ class PreflightHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         install_reader()
-        left = [key for key in SHORTCUTS if key in runner.cfg]
+        left = [key for key in SHORTCUTS if runner.cfg.get(key) is not None]
         if left:
             raise ValueError(
                 f'the shortcuts {left} of the config were not applied: use tools/train.py and tools/test.py, or read '
