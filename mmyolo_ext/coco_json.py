@@ -8,7 +8,7 @@ import json
 import math
 import posixpath
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -235,6 +235,56 @@ def check_soft_label(annotation: dict, num_classes: int, exclusive: bool, path: 
     raise ValueError(
         f'{path}: soft_label of annotation {annotation["id"]} must be {rule}; got {_brief(probabilities)}'
     )
+
+
+def split_images(content: dict, fractions: Sequence[float], seed: int) -> list[list[int]]:
+    """Split the images into parts in which each class, and background, has its share of images.
+
+    Iterative stratification (Sechidis et al. 2011): the images of the rarest class come first, each of them goes to
+    the part that lacks this class most.
+
+    Args:
+        content: Of a COCO file.
+        fractions: (P) shares of the parts, with sum 1.
+        seed: Of the order within a class.
+
+    Returns:
+        (P) ascending indices into ``content['images']``; no part is empty if there are as many images.
+    """
+    places = {image['id']: index for index, image in enumerate(content['images'])}
+    classes_of: list[set] = [set() for _ in places]
+    for annotation in content['annotations']:
+        if annotation['image_id'] in places:
+            classes_of[places[annotation['image_id']]].add(annotation['category_id'])
+    images_of = defaultdict(list)
+    for index in np.random.default_rng(seed).permutation(len(places)).tolist():
+        for label in classes_of[index] or {None}:  # None: background
+            images_of[label].append(index)
+    total = np.array(fractions, np.float64)
+    lacking = {label: total * len(own) for label, own in images_of.items()}
+    room, part_of = total * len(places), {}
+    while images_of:
+        label = min(images_of, key=lambda name: (sum(i not in part_of for i in images_of[name]), str(name)))
+        for index in images_of.pop(label):
+            if index not in part_of:
+                part_of[index] = part = int(np.lexsort((room, lacking[label]))[-1])
+                room[part] -= 1
+                for own in classes_of[index] or {None}:
+                    lacking[own][part] -= 1
+    parts = [[index for index in range(len(places)) if part_of[index] == part] for part in range(len(total))]
+    for part in parts:
+        largest = max(parts, key=len)
+        if not part and len(largest) > 1:
+            part.append(largest.pop())
+    return parts
+
+
+def take_images(content: dict, indices: Sequence[int]) -> dict:
+    """Return the content with only the images at ``indices``, and their annotations."""
+    images = [content['images'][index] for index in indices]
+    ids = {image['id'] for image in images}
+    annotations = [annotation for annotation in content['annotations'] if annotation['image_id'] in ids]
+    return {**content, 'images': images, 'annotations': annotations}
 
 
 def _is_number(value: object) -> bool:

@@ -18,12 +18,15 @@ from collections.abc import Iterator
 import cv2
 import mmengine.fileio as fileio
 import numpy as np
+from PIL import Image
 
 JPEG_START, JPEG_END = b'\xff\xd8', b'\xff\xd9'
 JPEG_SCAN, JPEG_APP1 = 0xDA, 0xE1
 PNG_START, PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'
 EXIF_START = b'Exif\0\0'
 ORIENTATION_TAG, UNSIGNED_SHORT = 0x0112, 3
+TURNS = (5, 6, 7, 8)  # orientations that exchange width and height
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 JPEG_COMPLAINTS = ('Corrupt JPEG data', 'Premature end of JPEG', 'Invalid JPEG', 'Unsupported marker', 'Warning: unkn')
 HARMLESS = 'extraneous bytes before marker 0xd9'  # the image is complete
 DARK_OF_16_BITS = 4096
@@ -135,10 +138,25 @@ def exif_orientation(content: bytes) -> int:
 
 def turned(image: np.ndarray, orientation: int) -> np.ndarray:
     """Rotate and flip an image (H, W, C) upright from an EXIF orientation, 1 to 8."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in TURNS:
         image = cv2.transpose(image)
     flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
     return image if flip is None else cv2.flip(image, flip)
+
+
+def image_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Return (width, height) of an image file from its header, rotated by its EXIF orientation.
+
+    Raises:
+        ValueError: If the file is missing or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.format in ('JPEG', 'PNG', 'WEBP', 'TIFF') and image.getexif().get(ORIENTATION_TAG) in TURNS
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f'cannot read the size of {path}: {error}') from error
+    return (height, width) if turned else (width, height)
 
 
 def check_sides(image: np.ndarray, info: dict) -> None:

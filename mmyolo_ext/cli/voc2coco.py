@@ -13,22 +13,23 @@ Every box that is dropped or clipped is counted and listed.
 
 import argparse
 import json
-import math
-import re
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from xml.parsers import expat
 
-import cv2
-
-SUFFIXES = ('.jpg', '.jpeg', '.JPG', '.JPEG', '.png', '.PNG', '.bmp')
-MAX_XML = 16_000_000  # bytes; real files have some thousand
-MAX_SIDE = 1_000_000  # px
-DIFFICULT = ('ignore', 'keep', 'drop')
+from mmyolo_ext.datasets.voc import (
+    DIFFICULT,
+    annotated_size,
+    discover_classes,
+    find_image,
+    object_name,
+    parse_xml,
+    read_corners,
+    read_names,
+)
 
 
 @dataclass
@@ -54,85 +55,11 @@ class Report:
         return text
 
 
-def parse_xml(path: Path) -> ElementTree.Element:
-    """Read the root of one annotation file.
-
-    Raises:
-        ValueError: If it is missing, no XML, too large, or has a document type or entities, by which a small file can
-            fill the memory or name other files.
-    """
-    try:
-        if path.stat().st_size > MAX_XML:
-            raise ValueError(f'it has {path.stat().st_size:,} bytes, at most {MAX_XML:,} are read')
-        builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate()
-        parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = _refuse_declaration
-        parser.StartElementHandler = builder.start
-        parser.EndElementHandler = builder.end
-        parser.CharacterDataHandler = builder.data
-        parser.Parse(path.read_bytes(), True)
-        return builder.close()
-    except FileNotFoundError:
-        raise ValueError(f'annotation file is missing: {path}') from None
-    except (expat.ExpatError, ValueError, LookupError) as error:  # LookupError: of an encoding
-        raise ValueError(f'annotation file is broken: {path}: {error}') from error
-
-
-def _refuse_declaration(name: str, *_: object) -> None:
-    raise ValueError(f'it declares the document type or entity {name!r}, which annotations do not need')
-
-
-def find_image(folder: Path, name: str) -> Path:
-    """Return the image of an annotation, with any of the suffixes."""
-    for suffix in SUFFIXES:
-        if (folder / f'{name}{suffix}').is_file():
-            return folder / f'{name}{suffix}'
-    raise ValueError(f'image is missing: {folder / name}.jpg (or {", ".join(SUFFIXES[1:])})')
-
-
-def image_size(root: ElementTree.Element, image: Path) -> tuple[int, int]:
-    """Return width and height from the XML, or from the image where the XML has none or zeros."""
-    try:
-        width, height = (float(root.findtext(f'size/{key}') or 0) for key in ('width', 'height'))
-    except ValueError as error:
-        raise ValueError(f'the annotation of {image.name} has a size that is not numbers: {error}') from error
-    if 1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE:
-        return int(width), int(height)
-    if width or height:
-        raise ValueError(f'the annotation of {image.name} has a size of {width:g} x {height:g} px')
-    try:
-        pixels = cv2.imread(str(image))
-    except cv2.error:  # of more pixels than OpenCV decodes
-        pixels = None
-    if pixels is None:
-        raise ValueError(f'image cannot be read, and its annotation gives no size: {image}')
-    return pixels.shape[1], pixels.shape[0]
-
-
-def read_corners(item: ElementTree.Element, path: Path, one_based: bool) -> tuple[float, float, float, float]:
-    """Return the box of an object as continuous corners x1, y1, x2, y2."""
-    try:
-        x1, y1, x2, y2 = (float(item.findtext(f'bndbox/{key}')) for key in ('xmin', 'ymin', 'xmax', 'ymax'))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f'an object without a readable bndbox in {path}') from error
-    if not all(map(math.isfinite, (x1, y1, x2, y2))):
-        raise ValueError(f'a bndbox that is not finite in {path}')
-    return (x1 - 1, y1 - 1, x2, y2) if one_based else (x1, y1, x2, y2)
-
-
-def discover_classes(root: Path, names: list[str], order: str) -> list[str]:
-    """Return every class name in the annotations of ``names``, sorted or in order of appearance."""
-    found: dict[str, None] = {}
-    for name in names:
-        path = root / 'Annotations' / f'{name}.xml'
-        found.update(dict.fromkeys(item.findtext('name', '').strip() for item in parse_xml(path).iter('object')))
-    return sorted(found) if order == 'sorted' else list(found)
-
-
 def convert_object(
     item: ElementTree.Element, path: Path, size: tuple[int, int], classes: list[str], options: argparse.Namespace
 ) -> tuple[dict | None, str]:
     """Return the COCO annotation of an object (None if dropped), and a remark if it was dropped or clipped."""
-    name, difficult = item.findtext('name', '').strip(), item.findtext('difficult', '0').strip() == '1'
+    name, difficult = object_name(item), item.findtext('difficult', '0').strip() == '1'
     corners = read_corners(item, path, options.one_based)
     text = f'{path.name}: {name} at {", ".join(f"{value:g}" for value in corners)}'
     if name not in classes:
@@ -161,7 +88,7 @@ def convert_split(
     for image_id, name in enumerate(names):
         path = root / 'Annotations' / f'{name}.xml'
         tree, image = parse_xml(path), find_image(root / 'JPEGImages', name)
-        width, height = image_size(tree, image)
+        width, height = annotated_size(tree, image)
         coco['images'].append({'id': image_id, 'file_name': image.name, 'width': width, 'height': height})
         before = len(coco['annotations'])
         for item in tree.iter('object'):
@@ -188,15 +115,7 @@ def read_splits(root: Path, wanted: list[str] | None) -> dict[str, list[str]]:
         raise ValueError(
             f'no list of images for {missing or "any split"} in {folder}, which has: {there or "nothing"}'
         )
-    names = {
-        split: [line.split()[0] for line in (folder / f'{split}.txt').read_text().splitlines() if line.strip()]
-        for split in chosen
-    }
-    for split in chosen:
-        for name in names[split]:
-            if name.startswith(('/', '\\')) or '\0' in name or '..' in re.split(r'[/\\]', name):
-                raise ValueError(f'{folder / split}.txt names {name!r}, which is outside of the annotation folder')
-    return names
+    return {split: read_names(folder / f'{split}.txt') for split in chosen}
 
 
 def read_classes(values: list[str] | None) -> list[str] | None:
@@ -225,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Report]:
     try:
         splits = read_splits(options.root, options.splits)
         every = list(dict.fromkeys(name for names in splits.values() for name in names))
-        classes = read_classes(options.classes) or discover_classes(options.root, every, options.order)
+        classes = read_classes(options.classes) or discover_classes(options.root / 'Annotations', every, options.order)
         converted = {split: convert_split(options.root, names, classes, options) for split, names in splits.items()}
         options.out.mkdir(parents=True, exist_ok=True)
         print(f'classes: {", ".join(classes)}')

@@ -3,17 +3,26 @@
 from . import transforms
 from .cached_dataset import CachedDataset
 from .checked_coco import CheckedCocoDataset
+from .labelme import LabelmeDataset
 from .mix_dataset import MixDataset
 from .rect_batch_dataset import RectBatchDataset
 from .seeded_dataset import SeededDataset
 from .shared_memory import stack_inputs
+from .sources import DataSource, find_dataset
+from .voc import CheckedVOCDataset
+from .yolo_txt import YOLOTxtDataset
 
 __all__ = [
     'CachedDataset',
     'CheckedCocoDataset',
+    'CheckedVOCDataset',
+    'DataSource',
+    'LabelmeDataset',
     'MixDataset',
     'RectBatchDataset',
     'SeededDataset',
+    'YOLOTxtDataset',
+    'find_dataset',
     'stack_inputs',
     'transforms',
 ]

@@ -1,0 +1,218 @@
+"""Pascal VOC's XML annotations, one file per image.
+
+Coordinates: a COCO box is x, y, width, height on the continuous plane, origin at the upper left corner of the image.
+By default VOC numbers are read as such corners: x = xmin, w = xmax - xmin, as labelImg and most tools write them.
+Pascal's own files count pixels from 1 and include the last one; ``one_based`` reads those: x = xmin - 1,
+w = xmax - xmin + 1.
+"""
+
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from xml.parsers import expat
+
+from mmyolo_ext.image_io import IMAGE_SUFFIXES, image_size
+from mmyolo_ext.registry import DATASETS
+
+from .checked_coco import CheckedCocoDataset
+
+MAX_XML = 16_000_000  # bytes; real files have some thousand
+MAX_SIDE = 1_000_000  # px
+DIFFICULT = ('ignore', 'keep', 'drop')
+
+
+@DATASETS.register_module()
+class CheckedVOCDataset(CheckedCocoDataset):
+    """Images with Pascal VOC's XML files, with the checks of :class:`CheckedCocoDataset`.
+
+    Args:
+        data_root: Folder of the data set.
+        ann_file: List of the images of the split, such as ``ImageSets/Main/train.txt``; '' for all XML files.
+        data_prefix: Folders of the images (``img``) and of the XML files (``ann``), which may be the same.
+        metainfo: ``classes``; objects of other classes are dropped.
+        one_based: Whether pixels count from 1 and the last one belongs to the box, as in Pascal's own files.
+        difficult: 'ignore' makes difficult objects ignore regions, 'keep' uses them as any other, 'drop' removes them.
+        **kwargs: As of :class:`CheckedCocoDataset`.
+
+    Raises:
+        ValueError: On a file that is missing or broken.
+    """
+
+    def __init__(
+        self,
+        ann_file: str = '',
+        data_prefix: dict | None = None,
+        one_based: bool = False,
+        difficult: str = 'ignore',
+        **kwargs,
+    ) -> None:
+        if difficult not in DIFFICULT:
+            raise ValueError(f'difficult must be one of {DIFFICULT}, got {difficult!r}')
+        self.one_based, self.difficult = one_based, difficult
+        prefix = {'img': 'JPEGImages', 'ann': 'Annotations'} if data_prefix is None else data_prefix
+        super().__init__(ann_file=ann_file, data_prefix=prefix, **kwargs)
+
+    @property
+    def source(self) -> str:
+        """What messages call the annotations: the list of images, or the folder of the XML files."""
+        return self.ann_file or self.data_prefix['ann']
+
+    def read_annotations(self) -> dict:
+        """Return the annotations of the split as the content of a COCO file."""
+        folder = Path(self.data_prefix['ann'])
+        names = read_names(Path(self.ann_file)) if self.ann_file else xml_names(folder)
+        return read_voc(
+            folder, Path(self.data_prefix['img']), names, self.metainfo['classes'], self.one_based, self.difficult
+        )
+
+
+def read_voc(
+    folder: Path,
+    images: Path,
+    names: Iterable[str],
+    classes: Iterable[str],
+    one_based: bool = False,
+    difficult: str = 'ignore',
+) -> dict:
+    """Return images and boxes as the content of a COCO file; ``dropped`` counts what was left out, by reason.
+
+    Args:
+        folder: Of the XML files.
+        images: Folder of the images.
+        names: XML files, without suffix.
+        classes: Names of the classes; their positions are the category ids.
+        one_based: As of :class:`CheckedVOCDataset`.
+        difficult: As of :class:`CheckedVOCDataset`.
+    """
+    labels = {name: label for label, name in enumerate(classes)}
+    coco = {'images': [], 'annotations': [], 'categories': [{'id': i, 'name': name} for name, i in labels.items()]}
+    dropped: Counter = Counter()
+    for image_id, name in enumerate(names, 1):
+        path = folder / f'{name}.xml'
+        root = parse_xml(path)
+        image = find_image(images, name)
+        width, height = annotated_size(root, image)
+        file_name = image.relative_to(images).as_posix()
+        coco['images'].append({'id': image_id, 'file_name': file_name, 'width': width, 'height': height})
+        for item in root.iter('object'):
+            class_name, is_difficult = object_name(item), item.findtext('difficult', '0').strip() == '1'
+            if class_name not in labels:
+                dropped['of another class'] += 1
+                continue
+            if is_difficult and difficult == 'drop':
+                dropped['difficult'] += 1
+                continue
+            x1, y1, x2, y2 = read_corners(item, path, one_based)
+            coco['annotations'].append(
+                {
+                    'id': len(coco['annotations']) + 1,
+                    'image_id': image_id,
+                    'category_id': labels[class_name],
+                    'bbox': [x1, y1, x2 - x1, y2 - y1],
+                    'iscrowd': int(is_difficult and difficult == 'ignore'),
+                }
+            )
+    return {**coco, 'dropped': dict(dropped)}
+
+
+def object_name(item: ElementTree.Element) -> str:
+    """Return the class name of an object."""
+    return (item.findtext('name') or '').strip()
+
+
+def xml_names(folder: Path) -> list[str]:
+    """Return the names of all XML files of a folder, without suffix, sorted."""
+    return sorted(path.stem for path in folder.glob('*.xml'))
+
+
+def read_names(path: Path) -> list[str]:
+    """Return the image names of a file of ``ImageSets/Main``.
+
+    Raises:
+        ValueError: If it cannot be read, or a name points outside of the annotation folder.
+    """
+    try:
+        names = [line.split()[0] for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f'cannot read the list of images {path}: {error}') from error
+    for name in names:
+        if name.startswith(('/', '\\')) or '\0' in name or '..' in re.split(r'[/\\]', name):
+            raise ValueError(f'{path} names {name!r}, which is outside of the annotation folder')
+    return names
+
+
+def parse_xml(path: Path) -> ElementTree.Element:
+    """Read the root of one annotation file.
+
+    Raises:
+        ValueError: If it is missing, no XML, too large, or has a document type or entities, by which a small file can
+            fill the memory or name other files.
+    """
+    try:
+        if path.stat().st_size > MAX_XML:
+            raise ValueError(f'it has {path.stat().st_size:,} bytes, at most {MAX_XML:,} are read')
+        builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate()
+        parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = _refuse_declaration
+        parser.StartElementHandler = builder.start
+        parser.EndElementHandler = builder.end
+        parser.CharacterDataHandler = builder.data
+        parser.Parse(path.read_bytes(), True)
+        return builder.close()
+    except FileNotFoundError:
+        raise ValueError(f'annotation file is missing: {path}') from None
+    except (expat.ExpatError, ValueError, LookupError) as error:  # LookupError: of an encoding
+        raise ValueError(f'annotation file is broken: {path}: {error}') from error
+
+
+def _refuse_declaration(name: str, *_: object) -> None:
+    raise ValueError(f'it declares the document type or entity {name!r}, which annotations do not need')
+
+
+def find_image(folder: Path, name: str) -> Path:
+    """Return the image of an annotation, with any of the suffixes."""
+    for suffix in IMAGE_SUFFIXES:
+        for path in (folder / f'{name}{suffix}', folder / f'{name}{suffix.upper()}'):
+            if path.is_file():
+                return path
+    raise ValueError(
+        f'image is missing: {folder / name}{IMAGE_SUFFIXES[0]} (or {", ".join(IMAGE_SUFFIXES[1:])}, or in capitals)'
+    )
+
+
+def annotated_size(root: ElementTree.Element, image: Path) -> tuple[int, int]:
+    """Return width and height from the XML, or from the image where the XML has none or zeros."""
+    try:
+        width, height = (float(root.findtext(f'size/{key}') or 0) for key in ('width', 'height'))
+    except ValueError as error:
+        raise ValueError(f'the annotation of {image.name} has a size that is not numbers: {error}') from error
+    if 1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE:
+        return int(width), int(height)
+    if width or height:
+        raise ValueError(f'the annotation of {image.name} has a size of {width:g} x {height:g} px')
+    try:
+        return image_size(image)
+    except ValueError as error:
+        raise ValueError(f'image cannot be read, and its annotation gives no size: {image}') from error
+
+
+def read_corners(item: ElementTree.Element, path: Path, one_based: bool) -> tuple[float, float, float, float]:
+    """Return the box of an object as continuous corners x1, y1, x2, y2."""
+    try:
+        x1, y1, x2, y2 = (float(item.findtext(f'bndbox/{key}')) for key in ('xmin', 'ymin', 'xmax', 'ymax'))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'an object without a readable bndbox in {path}') from error
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):
+        raise ValueError(f'a bndbox that is not finite in {path}')
+    return (x1 - 1, y1 - 1, x2, y2) if one_based else (x1, y1, x2, y2)
+
+
+def discover_classes(folder: Path, names: Iterable[str], order: str = 'sorted') -> list[str]:
+    """Return every class name in the XML files ``names``, sorted or in order of appearance."""
+    found: dict[str, None] = {}
+    for name in names:
+        found.update(dict.fromkeys(map(object_name, parse_xml(folder / f'{name}.xml').iter('object'))))
+    found.pop('', None)
+    return sorted(found) if order == 'sorted' else list(found)
