@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 
 import mmyolo_ext  # supplies mmcv's ops before a config imports mmdet
 from mmyolo_ext.apis.config_nodes import LOADERS, closest, explicit_settings, inference_pipeline, leaf_datasets
+from mmyolo_ext.apis.data import set_data
 from mmyolo_ext.apis.recipe import set_recipe
 from mmyolo_ext.apis.shortcuts import SHORTCUTS, apply_shortcuts, set_patience
 from mmyolo_ext.engine.stopping import StopTraining
@@ -37,7 +38,7 @@ KNOWN_KEYS = (
     *('gpu_ids', 'strategy', 'memory_format', 'compile_parts', 'step_guard', 'metainfo'),
     *VARIABLES,
     *SHORTCUTS,
-    *('recipe', 'patience', 'chosen_recipe'),
+    *('data', 'recipe', 'patience', 'chosen_recipe'),
 )
 # Names that other trainers give to our settings
 FOREIGN_KEYS = (
@@ -53,7 +54,7 @@ FOREIGN_KEYS = (
         'scheduler',
         'seed',
     ),
-    *('pretrained', 'weights', 'checkpoint', 'resume_from', 'data', 'dataset', 'train', 'val', 'total_iters'),
+    *('pretrained', 'weights', 'checkpoint', 'resume_from', 'dataset', 'train', 'val', 'total_iters'),
     *('amp', 'evaluation', 'checkpoint_config', 'log_config', 'device', 'gpus', 'save_dir', 'project'),
 )
 # folders of our configs
@@ -113,7 +114,7 @@ def load_config(path: str | Path, cfg_options: dict | None = None, with_recipe: 
     if options:
         _check_options(cfg, options)
     keep = set(options) | (explicit_settings(path) if not is_shipped(path) else set())
-    for name in (*SHORTCUTS, 'recipe', 'patience'):
+    for name in (*SHORTCUTS, 'data', 'recipe', 'patience'):
         if name in options:
             cfg[name] = options.pop(name)
     recipe = cfg.pop('recipe', 'auto' if cfg.get('data') else None)
@@ -169,6 +170,8 @@ def _finish(cfg: Config) -> None:
         if hook is None and name not in HOOKS_OF_MMENGINE:  # of its own, MMEngine leaves out those that are None
             del hooks[name]
     try:
+        if cfg.get('data') is not None:
+            set_data(cfg, cfg.pop('data'))
         if any(cfg.get(name) is not None for name in SHORTCUTS):
             apply_shortcuts(cfg)
         fit_rect_batches(cfg)

@@ -76,6 +76,9 @@ def _set_class_names(cfg: Config, names: str | list | tuple, val_loaders: Sequen
     names = tuple(names)
     for dataset in _datasets(cfg, LOADERS):
         dataset['metainfo'] = {'classes': names}
+    for metric in walk([cfg.get('val_evaluator'), cfg.get('test_evaluator')]):
+        if 'dataset' in metric:
+            metric['dataset']['metainfo'] = {'classes': names}
     roi_head = cfg.model.get('roi_head') or {}  # a proposal head has no classes, a cascade has several heads
     for heads in (cfg.model.get('bbox_head'), roi_head.get('bbox_head'), roi_head.get('mask_head')):
         for head in heads if isinstance(heads, (list, tuple)) else [heads] if heads else []:

@@ -17,7 +17,7 @@ from mmengine.fileio import put_text
 from mmengine.logging import MMLogger, print_log
 
 from mmyolo_ext.coco_json import check_boxes, check_entries, list_faults, read_coco
-from mmyolo_ext.registry import METRICS
+from mmyolo_ext.registry import DATASETS, METRICS
 
 Base = FasterCocoMetric if find_spec('faster_coco_eval') else PycocotoolsMetric
 SHOWN_IDS = 10  # in an error
@@ -39,19 +39,26 @@ class CocoMetric(Base):
     Args:
         ann_file: COCO JSON of the split. Without it, the ground truth of the data samples is used.
         classwise: Report each class, as ``coco/NAME_precision`` and in a table.
+        dataset: Config of the dataset of the split, in place of ``ann_file``, for the formats that are no COCO JSON.
         **kwargs: As mmdet's ``CocoMetric``, with ``metric='bbox'`` only.
 
     Raises:
         ValueError: For other metrics, or an annotation file that is missing or broken.
     """
 
-    def __init__(self, ann_file: str | None = None, classwise: bool = True, **kwargs) -> None:
+    def __init__(
+        self, ann_file: str | None = None, classwise: bool = True, dataset: dict | None = None, **kwargs
+    ) -> None:
         if kwargs.setdefault('metric', 'bbox') not in ('bbox', ['bbox']):
             raise ValueError(f"metric must be 'bbox', got {kwargs['metric']!r}: use mmdet.CocoMetric for others")
         super().__init__(classwise=classwise, **kwargs)
         self.ann_file = ann_file
-        if ann_file is not None:
-            content, self._faults = clean(read_coco(ann_file, self.backend_args), ann_file)
+        content = None if ann_file is None else read_coco(ann_file, self.backend_args)
+        if dataset is not None:
+            reader = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True, 'test_mode': True})
+            content, self.ann_file = reader.read_content(), reader.source
+        if content is not None:
+            content, self._faults = clean(content, self.ann_file)
             self._coco_api = COCO()
             self._coco_api.dataset = content
             self._coco_api.createIndex()
