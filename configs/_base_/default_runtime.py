@@ -32,8 +32,8 @@ memory_format = 'channels_last'
 # consecutive optimizer steps with non-finite gradients that are skipped before the training stops
 step_guard = dict(max_skips=5)
 
-# MMEngine adds the name of the run; with a fixed name, a second run of a process would write into the first log.
-visualizer = dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
+# tools of mmdet need the name; a run has a visualizer of its own
+visualizer = dict(type='DetLocalVisualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')])
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 log_level = 'INFO'
 load_from = None

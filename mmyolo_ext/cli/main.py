@@ -25,6 +25,7 @@ COMMANDS = {
     'flops': ('flops', 'count parameters and FLOPs', 'mmyolo-ext flops yolov5_n --size 640'),
     'publish': ('publish', 'write weights and model card to publish', 'mmyolo-ext publish my_config.py best.pth'),
     'replay': ('replay', 'repeat a step that was not finite', 'mmyolo-ext replay non_finite_iter_3.pth'),
+    'mmdet': ('mmdet_tool', 'run a tool of mmdet', 'mmyolo-ext mmdet browse_dataset my_config.py --output-dir seen'),
     'doctor': ('doctor', 'check the installation', 'mmyolo-ext doctor'),
 }
 USAGE = 'usage: mmyolo-ext COMMAND [options]'

@@ -1,8 +1,8 @@
 """mmdet's own tools on any config: ``mmyolo-ext mmdet browse_dataset CONFIG --output-dir DIR``.
 
-MMDetection installs its tools in ``mmdet/.mim/tools``. Several of them import ``mmcv.ops`` first, which fails where mmcv
-has no compiled ops, and none applies the shortcuts of our configs. This command supplies the ops, writes configs with
-the shortcuts applied, and runs the tool.
+MMDetection installs its tools in ``mmdet/.mim/tools``. Several of them import ``mmcv.ops`` first, which fails where
+mmcv has no compiled ops, and none applies the shortcuts of our configs. This command supplies the ops, copies the
+config with the shortcuts applied, and runs the tool.
 """
 
 import runpy
@@ -26,11 +26,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     name, *words = list(sys.argv[1:] if argv is None else argv) or ['--help']
     tools = find_tools()
     if name in ('-h', '--help'):
-        print(f'{USAGE}\n\nexample: mmyolo-ext mmdet browse_dataset CONFIG --output-dir DIR --not-show\n')
+        print(USAGE)
         print('tools of mmdet:', *sorted(tools), sep='\n  ')
         return
     if name not in tools:
-        raise ValueError(f'mmdet has no tool {name!r}: {closest(name, tools) or "one of " + ", ".join(sorted(tools))}')
+        match = closest(name, tools)
+        hint = f'did you mean {match!r}?' if match else 'mmyolo-ext mmdet --help lists them'
+        raise ValueError(f'mmdet has no tool {name!r}: {hint}')
     with TemporaryDirectory() as folder:
         sys.argv = [str(tools[name]), *(_resolved(word, Path(folder)) for word in words)]
         runpy.run_path(sys.argv[0], run_name='__main__')

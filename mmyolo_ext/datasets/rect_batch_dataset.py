@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import BaseDataset, Compose
 from torch.utils.data import Dataset
 
 from mmyolo_ext.registry import DATASETS
@@ -65,6 +65,11 @@ class RectBatchDataset(Dataset):
     def metainfo(self) -> dict:
         """Metainfo of the dataset inside."""
         return self.dataset.metainfo
+
+    @property
+    def pipeline(self) -> Compose:
+        """Transforms of the dataset inside."""
+        return self.dataset.pipeline
 
     def full_init(self) -> None:
         """Read the size of each image and compute order and shapes, once."""

@@ -16,6 +16,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from mmengine.utils import apply_to
+from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -119,6 +120,12 @@ class Runner(MMEngineRunner):
                 f'of {get_world_size()} process(es), and drop_last=True: use a smaller batch_size or drop_last=False'
             )
         return built
+
+    def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
+        """Build the visualizer, one for each run; mmdet's tools need a ``name`` in the config, shared by all runs."""
+        if isinstance(visualizer, dict):
+            visualizer = {**visualizer, 'name': self.experiment_name}
+        return super().build_visualizer(visualizer)
 
     def build_evaluator(self, evaluator: Evaluator | dict | list) -> Evaluator:
         """Build the evaluator; ranks exchange results over the network, not over a shared disk."""
