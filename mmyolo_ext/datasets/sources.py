@@ -18,6 +18,7 @@ from mmyolo_ext.registry import DATASETS
 from . import labelme, voc, yolo_txt
 
 VAL_FRACTION, SPLIT_SEED = 0.2, 0
+SPLITS = yolo_txt.SPLITS
 SPLIT_WORDS = {'train': ('train', 'training', 'trainval'), 'val': ('val', 'valid', 'validation'), 'test': ('test',)}
 ACCEPTED = (
     'a data.yaml of YOLO, a COCO JSON file, or a folder or zip with one of these, with Pascal VOC XML files, or with '
