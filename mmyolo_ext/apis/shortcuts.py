@@ -231,7 +231,7 @@ def _set_node(node: dict, size_hw: tuple[int, int], old_hw: tuple[int, int] | No
     ours, theirs = HEIGHT_WIDTH.get(name), WIDTH_HEIGHT.get(name)
     if ours in node:
         node[ours] = size_hw
-    elif str(node.get('type')).startswith('mmyolo_ext.'):
+    elif str(node.get('type')).startswith('mmyolo_ext.') and name != 'Resize':  # has scale as mmdet's
         return
     elif theirs == 'img_scale' or _is_pixels(node.get(theirs)):
         node[theirs] = (width, height)

@@ -55,6 +55,7 @@ def test_a_rectangle_is_height_by_width():
     assert steps(cfg, 'MosaicAffine')[0]['size'] == steps(cfg, 'Letterbox')[0]['size_hw'] == (320, 640)
     assert steps(cfg, 'CachedDataset')[0]['size'] == (320, 640)
     assert cfg.model.bbox_head.input_size == (320, 640)
+    assert [step['scale'] for step in cfg.inference_pipeline if 'scale' in step] == [(640, 320)]  # width, height
     views = [view['size_hw'] for view in cfg.tta_pipeline[1].transforms[1]]
     assert views == [(256, 512), (320, 640), (384, 768)]
 
