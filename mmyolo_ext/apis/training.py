@@ -78,7 +78,8 @@ def build_config(
         use_device(overrides['device'])  # before the recipe asks for it
     cfg = load_config(path, options)
     cfg.setdefault('runner_type', 'mmyolo_ext.Runner')
-    stem = path.stem if data is None else f'{path.stem}_{_stem(Path(data))}'
+    stem = str(model) if str(model).isidentifier() else path.stem  # a name is shorter than that of its file
+    stem += '' if data is None else f'_{_stem(Path(data))}'
     work_dir = overrides.get('work_dir') or cfg.get('work_dir') or Path('work_dirs') / stem
     cfg.work_dir = str(Path(work_dir).expanduser())
     if overrides.get('amp'):

@@ -46,7 +46,7 @@ def test_arguments_are_those_of_the_config(config_file, tmp_path):
 def test_a_name_and_a_file_are_the_same_training(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     cfg = build_config('yolov5_n', recipe=None)
-    assert cfg.work_dir == str(Path('work_dirs') / 'yolov5_n_640_coco')
+    assert cfg.work_dir == str(Path('work_dirs') / 'yolov5_n')
     file = load_config(cfg.filename)
     assert cfg.model == file.model and cfg.optim_wrapper == file.optim_wrapper and 'chosen_recipe' not in cfg
 
