@@ -71,7 +71,7 @@ class Detector:
         half: bool = False,
         fuse: bool = False,
     ) -> None:
-        cfg = deepcopy(config) if isinstance(config, Config) else load_config(config)
+        cfg = deepcopy(config) if isinstance(config, Config) else load_config(config, with_recipe=False)
         init_default_scope(cfg.get('default_scope', 'mmdet'))
         dataset = next(leaf_datasets(cfg.test_dataloader.dataset))
         self.model, saved_meta = _build(cfg.model, str(checkpoint))

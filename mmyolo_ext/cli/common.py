@@ -48,10 +48,10 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
 
 
-def load_for_run(args: argparse.Namespace) -> Config:
+def load_for_run(args: argparse.Namespace, with_recipe: bool = True) -> Config:
     """Read the config of a run; its work dir is ``--work-dir``, else the config's own, else ``work_dirs/CONFIG``."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options, with_recipe)
     cfg.launcher = args.launcher
     cfg.setdefault('runner_type', 'mmyolo_ext.Runner')
     cfg.check = args.check or cfg.get('check', 'on')

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f'--out for {args.format} must end in {suffix}, got {out}')
     options = Options(args.format, args.nms, args.dynamic, args.half, args.fuse)
     size_hw = tuple(args.size * 2 if len(args.size) == 1 else args.size) if args.size else None
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options, with_recipe=False)
     report(export_detector(cfg, args.checkpoint, out, options, size_hw, args.image), options)
 
 

@@ -57,7 +57,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the counts for ``argv``, by default the command line."""
     args = parse_args(argv)
-    cfg = load_config(find_config(args.config), args.cfg_options)
+    cfg = load_config(find_config(args.config), args.cfg_options, with_recipe=False)
     sizes_hw = [check_size(size) for size in args.size] if args.size else [size_of(cfg)]
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # about deprecated layers and about tracing

@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     files = find_images(args.images)
     check_work_dir(args.out_dir)
-    detector = Detector(load_config(args.config), args.checkpoint, args.device, half=args.half, fuse=args.fuse)
+    detector = Detector(
+        load_config(args.config, with_recipe=False), args.checkpoint, args.device, half=args.half, fuse=args.fuse
+    )
     records, broken = [], 0
     for number, (file, name) in enumerate(zip(files, output_names(files), strict=True), 1):
         try:

@@ -33,7 +33,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the tool on ``argv``, by default the command line."""
     args = parse_args(argv)
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options, with_recipe=False)
     detector = ExportedDetector(args.model)
     out = Path(args.out or Path(args.model).with_name(f'{Path(args.model).stem}_int8.onnx'))
     files = calibration_files(cfg, args.folder, args.images)

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Rerun the iteration that ``argv`` names, by default the command line."""
     args = parse_args(argv)
     iteration, dump = read_dump(args.dump)
-    cfg = load_config(args.config) if args.config else Config(parse_config(dump['config']))
+    cfg = load_config(args.config, with_recipe=False) if args.config else Config(parse_config(dump['config']))
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     device = torch.device(args.device or ('cuda:0' if torch.cuda.is_available() else 'cpu'))
     hub = MessageHub.get_current_instance()

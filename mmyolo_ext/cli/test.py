@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmdet.evaluation import DumpDetResults
 
     args = parse_args(argv)
-    cfg = load_for_run(args)
+    cfg = load_for_run(args, with_recipe=False)
     with config_errors_named(cfg, 'test'):
         cfg.load_from, cfg.resume = args.checkpoint, False
         if args.show or args.show_dir:

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='as test_dataloader.batch_size=8')
     args = parser.parse_args(argv)
     for name, value in evaluate_exported(
-        ExportedDetector(args.model), load_config(args.config, args.cfg_options)
+        ExportedDetector(args.model), load_config(args.config, args.cfg_options, with_recipe=False)
     ).items():
         print(f'{name}: {value:.4f}')
 
