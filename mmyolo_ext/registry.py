@@ -8,8 +8,11 @@ registry is first searched.
 from importlib import import_module
 
 from mmengine import registry as root
+from mmengine.config.utils import MODULE2PACKAGE
 
 SCOPE = 'mmyolo_ext'
+# MMEngine finds configs by scope: _base_ = 'mmyolo_ext::yolov5/yolov5_n_640_coco.py'
+MODULE2PACKAGE.setdefault(SCOPE, SCOPE)
 
 
 class ChildRegistry(root.Registry):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmyolo_ext.apis.config import load_config
 from mmyolo_ext.apis.config_nodes import leaf_datasets
+from mmyolo_ext.apis.model_names import config_folder
 from mmyolo_ext.checkpoint.conversion import (
     FORMATS,
     Converted,
@@ -36,7 +37,6 @@ from mmyolo_ext.checkpoint.ultralytics import model_yaml, to_ultralytics
 from mmyolo_ext.cli.common import tool
 from mmyolo_ext.registry import MODELS
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
 WRITTEN_BY = 'Written by tools/convert_weights.py from'
 MODEL_FORMATS = ('darknet', 'backbone')  # which do not describe their network
 
@@ -106,7 +106,7 @@ def convert_file(source: Path, target: Path, source_format: str, target_format: 
 
 def _write_for_us(converted: Converted, source: Path, target: Path, config: Path | None) -> list[str]:
     network = converted.network
-    base = config or default_base(network, CONFIGS)
+    base = config or default_base(network, config_folder())
     _check_base(base, network.arch)
     origin = f'{WRITTEN_BY} {source.name} ({converted.source})'
     text = config_text(network, base, target, origin, own_base=config is not None)
@@ -153,7 +153,7 @@ def _convert_by_model(source: Path, target: Path, source_format: str, config: Pa
         raise ValueError(f'{source} is of {source_format} and does not describe its network: give --config, of {need}')
     origin = f'{WRITTEN_BY} {source.name} ({source_format})'
     if config.suffix == '.cfg':
-        text = darknet_config_text(config, CONFIGS, target, origin)
+        text = darknet_config_text(config, config_folder(), target, origin)
         model = _build({'type': 'mmyolo_ext.DarknetCfg', 'cfg_file': str(config)})
     else:
         text = leaf_config_text(config, target, origin)

@@ -7,18 +7,17 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
+from mmyolo_ext.apis.model_names import config_folder
 from mmyolo_ext.cli.common import tool
 from mmyolo_ext.tuning import Tuner
 from mmyolo_ext.tuning.study import PRUNERS
-
-SPACE = Path(__file__).resolve().parents[2] / 'configs' / '_base_' / 'tuning' / 'yolov5.py'
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description='Search for better values of config keys with Optuna')
     parser.add_argument('config', type=Path, help='config file')
-    parser.add_argument('--space', type=Path, default=SPACE, help='search space (default: the YOLOv5 recipe)')
+    parser.add_argument('--space', type=Path, help='search space (default: the YOLOv5 recipe)')
     parser.add_argument('--trials', type=int, default=20, help='trials in all (default: 20)')
     parser.add_argument('--epochs', type=int, help="length of each training (default: the config's)")
     parser.add_argument('--work-dir', type=Path, help='folder of the study (default: work_dirs/CONFIG_tune)')
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     work_dir = args.work_dir or Path('work_dirs') / f'{args.config.stem}_tune'
     tuner = Tuner(
         args.config,
-        args.space,
+        args.space or config_folder() / '_base_' / 'tuning' / 'yolov5.py',
         work_dir,
         metric=args.metric,
         maximize=not args.lower_is_better,
