@@ -51,6 +51,19 @@ def test_a_name_and_a_file_are_the_same_training(monkeypatch, tmp_path):
     assert cfg.model == file.model and cfg.optim_wrapper == file.optim_wrapper and 'chosen_recipe' not in cfg
 
 
+def test_data_brings_its_classes_and_the_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = make_tiny_coco(tmp_path / 'pets')
+    cfg = build_config('yolov5_n', folder, img_scale=64)
+    assert cfg.model.bbox_head.num_classes == 2 and cfg.work_dir == str(Path('work_dirs') / 'yolov5_n_pets')
+    assert cfg.default_hooks.accumulate.nominal_batch_size == 4 and cfg.train_dataloader.batch_size == 4  # 6 images
+    assert 'chosen_recipe' not in build_config('yolov5_n', folder, recipe=None)
+    # the same in a config of the user's, where the key data alone turns the recipe on
+    (tmp_path / 'mine.py').write_text(f"_base_ = '{cfg.filename}'\ndata, input_size = 'pets', 64\n")
+    assert load_config('mine.py').chosen_recipe == cfg.chosen_recipe
+    assert 'chosen_recipe' not in load_config('mine.py', {'recipe': None})
+
+
 @pytest.mark.parametrize(
     ('overrides', 'message'),
     [
