@@ -1,5 +1,6 @@
 """Export a detector from its config and checkpoint, check the file, and evaluate it on the test data."""
 
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +18,13 @@ from mmyolo_ext.apis.config import fit_rect_batches
 from mmyolo_ext.apis.config_nodes import leaf_datasets
 from mmyolo_ext.apis.inference import Detector
 from mmyolo_ext.export import parity, runtime
+from mmyolo_ext.export.dense_heads import TESTED
 from mmyolo_ext.export.formats import Options, open_exported, write
-from mmyolo_ext.export.graph import RawGraph
+from mmyolo_ext.export.graph import DenseHeadGraph, raw_graph
+from mmyolo_ext.export.runtime import INTERPOLATIONS
 from mmyolo_ext.registry import DATASETS, TRANSFORMS
+
+SIDE_DIVISOR = 32  # of an input whose size the config leaves open
 
 
 class Export(NamedTuple):
@@ -55,15 +60,19 @@ def export_detector(
     """
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     letterbox, own_size_hw = letterbox_of(cfg)
+    size_hw = size_hw or own_size_hw
     pixels = runtime.read_image(image or first_image(cfg))
     detector = Detector(cfg, checkpoint, 'cpu')
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent) as folder:
         file = Path(folder) / out.name
-        write(detector.model, file, options, detector.classes, letterbox, size_hw or own_size_hw)
+        write(detector.model, file, options, detector.classes, letterbox, size_hw)
         run, rules = open_exported(file, options.format)
         bound = parity.HALF if options.half else parity.EXACT
-        difference = parity.check(RawGraph(detector.model), run, list(check_batches(pixels, rules)), rules, bound)
+        reference, batches = raw_graph(detector.model), list(check_batches(pixels, rules))
+        if isinstance(reference, DenseHeadGraph):
+            check_head(reference, batches[0], rules)
+        difference = parity.check(reference, run, batches, rules, bound)
         passed = difference.within(bound)
         del run  # some runtimes keep the file open
         # the file to open comes first: a.xml before a.bin, a.engine before a.engine.json
@@ -79,22 +88,59 @@ def export_detector(
     return Export(tuple(targets), difference, bound)
 
 
+def check_head(reference: DenseHeadGraph, batch: np.ndarray, rules: dict) -> None:
+    """Compare the graph of a head of mmdet, still in PyTorch, with the predictions of the head itself.
+
+    Raises:
+        ValueError: If they differ: such a head cannot be exported.
+    """
+    found = parity.check_decoding(reference, batch, rules, parity.EXACT)
+    if not found.within(parity.EXACT):
+        raise ValueError(
+            f'{type(reference.head).__name__} predicts in a way that an export does not repeat: {found}; the heads of '
+            f'{", ".join(TESTED)} can be exported'
+        )
+
+
 def letterbox_of(cfg: Config) -> tuple[dict, tuple[int, int]]:
     """Return how the test pipeline fits images into the input, and the size (height, width) of the input.
 
+    The pipelines of mmdet, ``Resize`` and perhaps ``Pad``, are letterboxes too. Where they set no size, the input has
+    that of the longest landscape image.
+
     Raises:
-        ValueError: If the pipeline does not have exactly one ``mmyolo_ext.Letterbox``.
+        ValueError: If the pipeline has neither one ``mmyolo_ext.Letterbox`` nor one ``Resize`` that keeps the ratio.
     """
     pipeline = next(leaf_datasets(cfg.test_dataloader.dataset)).pipeline
     steps = [step for step in pipeline if str(step['type']).endswith('Letterbox')]
-    if len(steps) != 1:
+    if len(steps) == 1:
+        step = TRANSFORMS.build(steps[0])
+        keys = ('pad_val', 'centred', 'allow_upscale', 'interpolation')
+        return {key: getattr(step, key) for key in keys}, tuple(step.size_hw)
+    resizes, pads = (
+        [step for step in pipeline if str(step['type']).split('.')[-1] == name] for name in ('Resize', 'Pad')
+    )
+    resize = TRANSFORMS.build(resizes[0]) if len(resizes) == 1 and not steps and len(pads) < 2 else None
+    if not getattr(resize, 'keep_ratio', False) or resize.scale is None or resize.interpolation not in INTERPOLATIONS:
         raise ValueError(
-            'the test pipeline must have one mmyolo_ext.Letterbox, which runtimes repeat, got '
-            f'{[str(step["type"]) for step in pipeline]}'
+            'the test pipeline must have one mmyolo_ext.Letterbox, or one Resize with scale and keep_ratio, which '
+            f'runtimes repeat, got {[str(step["type"]) for step in pipeline]}'
         )
-    step = TRANSFORMS.build(steps[0])
-    keys = ('pad_val', 'centred', 'allow_upscale', 'interpolation')
-    return {key: getattr(step, key) for key in keys}, tuple(step.size_hw)
+    pad = TRANSFORMS.build(pads[0]) if pads else None
+    longest, shortest = max(resize.scale), min(resize.scale)
+    size_hw = tuple(math.ceil(side / SIDE_DIVISOR) * SIDE_DIVISOR for side in (shortest, longest))
+    if pad and pad.size:
+        size_hw = tuple(pad.size[::-1])
+    letterbox = {'centred': False, 'allow_upscale': True, 'interpolation': resize.interpolation}
+    pad_val = np.ravel(pad.pad_val.get('img', 0) if pad else _padding_of(cfg.model.get('data_preprocessor') or {}))
+    return {'pad_val': pad_val.tolist() if len(set(pad_val)) > 1 else pad_val[0].item(), **letterbox}, size_hw
+
+
+def _padding_of(preprocessor: dict) -> np.ndarray:
+    """Return the pixel, or its channels in BGR, that is ``pad_value`` after normalisation."""
+    mean, std = (np.asarray(preprocessor.get(key) or [value] * 3, float) for key, value in (('mean', 0), ('std', 1)))
+    channels = mean + preprocessor.get('pad_value', 0) * std
+    return channels[::-1] if preprocessor.get('bgr_to_rgb') else channels
 
 
 def first_image(cfg: Config) -> str:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from mmyolo_ext.export import runtime
-from mmyolo_ext.export.graph import RAW_OUTPUTS, RawGraph, build_graph
-from mmyolo_ext.export.nms_graph import NMSGraph, rule_of
+from mmyolo_ext.export.graph import RAW_OUTPUTS, RawGraph, build_graph, raw_graph
+from mmyolo_ext.export.nms_graph import NMSGraph
 from mmyolo_ext.export.onnx_export import export_onnx
 from mmyolo_ext.export.tensorrt_export import export_engine, open_engine
 from mmyolo_ext.version import __version__
@@ -60,7 +60,7 @@ def write(
         raise ValueError('--nms is for onnx, openvino and engine: TorchScript has no NMS operator')
     # OpenVINO and TensorRT convert float32 to float16 themselves
     graph = build_graph(detector, fused=options.fused, half=options.half and options.format in ('onnx', 'torchscript'))
-    size_hw = runtime.check_size(size_hw, graph.head.strides)
+    size_hw = runtime.check_size(size_hw, graph.strides)
     metadata = describe(
         detector,
         names,
@@ -73,7 +73,7 @@ def write(
     if options.format == 'torchscript':
         export_torchscript(graph, file, metadata, size_hw)
         return
-    whole = NMSGraph(graph, rule_of(graph.head)) if options.nms else graph
+    whole = NMSGraph(graph, graph.rule()) if options.nms else graph
     if options.format == 'onnx':
         export_onnx(whole, file, metadata, size_hw, options.dynamic)
         return
@@ -83,7 +83,7 @@ def write(
         if options.format == 'openvino':
             export_openvino(onnx_file, file, metadata, options.half)
         else:
-            stride = max(graph.head.strides)
+            stride = max(graph.strides)
             export_engine(
                 onnx_file, file, metadata, size_hw, stride=stride, dynamic=options.dynamic, half=options.half
             )
@@ -133,7 +133,7 @@ def describe(
     Raises:
         ValueError: If names and classes differ in number, or if the NMS of ``test_cfg`` is not supported.
     """
-    head, preprocessor = detector.bbox_head, detector.data_preprocessor
+    graph, head, preprocessor = raw_graph(detector), detector.bbox_head, detector.data_preprocessor
     if len(names) != head.num_classes:
         raise ValueError(f'the head has {head.num_classes} classes, got {len(names)} names: {tuple(names)}')
     mean, std = [0.0] * 3, [1.0] * 3
@@ -144,7 +144,7 @@ def describe(
         'mmyolo_ext': __version__,
         'names': list(names),
         'size_hw': list(size_hw),
-        'strides': list(head.strides),
+        'strides': graph.strides,
         'dynamic': dynamic,
         'precision': precision,
         'letterbox': letterbox,
@@ -152,9 +152,9 @@ def describe(
         'channels': 'RGB' if preprocessor._channel_conversion else 'BGR',
         'mean': mean,
         'std': std,
-        'activation': 'sigmoid' if head.use_sigmoid else 'softmax',
+        'activation': graph.activation,
         'nms_in_graph': nms,
-        **rule_of(head),
+        **graph.rule(),
     }
     return {key: json.dumps(value) for key, value in values.items()}
 

@@ -8,31 +8,9 @@ import torch
 from mmcv.ops import nms
 from torch import Tensor, nn
 
-from mmyolo_ext.export.graph import RawGraph
+from mmyolo_ext.export.graph import RawGraph, best_candidates
 
 NMS_OUTPUTS = ('num_dets', 'boxes', 'scores', 'labels')
-
-
-def rule_of(head: nn.Module) -> dict:
-    """Return the postprocessing of a head, its ``test_cfg`` by the keys of the metadata.
-
-    Raises:
-        ValueError: If its NMS is not plain NMS, which is all that the runtime supports.
-    """
-    cfg, kind = head.test_cfg, dict(head.test_cfg['nms'])
-    if kind.get('type', 'nms') != 'nms':
-        raise ValueError(
-            "an export supports plain NMS only: test_cfg.nms must be dict(type='nms', iou_threshold=X), "
-            f'optionally with class_agnostic=True, got {kind}; change it by --cfg-options'
-        )
-    return {
-        'multi_label': head.takes_several_labels(cfg),
-        'score_thr': cfg['score_thr'],
-        'nms_pre': cfg['nms_pre'],
-        'nms_iou': kind['iou_threshold'],
-        'class_agnostic': bool(kind.get('class_agnostic', False)),
-        'max_per_img': cfg['max_per_img'],
-    }
 
 
 class NMSGraph(nn.Module):
@@ -43,7 +21,7 @@ class NMSGraph(nn.Module):
 
     Args:
         raw: Graph of the boxes and scores before NMS.
-        rule: See :func:`rule_of`; K is its ``max_per_img``.
+        rule: See :meth:`RawGraph.rule`; K is its ``max_per_img``.
 
     Raises:
         ValueError: If the rule has no upper limit of detections.
@@ -98,18 +76,6 @@ def with_best_class(chosen: Tensor, scores: Tensor) -> Tensor:
     image, _, candidate = chosen.unbind(dim=1)
     best = scores.argmax(dim=2).reshape(-1)
     return torch.stack([image, best[image * scores.shape[1] + candidate], candidate], dim=1)
-
-
-def best_candidates(scores: Tensor, score_thr: float, nms_pre: int) -> Tensor:
-    """Set all but the ``nms_pre`` highest scores of each image to 0; scores are (N, P, C). 0 or less keeps all."""
-    if nms_pre < 1:
-        return scores
-    too_many = (scores > score_thr).flatten(1).long().sum(dim=1) > nms_pre  # (N,)
-    # sort only if an image has too many
-    count = torch.where(too_many.any(), nms_pre, 1)
-    least = scores.flatten(1).topk(count, dim=1).values[:, -1]
-    kept = (scores >= least[:, None, None]) | ~too_many[:, None, None]
-    return torch.where(kept, scores, torch.zeros_like(scores))
 
 
 def arrange(boxes: Tensor, scores: Tensor, chosen: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -38,6 +38,7 @@ def export_onnx(
         # the tracing exporter needs only torch and keeps open sizes open; the newer one needs onnxscript
         warnings.simplefilter('ignore', DeprecationWarning)
         warnings.simplefilter('ignore', torch.jit.TracerWarning)
+        warnings.simplefilter('ignore', UserWarning)  # hints of the exporter; the check of the file is what counts
         torch.onnx.export(
             graph,
             (torch.zeros(1, 3, *size_hw),),

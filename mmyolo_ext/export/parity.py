@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mmyolo_ext.export import runtime
-from mmyolo_ext.export.graph import RawGraph
+from mmyolo_ext.export.graph import DenseHeadGraph, RawGraph
 
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
@@ -25,6 +25,7 @@ class Bound(NamedTuple):
 # float32 sums in another order; float16 rounds to 11 bits in some sixty layers
 EXACT = Bound(0.1, 1e-4)
 HALF = Bound(4.0, 0.02)
+BEST = 1000  # candidates of an image to compare; a head may give tens of thousands
 
 
 class Difference(NamedTuple):
@@ -61,6 +62,10 @@ def _compare_batch(reference: RawGraph, got: dict, batch: np.ndarray, rules: dic
     with torch.no_grad():
         boxes, scores = (output.numpy() for output in reference(torch.from_numpy(batch)))
     if not rules['nms_in_graph']:
+        if isinstance(reference, DenseHeadGraph):
+            with torch.no_grad():
+                undecided = reference.undecided(torch.from_numpy(batch), *bound).numpy()
+            got = {**got, 'scores': np.where(undecided, scores, got['scores'])}
         return Difference(largest(boxes, got['boxes']), largest(scores, got['scores']))
     found = []
     for index in range(len(batch)):
@@ -70,6 +75,32 @@ def _compare_batch(reference: RawGraph, got: dict, batch: np.ndarray, rules: dic
             found.append(compare_detections(runtime.suppress(*candidates, rules), got_one, rules, bound))
         else:  # by rounding another of two overlapping boxes may win: each must still be one of PyTorch's candidates
             found.append(pair(got_one, runtime.Detections(*candidates), rules['score_thr'], bound))
+    return Difference(*(np.max(values).item() for values in zip(*found, strict=True)))
+
+
+def check_decoding(reference: DenseHeadGraph, batch: np.ndarray, rules: dict, bound: Bound) -> Difference:
+    """Compare the candidates for NMS with those of the head's own ``predict_by_feat``, the best of each side.
+
+    Args:
+        reference: The trained detector in PyTorch.
+        batch: (N, 3, H, W) float32, normalised.
+        rules: Decoded metadata.
+        bound: Within it of the lowest score, a candidate may be missing on one side.
+    """
+    images = torch.from_numpy(batch)
+    with torch.no_grad():
+        boxes, scores = (output.numpy() for output in reference(images))
+        outputs = reference.head(reference.detector.extract_feat(images))
+        metas = [{'img_shape': batch.shape[-2:]}] * len(batch)
+        own = reference.head.predict_by_feat(*outputs, batch_img_metas=metas, rescale=False, with_nms=False)
+    found = []
+    for index, instances in enumerate(own):
+        order = instances.scores.argsort(descending=True)
+        wanted = runtime.Detections(*(instances[key][order].numpy() for key in ('bboxes', 'scores', 'labels')))
+        ours = runtime.Detections(*runtime.candidates(boxes[index], scores[index], rules, 0.0))
+        for ones, others in ((wanted, ours), (ours, wanted)):
+            best = runtime.Detections(*(field[:BEST] for field in ones))
+            found.append(pair(best, others, others.scores.min(initial=1.0), bound))
     return Difference(*(np.max(values).item() for values in zip(*found, strict=True)))
 
 

@@ -212,7 +212,8 @@ def one_of(*choices: object) -> tuple[str, Callable[[object], bool]]:
 
 
 LETTERBOX = {
-    'pad_val': number(0, 255),
+    # a number, or one for each of blue, green and red
+    'pad_val': lambda value: number(0, 255)(value) or several(number(0, 255), 3, 3)(value),
     'centred': one_of(True, False)[1],
     'allow_upscale': one_of(True, False)[1],
     'interpolation': one_of(*INTERPOLATIONS)[1],
@@ -344,7 +345,8 @@ def letterbox(image: np.ndarray, size_hw: Size, canvas_hw: Size, rule: dict) -> 
     if (new_h, new_w) != (height, width):
         image = cv2.resize(image, (new_w, new_h), interpolation=INTERPOLATIONS[rule['interpolation']])
     top, left = ((canvas_hw[0] - new_h) // 2, (canvas_hw[1] - new_w) // 2) if rule['centred'] else (0, 0)
-    canvas = np.full((*canvas_hw, 3), rule['pad_val'], np.uint8)
+    pad_val = np.asarray(rule['pad_val'])
+    canvas = np.full((*canvas_hw, 3), pad_val, np.uint8 if pad_val.dtype.kind == 'i' else np.float32)
     canvas[top : top + new_h, left : left + new_w] = image
     return canvas, (new_w / width, new_h / height), (left, top)
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from mmyolo_ext.export import runtime
-from mmyolo_ext.export.nms_graph import NMSGraph, best_candidates, by_image
+from mmyolo_ext.export.graph import best_candidates
+from mmyolo_ext.export.nms_graph import NMSGraph, by_image
 from mmyolo_ext.export.onnx_export import export_onnx
 
 RULE = {
