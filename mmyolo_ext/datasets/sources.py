@@ -1,6 +1,5 @@
 """Find out what data a path holds: YOLO (``data.yaml``), COCO, Pascal VOC or labelme, or a zip of one of them."""
 
-import json
 import os
 import re
 import shutil
@@ -95,7 +94,7 @@ def find_dataset(path: str | Path) -> DataSource:
     elif path.suffix.lower() in ('.yaml', '.yml'):
         source = _yolo(path)
     elif path.suffix.lower() == '.json':
-        source = _coco([path] if _split_of(path) is None else _partners(path), path)
+        source = _coco(_partners(path), path)
     else:
         raise ValueError(f'{path} is not a data set: give {ACCEPTED}')
     if zipped:
@@ -202,23 +201,30 @@ def _split_of(path: Path) -> str | None:
     return None
 
 
-def _by_split(parts: Sequence, path_of=lambda part: part, what: str = '') -> dict:
-    """Return the parts by split: 'train' if there is only one without a known name.
+def _by_split(parts: Sequence, names: Sequence[Path], given: Path, what: str) -> dict:
+    """Return the parts by the split that their names tell: 'train' for a single part without one.
+
+    Args:
+        parts: What to sort.
+        names: File or folder that each is named by; the name of the whole folder tells nothing.
+        given: What the user has given.
+        what: What the names are of, for the message.
 
     Raises:
-        ValueError: If several parts are of one split.
+        ValueError: If several parts are of one split, or of none.
     """
     by_split: dict = {}
-    for part in parts:
-        split = _split_of(path_of(part)) or ('train' if len(parts) == 1 else None)
+    named: dict = {}
+    for part, name in zip(parts, names, strict=True):
+        split = None if name == given and name.is_dir() else _split_of(name)
+        if split is None and len(parts) == 1:
+            split = 'train'
         if split is None:
-            raise ValueError(f'{path_of(part)}: which split is it? {what} must have train, val or test in its name')
+            raise ValueError(f'{given}: of which split is {name}? {what} must have train, val or test in its name')
         if split in by_split:
-            raise ValueError(
-                f'{path_of(by_split[split])} and {path_of(part)} both are data of the split {split}: give one of them'
-            )
-        by_split[split] = part
-    return {split: by_split[split] for split in SPLIT_WORDS if split in by_split}
+            raise ValueError(f'{given}: {named[split]} and {name} both are of the split {split}: give one of them')
+        by_split[split], named[split] = part, name
+    return {split: by_split[split] for split in SPLITS if split in by_split}
 
 
 # YOLO
@@ -258,57 +264,45 @@ def _coco_files(folder: Path) -> Iterator[Path]:
             yield from filter(_is_coco, files)
 
 
-def _json_keys(path: Path) -> set[str]:
-    """Return the top-level keys of a JSON file; none if it is broken."""
+def _has_keys(path: Path, *keys: str) -> bool:
+    """Return whether the text of a JSON file has the keys somewhere; parsing a large file takes long."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return set()
-    return set(content) if isinstance(content, dict) else set()
+        text = path.read_bytes()
+    except OSError:
+        return False
+    return all(f'"{key}"'.encode() in text for key in keys)
 
 
 def _is_coco(path: Path) -> bool:
-    return {'images', 'annotations', 'categories'} <= _json_keys(path)
+    return _has_keys(path, 'images', 'annotations', 'categories')
 
 
 def _partners(path: Path) -> list[Path]:
-    """Return a file and those of the other splits: beside it, or as Roboflow has them, in folders beside its own."""
-    split = _split_of(path) and path.stem
-    names = {path}
-    for words in SPLIT_WORDS.values():
-        for word in words:
-            other = path.with_name(re.sub(r'train(ing|val)?|val(id(ation)?)?|test', word, split) + path.suffix)
-            if other.is_file() and _is_coco(other):
-                names.add(other)
-    own = _split_of(path)
-    return [path, *sorted(file for file in names if _split_of(file) != own)]
+    """Return a file and those of the other splits: beside it, or, as Roboflow has them, in folders beside its own."""
+
+    def without_split(name: str) -> str:
+        return re.sub('train(ing|val)?|val(id(ation)?)?|test', '*', name.lower())
+
+    if _split_of(path):
+        files = [file for file in path.parent.glob('*.json') if without_split(file.name) == without_split(path.name)]
+    elif _split_of(path.parent):
+        files = [folder / path.name for folder in _subfolders(path.parent.parent) if _split_of(folder)]
+    else:
+        files = []
+    return sorted({path, *(file for file in files if file.is_file() and _is_coco(file))})
 
 
 def _coco(files: list[Path], given: Path) -> DataSource:
     """Return the source of the files of all splits."""
+    files = [file for file in files if file.name.startswith('instances')] or files  # COCO also has keypoints, captions
     contents = {file: read_coco(str(file)) for file in files}
-    with_boxes = [
-        file for file in files if any('bbox' in one for one in contents[file]['annotations'] if isinstance(one, dict))
-    ]
+    with_boxes = [file for file in files if any('bbox' in one for one in _dicts(contents[file]['annotations']))]
     if not with_boxes:
         raise ValueError(f'{given}: no annotation in {", ".join(file.name for file in files)} has a bbox')
-    if len(with_boxes) > 1:  # COCO's folder also has keypoints and captions
-        preferred = [file for file in with_boxes if file.name.startswith('instances')]
-        with_boxes = preferred or with_boxes
-    notes = [
-        f'{file.name} is left out: it has no boxes'
-        for file in files
-        if file not in with_boxes and not any(file.name.startswith(word) for word in ('person_keypoints', 'captions'))
-    ]
-    by_file = {file: file if _split_of(file) else file.parent for file in with_boxes}  # train/_annotations.coco.json
-    by_split = _by_split(with_boxes, lambda file: by_file[file], 'an annotation file or its folder')
+    notes = [f'{file.name} has no boxes: it is left out' for file in files if file not in with_boxes]
+    named = [file if _split_of(file) else file.parent for file in with_boxes]  # train/_annotations.coco.json
+    by_split = _by_split(with_boxes, named, given, 'an annotation file or its folder')
     names = {split: _category_names(contents[file], file) for split, file in by_split.items()}
-    used = {
-        name
-        for file in by_split.values()
-        for ids in [{c.get('id'): c.get('name') for c in contents[file]['categories']}]
-        for name in {ids.get(one.get('category_id')) for one in contents[file]['annotations']}
-    }
     first = next(iter(names))
     for split, own in names.items():
         if own != names[first]:
@@ -316,9 +310,7 @@ def _coco(files: list[Path], given: Path) -> DataSource:
                 f'{given}: the classes differ between the splits: {first} has {names[first]}, {split} has {own}: give '
                 'both the same categories in the same order'
             )
-    # Roboflow adds a category that is only the supercategory of the others
-    parents = {category.get('supercategory') for category in contents[by_split[first]]['categories']}
-    classes = tuple(name for name in names[first] if name in used or name not in parents)
+    classes = _used_names([contents[file] for file in by_split.values()])
     splits = {}
     for split, file in by_split.items():
         images = _image_folder(contents[file], file)
@@ -334,23 +326,38 @@ def _coco(files: list[Path], given: Path) -> DataSource:
     return DataSource('coco', given, classes, splits, notes)
 
 
+def _dicts(entries: list) -> list[dict]:
+    return [entry for entry in entries if isinstance(entry, dict)]
+
+
 def _category_names(content: dict, file: Path) -> tuple:
-    names = tuple(category.get('name') for category in content['categories'] if isinstance(category, dict))
+    names = tuple(category.get('name') for category in _dicts(content['categories']))
     if not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f'{file}: every category needs a name, got {content["categories"][:3]}')
     return names
 
 
+def _used_names(contents: list[dict]) -> tuple[str, ...]:
+    """Return the names of the categories, without what Roboflow adds: an unused supercategory of all others."""
+    categories = _dicts(contents[0]['categories'])
+    used = {str(one.get('category_id')) for content in contents for one in _dicts(content['annotations'])}
+    parents = {str(category.get('supercategory')) for category in categories}
+    return tuple(
+        category['name']
+        for category in categories
+        if category['name'] not in parents or str(category.get('id')) in used
+    )
+
+
 def _image_folder(content: dict, file: Path) -> Path:
     """Return the folder that holds the images of an annotation file."""
-    names = [image.get('file_name') for image in content['images'] if isinstance(image, dict)]
+    names = [image.get('file_name') for image in _dicts(content['images'])]
     names = [name.replace('\\', '/') for name in names if isinstance(name, str)]
     if not names:
         raise ValueError(f'{file} has no images')
-    if any(name.startswith('/') or '..' in name.split('/') for name in names):
-        raise ValueError(
-            f'{file}: file_name must be inside the folder of the images, got {max(names, key=_badness)!r}'
-        )
+    outside = next((name for name in names if name.startswith('/') or '..' in name.split('/')), None)
+    if outside:
+        raise ValueError(f'{file}: file_name must be inside the folder of the images, got {outside!r}')
     split = _split_of(file) or _split_of(file.parent)
     places = [place for base in (file.parent, file.parent.parent) for place in (*_folders(base), base / 'images')]
     places += [place for base in (file.parent, file.parent.parent) for place in _subfolders(base / 'images')]
@@ -358,10 +365,6 @@ def _image_folder(content: dict, file: Path) -> Path:
     if not fitting:
         raise ValueError(f'{file}: its images, such as {names[0]!r}, are neither in its folder nor in one beside it')
     return min(fitting, key=lambda place: (place != file.parent, _split_of(place) != split))
-
-
-def _badness(name: str) -> int:
-    return 2 * name.startswith('/') + ('..' in name.split('/'))
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -400,7 +403,8 @@ def _voc(parts: list[tuple[Path, Path, Path]], folder: Path) -> DataSource:
             if name:
                 lists[split] = parts[0], f'ImageSets/Main/{name}.txt'
     if not lists:
-        split_parts = _by_split(parts, lambda part: part[2] if _split_of(part[2]) else part[0], 'a folder')
+        named = [root if root == folder or _split_of(root) else annotations for annotations, _, root in parts]
+        split_parts = _by_split(parts, named, folder, 'a folder of XML files')
         lists = {split: (part, '') for split, part in split_parts.items()}
     classes_of = {}
     for split, ((annotations, _, root), file) in lists.items():
@@ -445,12 +449,12 @@ def _labelme_parts(folder: Path) -> Iterator[Path]:
     """Yield the folders that hold labelme files."""
     for place in _folders(folder):
         files = sorted(place.glob('*.json'))[:PEEKED]
-        if any('shapes' in _json_keys(file) for file in files):
+        if any(_has_keys(file, 'shapes') for file in files):
             yield place
 
 
 def _labelme(parts: list[Path], folder: Path) -> DataSource:
-    by_split = _by_split(parts, what='a folder of labelme files')
+    by_split = _by_split(parts, parts, folder, 'a folder of labelme files')
     classes_of = {split: set(labelme.discover_labels(labelme.labelme_files(part))) for split, part in by_split.items()}
     classes = _common_classes(classes_of, folder)
     splits = {

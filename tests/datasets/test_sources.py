@@ -1,0 +1,416 @@
+"""Every format gives the boxes that were drawn; what is no data set gives one line; conversions keep the boxes."""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import METRICS, init_default_scope
+from mmengine.structures import InstanceData
+
+from mmyolo_ext.apis.config import load_config
+from mmyolo_ext.cli.convert import convert
+from mmyolo_ext.coco_json import split_images
+from mmyolo_ext.datasets import find_dataset
+from mmyolo_ext.datasets.sources import DataSource, build
+from mmyolo_ext.registry import DATASETS
+
+REPO = Path(__file__).parents[2]
+NAMES = ('ant', 'bee')
+WIDTH, HEIGHT = 80, 40
+# (class, x1, y1, x2, y2) of each image; '2' is background
+TRAIN = {
+    '1': [(0, 8, 4, 24, 20), (1, 40, 10, 72, 30)],
+    '2': [],
+    '3': [(1, 0, 0, 80, 40)],
+    '4': [(0, 20, 20, 28, 36), (0, 60, 2, 76, 10)],
+}
+VAL = {'5': [(1, 10, 5, 30, 35)], '6': [(0, 4, 8, 12, 16)]}
+
+
+def draw(folder: Path, images: dict) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in images:
+        pixels = np.random.RandomState(int(name)).randint(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+        cv2.imwrite(str(folder / f'{name}.png'), pixels)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def write_coco(path: Path, images: dict, names: tuple = NAMES) -> None:
+    rows = [(number, box) for number, boxes in enumerate(images.values()) for box in boxes]
+    content = {
+        'images': [
+            {'id': i, 'file_name': f'{name}.png', 'width': WIDTH, 'height': HEIGHT} for i, name in enumerate(images)
+        ],
+        'categories': [{'id': 5 + i, 'name': name} for i, name in enumerate(names)],
+        'annotations': [
+            {'id': i, 'image_id': image, 'category_id': 5 + c, 'bbox': [x1, y1, x2 - x1, y2 - y1]}
+            for i, (image, (c, x1, y1, x2, y2)) in enumerate(rows)
+        ],
+    }
+    write(path, json.dumps(content))
+
+
+def yolo_line(box: tuple) -> str:
+    c, x1, y1, x2, y2 = box
+    return f'{c} {(x1 + x2) / 160} {(y1 + y2) / 80} {(x2 - x1) / 80} {(y2 - y1) / 40}\n'
+
+
+def polygon_line(box: tuple) -> str:
+    """A rhombus that touches the middle of each side of the box."""
+    c, x1, y1, x2, y2 = box
+    points = ((x1 + x2) / 2, y1), (x2, (y1 + y2) / 2), ((x1 + x2) / 2, y2), (x1, (y1 + y2) / 2)
+    return f'{c} ' + ' '.join(f'{x / 80} {y / 40}' for x, y in points) + '\n'
+
+
+def write_yolo(root: Path, layout: str = '{split}/images', line=yolo_line) -> None:
+    """Labels of images with boxes alone: no file is background."""
+    for split, images in (('train', TRAIN), ('val', VAL)):
+        folder = root / layout.format(split=split)
+        draw(folder, images)
+        for name, boxes in images.items():
+            if boxes:
+                label = str(folder).replace('images', 'labels') + f'/{name}.txt'
+                write(Path(label), ''.join(map(line, boxes)))
+
+
+def xml(name: str, boxes: list) -> str:
+    objects = ''.join(
+        f'<object><name>{NAMES[c]}</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>'
+        '</bndbox></object>'
+        for c, x1, y1, x2, y2 in boxes
+    )
+    size = f'<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>'
+    return f'<annotation><filename>{name}.png</filename>{size}{objects}</annotation>'
+
+
+def labelme(name: str, boxes: list, image: str = '') -> str:
+    shapes = [
+        {'label': NAMES[c], 'points': [[x2, y1], [x1, y2]], 'shape_type': 'rectangle'} for c, x1, y1, x2, y2 in boxes
+    ]
+    shapes += [{'label': 'tip', 'points': [[1, 1]], 'shape_type': 'point'}]
+    content = {'shapes': shapes, 'imagePath': image or f'{name}.png', 'imageHeight': HEIGHT, 'imageWidth': WIDTH}
+    return json.dumps({'version': '5', 'imageData': 'aGk=', **content})
+
+
+def make_yolo_ultralytics(root: Path) -> Path:
+    write_yolo(root, 'images/{split}')
+    write(root / 'data.yaml', 'path:\ntrain: images/train\nval: images/val\nnames:\n  0: ant\n  1: bee\n')
+    return root
+
+
+def make_yolo_roboflow(root: Path) -> Path:
+    write_yolo(root, '{split}/images')
+    text = "train: ../train/images\nval: ../val/images\ntest: ../test/images\nnc: 2\nnames: ['ant', 'bee']\n"
+    write(root / 'data.yaml', text)
+    return root / 'data.yaml'
+
+
+def make_yolo_lists(root: Path) -> Path:
+    """Text files of images, a list of them, a path, and polygons."""
+    write_yolo(root / 'set', 'images/{split}', polygon_line)
+    write(root / 'set/a.txt', './images/train/1.png\nimages/train/2.png\n')
+    write(root / 'set/b.txt', f'{root}/set/images/train/3.png\n\nimages/train/4.png')
+    write(root / 'any.yml', 'path: set\ntrain: [a.txt, b.txt]\nval: images/val\nnames: [ant, bee]\n')
+    return root / 'any.yml'
+
+
+def make_coco_file(root: Path) -> Path:
+    for split, images in (('train', TRAIN), ('val', VAL)):
+        draw(root / f'{split}2017', images)
+        write_coco(root / f'annotations/instances_{split}2017.json', images)
+        write(root / f'annotations/captions_{split}2017.json', '{"images": [], "annotations": [], "info": {}}')
+    return root / 'annotations/instances_train2017.json'
+
+
+def make_coco_folder(root: Path) -> Path:
+    return make_coco_file(root).parents[1]
+
+
+def make_coco_roboflow(root: Path) -> Path:
+    for split, images in (('train', TRAIN), ('valid', VAL)):
+        draw(root / split, images)
+        file = root / split / '_annotations.coco.json'
+        write_coco(file, images)
+        content = json.loads(file.read_text())
+        categories = [{**category, 'supercategory': 'insects'} for category in content['categories']]
+        content['categories'] = [{'id': 0, 'name': 'insects', 'supercategory': 'none'}, *categories]
+        write(file, json.dumps(content))
+    return root
+
+
+def make_voc(root: Path) -> Path:
+    draw(root / 'JPEGImages', {**TRAIN, **VAL})
+    for name, boxes in {**TRAIN, **VAL}.items():
+        write(root / f'Annotations/{name}.xml', xml(name, boxes))
+    for split, images in (('train', TRAIN), ('val', VAL)):
+        write(root / f'ImageSets/Main/{split}.txt', '\n'.join(images))
+    return root
+
+
+def make_voc_flat(root: Path) -> Path:
+    """labelImg's folders, images and XML together."""
+    for split, images in (('train', TRAIN), ('valid', VAL)):
+        draw(root / split, images)
+        for name, boxes in images.items():
+            write(root / split / f'{name}.xml', xml(name, boxes))
+    return root
+
+
+def make_labelme(root: Path) -> Path:
+    for split, images in (('train', TRAIN), ('val', VAL)):
+        draw(root / 'photos', images)
+        for name, boxes in images.items():
+            write(root / split / f'{name}.json', labelme(name, boxes, f'..\\photos\\{name}.png'))
+    return root
+
+
+def make_zip(root: Path) -> Path:
+    make_yolo_roboflow(root / 'bees')
+    with zipfile.ZipFile(root / 'bees.zip', 'w') as archive:
+        for file in sorted((root / 'bees').rglob('*.*')):
+            archive.write(file, f'export/{file.relative_to(root / "bees")}')
+    (root / 'bees').rename(root / 'original')
+    return root / 'bees.zip'
+
+
+MAKERS = {name[5:]: maker for name, maker in globals().items() if name.startswith('make_')}
+
+
+def boxes_of(source: DataSource, split: str) -> dict:
+    """{file stem: [(class, x1, y1, x2, y2)]} of the dataset of a split, in the order of its images."""
+    init_default_scope('mmdet')
+    dataset = DATASETS.build({**source.splits[split], 'pipeline': []})
+    infos = [dataset.get_data_info(index) for index in range(len(dataset))]
+    assert all(
+        (info['width'], info['height']) == (WIDTH, HEIGHT) and Path(info['img_path']).is_file() for info in infos
+    )
+    return {
+        Path(info['img_path']).stem: [(one['bbox_label'], *np.round(one['bbox'], 9)) for one in info['instances']]
+        for info in infos
+    }
+
+
+@pytest.mark.parametrize('name', MAKERS)
+def test_every_format_gives_the_boxes_that_were_drawn(name: str, tmp_path: Path) -> None:
+    source = find_dataset(MAKERS[name](tmp_path))
+    assert source.format == ('yolo' if name == 'zip' else name.split('_')[0])
+    assert source.class_names == NAMES
+    assert list(source.splits) == ['train', 'val']
+    assert list(boxes_of(source, 'train').items()) == list(TRAIN.items())
+    assert boxes_of(source, 'val') == VAL
+    text = source.summary()
+    assert 'train: kept 5 boxes on 4 images (1 background)' in text
+    assert ('dropped 4: 4 of shape point, which has no box' in text) == (name == 'labelme')
+    assert ("'../test/images', which is not in" in text) == (name in ('yolo_roboflow', 'zip'))
+
+
+def test_a_relative_path_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ('yolo_lists', 'coco_file', 'voc_flat', 'labelme'):
+        source = find_dataset(os.path.relpath(MAKERS[name](tmp_path / name)))
+        assert boxes_of(source, 'train') == TRAIN, name
+
+
+def first_batch(data: Path) -> list[dict]:
+    options = {'data': str(data), 'recipe': None, 'input_size': 64, 'train_dataloader.num_workers': 0}
+    cfg = load_config(REPO / 'configs/yolov5/yolov5_n_640_coco.py', options)
+    init_default_scope('mmdet')
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    dataset.set_epoch(0, 3)
+    assert cfg.model.bbox_head.num_classes == 2
+    return [dataset[index] for index in range(len(dataset))]
+
+
+@pytest.mark.parametrize('name', ['yolo_ultralytics', 'voc', 'labelme'])
+def test_the_first_batch_is_that_of_coco(name: str, tmp_path: Path) -> None:
+    expected = first_batch(make_coco_folder(tmp_path / 'coco'))
+    for sample, other in zip(first_batch(MAKERS[name](tmp_path / name)), expected, strict=True):
+        assert torch.equal(sample['inputs'], other['inputs'])
+        own, coco = sample['data_samples'].gt_instances, other['data_samples'].gt_instances
+        assert torch.equal(own.labels, coco.labels)
+        torch.testing.assert_close(own.bboxes.tensor, coco.bboxes.tensor, rtol=0, atol=1e-4)
+
+
+def scores(data: Path) -> dict:
+    """AP of one right, one shifted and one false box on the validation images."""
+    cfg = load_config(REPO / 'configs/yolov5/yolov5_n_640_coco.py', {'data': str(data), 'recipe': None})
+    init_default_scope('mmdet')
+    metric, dataset = METRICS.build(cfg.val_evaluator), DATASETS.build(cfg.val_dataloader.dataset)
+    metric.dataset_meta = dataset.metainfo
+    found = {'5': [[10, 5, 30, 35, 1], [50, 5, 70, 35, 1]], '6': [[4, 8, 14, 16, 0]]}
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        boxes = torch.tensor(found[Path(info['img_path']).stem], dtype=torch.float32)
+        predictions = InstanceData(
+            bboxes=boxes[:, :4], labels=boxes[:, 4].long(), scores=torch.linspace(0.9, 0.8, len(boxes))
+        )
+        sample = {'img_id': info['img_id'], 'ori_shape': (HEIGHT, WIDTH), 'pred_instances': predictions}
+        metric.process({}, [sample])
+    return metric.evaluate(len(dataset))
+
+
+def test_every_format_is_scored_as_coco(tmp_path: Path) -> None:
+    expected = scores(make_coco_folder(tmp_path / 'coco'))
+    # bee: its box is found first: 1.0. ant: IoU 8 / 10 = 0.8 passes the thresholds 0.5 to 0.8, 7 of 10.
+    assert expected['coco/bbox_mAP'] == pytest.approx((1.0 + 0.7) / 2, abs=1e-3)
+    for name in ('yolo_ultralytics', 'voc', 'labelme'):
+        assert scores(MAKERS[name](tmp_path / name)) == expected, name
+
+
+def test_images_are_split_by_seed_and_class() -> None:
+    """90 images of class 0, 10 of class 1 and 20 of background."""
+    content = {
+        'images': [{'id': number} for number in range(120)],
+        'annotations': [{'image_id': number, 'category_id': int(number >= 90)} for number in range(100)],
+    }
+    train, val = split_images(content, (0.8, 0.2), seed=0)
+    assert sorted(train + val) == list(range(120))
+    counts = [sum(start <= index < end for index in val) for start, end in ((0, 90), (90, 100), (100, 120))]
+    assert counts == [18, 2, 4]
+    assert split_images(content, (0.8, 0.2), seed=0) == [train, val]
+    assert split_images(content, (0.8, 0.2), seed=1) != [train, val]
+    tiny = {'images': content['images'][:2], 'annotations': content['annotations'][:2]}
+    assert sorted(map(len, split_images(tiny, (0.99, 0.01), seed=0))) == [1, 1]
+
+
+def test_data_without_validation_images_are_split(tmp_path: Path) -> None:
+    draw(tmp_path, TRAIN)
+    for name, boxes in TRAIN.items():
+        write(tmp_path / f'{name}.xml', xml(name, boxes))
+    source = find_dataset(tmp_path)
+    train, val = boxes_of(source, 'train'), boxes_of(source, 'val')
+    assert {**train, **val} == TRAIN
+    assert (len(train), len(val)) == (3, 1)
+    assert 'no validation images: 20% of the training images' in source.summary()
+
+
+def test_bccd_keeps_its_boxes_through_all_formats(bccd_dir: Path, tmp_path: Path) -> None:
+    """VOC -> COCO -> YOLO -> VOC -> COCO, and the splits, to half a pixel."""
+    source, contents = find_dataset(bccd_dir), []
+    for number, to in enumerate(('coco', 'yolo', 'voc', 'coco')):
+        lines = convert(source, tmp_path / str(number), to, link=True)
+        assert lines[0] == 'train: 205 images (0 background), 2804 boxes'
+        source = find_dataset(tmp_path / str(number))
+        if to == 'coco':
+            contents.append({split: source.read(split) for split in ('train', 'val', 'test')})
+    for split, first in contents[0].items():
+        last = contents[1][split]
+        assert [image['file_name'] for image in first['images']] == [image['file_name'] for image in last['images']]
+        boxes = [np.array([one['bbox'] for one in part['annotations']]) for part in (first, last)]
+        corners = [np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], 1) for box in boxes]
+        assert np.abs(corners[0] - corners[1]).max() <= 0.5
+        labels = [[one['category_id'] for one in part['annotations']] for part in (first, last)]
+        assert labels[0] == labels[1]
+
+
+def test_conversion_selects_classes_and_splits_again(tmp_path: Path) -> None:
+    source = find_dataset(make_labelme(tmp_path / 'in'))
+    lines = convert(source, tmp_path / 'out', 'yolo', classes=['bee'], split=(0.5, 0.5), seed=1)
+    assert lines[-1] == 'dropped from all images: 10 boxes: 6 of shape point, which has no box, 4 of another class'
+    result = find_dataset(tmp_path / 'out')
+    assert (result.class_names, list(result.splits)) == (('bee',), ['train', 'val'])
+    boxes = {**boxes_of(result, 'train'), **boxes_of(result, 'val')}
+    expected = {name: [(0, *box[1:]) for box in own if box[0]] for name, own in {**TRAIN, **VAL}.items()}
+    assert boxes == expected
+    convert(source, tmp_path / 'few', 'coco', subset=1)
+    assert [len(find_dataset(tmp_path / 'few').read(split)['images']) for split in ('train', 'val')] == [1, 1]
+
+
+def make_outside_zip(root: Path, name: str = '../../evil.txt', link: bool = False) -> Path:
+    with zipfile.ZipFile(root / 'bad.zip', 'w') as archive:
+        entry = zipfile.ZipInfo(name)
+        entry.external_attr = (0o120777 if link else 0o644) << 16
+        archive.writestr(entry, '/etc')
+    return root / 'bad.zip'
+
+
+def with_yaml(root: Path, text: str) -> Path:
+    make_yolo_ultralytics(root)
+    write(root / 'data.yaml', text)
+    return root / 'data.yaml'
+
+
+def with_label(root: Path, text: str) -> Path:
+    path = make_yolo_ultralytics(root)
+    write(root / 'labels/train/1.txt', text)
+    return path
+
+
+def two_formats(root: Path) -> Path:
+    make_voc(root)
+    return make_yolo_ultralytics(root)
+
+
+def other_classes(root: Path) -> Path:
+    path = make_coco_folder(root)
+    write_coco(root / 'annotations/instances_val2017.json', VAL, ('bee', 'ant'))
+    return path
+
+
+def class_only_in_val(root: Path) -> Path:
+    write(make_voc(root) / 'Annotations/5.xml', xml('5', VAL['5']).replace('bee', 'wasp'))
+    return root
+
+
+def absolute_in_zip(root: Path) -> Path:
+    make_yolo_ultralytics(root / 'elsewhere')
+    with zipfile.ZipFile(root / 'a.zip', 'w') as archive:
+        archive.writestr('data.yaml', f'path: {root}/elsewhere\ntrain: images/train\nval: images/val\nnames: [a, b]\n')
+    return root / 'a.zip'
+
+
+def image_outside(root: Path) -> Path:
+    draw(root, {'1': []})
+    write(root / 'in/1.json', labelme('1', TRAIN['1'], '../1.png'))
+    return root / 'in'
+
+
+BAD = {
+    'missing': (lambda root: root / 'nothing', 'there is no data at'),
+    'empty folder': (lambda root: root, 'is not a data set: give a data.yaml'),
+    'a text file': (lambda root: write(root / 'a.txt', 'x') or root / 'a.txt', 'is not a data set: give a data.yaml'),
+    'two formats': (two_formats, r'holds data in 2 formats \(yolo: data.yaml; voc: Annotations\)'),
+    'classes in another order': (other_classes, r"differ between the splits: train has \('ant', 'bee'\), val has"),
+    'class only in val': (class_only_in_val, 'differ between the splits: wasp of val is not in train'),
+    'class index': (
+        lambda root: with_label(root, '0 .5 .5 .1 .1\n2 .5 .5 .1 .1'),
+        '1.txt, line 2: class index 2 is not',
+    ),
+    'pixels': (lambda root: with_label(root, '0 40 20 8 8'), 'line 1: coordinates must be fractions of the image'),
+    'nan': (lambda root: with_label(root, '0 nan .5 .1 .1'), 'line 1: coordinates must be fractions of the image'),
+    'text': (lambda root: with_label(root, 'ant .5 .5 .1 .1'), 'line 1: a label must be numbers'),
+    'three numbers': (lambda root: with_label(root, '0 .5 .5'), 'line 1: a label must be class x y w h'),
+    'broken yaml': (lambda root: with_yaml(root, 'names: [a'), 'is not readable as YAML'),
+    'yaml without names': (lambda root: with_yaml(root, 'train: images/train'), 'names must be a list of class names'),
+    'names with a gap': (lambda root: with_yaml(root, 'names: {0: a, 2: b}'), 'keys of names must be 0 to 1'),
+    'another nc': (lambda root: with_yaml(root, 'nc: 3\nnames: [a, b]'), 'nc is 3, but names has 2 entries'),
+    'no images': (lambda root: with_yaml(root, 'names: [a]\ntrain: images/no'), "'images/no', which is not in"),
+    'yaml outside': (lambda root: with_yaml(root, 'names: [a]\ntrain: ../..'), 'outside .*: set path to a folder'),
+    'zip outside': (make_outside_zip, 'points outside of the zip'),
+    'zip absolute': (lambda root: make_outside_zip(root, '/tmp/x'), 'points outside of the zip'),
+    'zip with a link': (lambda root: make_outside_zip(root, 'a', link=True), 'is a symbolic link'),
+    'no zip': (lambda root: write(root / 'a.zip', 'x') or root / 'a.zip', 'cannot unpack .*: File is not a zip file'),
+    'yaml of a zip outside': (absolute_in_zip, 'outside of the zip'),
+    'labelme image outside': (image_outside, "imagePath '../1.png' is outside"),
+}
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_bad_data_give_one_line(name: str, tmp_path: Path) -> None:
+    make, message = BAD[name]
+    (tmp_path / 'data').mkdir()
+    with pytest.raises(ValueError, match=message) as caught:
+        source = find_dataset(make(tmp_path / 'data'))
+        for config in source.splits.values():
+            build(config).read_content()
+    assert '\n' not in str(caught.value)
+    assert not list(tmp_path.rglob('evil.txt'))
