@@ -16,9 +16,13 @@ from mmyolo_ext.apis.config_nodes import LOADERS, closest, explicit_settings, in
 from mmyolo_ext.apis.data import set_data
 from mmyolo_ext.apis.recipe import set_recipe
 from mmyolo_ext.apis.shortcuts import SHORTCUTS, apply_shortcuts, set_patience
+from mmyolo_ext.checkpoint.config_text import parse_config
+from mmyolo_ext.checkpoint.safe_load import read_checkpoint
 from mmyolo_ext.engine.stopping import StopTraining
 
 SUFFIXES = ('.py', '.yaml', '.yml', '.json')
+CHECKPOINTS = ('.pth', '.pt')
+TRUSTED = ('mmyolo_ext', 'mmdet')  # packages that the config in a checkpoint may import
 TYPES: dict[str, type] = {
     **dict.fromkeys(('model', *LOADERS, 'train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper', 'default_hooks'), dict),
     **dict.fromkeys(('env_cfg', 'randomness', 'step_guard', 'auto_scale_lr'), dict),
@@ -85,7 +89,8 @@ def load_config(path: str | Path, cfg_options: dict | None = None, with_recipe: 
     the file or the options make; see :mod:`.recipe`.
 
     Args:
-        path: A Python, YAML or JSON config of MMEngine; its ``_base_`` may be ``mmdet::...``.
+        path: A Python, YAML or JSON config of MMEngine; its ``_base_`` may be ``mmdet::...``. Or a checkpoint, whose
+            config is parsed and never executed.
         cfg_options: Dotted keys and values, as ``--cfg-options`` gives them.
         with_recipe: Whether to choose the recipe; False for tools that do not train and need no training data.
 
@@ -96,7 +101,8 @@ def load_config(path: str | Path, cfg_options: dict | None = None, with_recipe: 
     path, options = Path(path), dict(cfg_options or {})
     if not path.is_file():
         raise ValueError(f'there is no config {path}')
-    if path.suffix not in SUFFIXES:
+    saved = path.suffix in CHECKPOINTS
+    if path.suffix not in SUFFIXES and not saved:
         raise ValueError(f'{path} is not a config: its name must end in one of {", ".join(SUFFIXES)}')
     for file, key in unread_names(path):
         if key in FOREIGN_KEYS:
@@ -104,7 +110,7 @@ def load_config(path: str | Path, cfg_options: dict | None = None, with_recipe: 
         if key not in KNOWN_KEYS:
             _refuse_if_close(key, KNOWN_KEYS, f'a top-level key of a config ({file})')
     try:
-        cfg = Config.fromfile(path)
+        cfg = saved_config(path) if saved else Config.fromfile(path)
     except StopTraining:
         raise
     except (Exception, SystemExit) as error:  # a config is the user's code, which may raise anything
@@ -113,7 +119,7 @@ def load_config(path: str | Path, cfg_options: dict | None = None, with_recipe: 
         raise ValueError(f'{path} cannot be read: {type(reason).__name__}: {reason}') from error
     if options:
         _check_options(cfg, options)
-    keep = set(options) | (explicit_settings(path) if not is_shipped(path) else set())
+    keep = set(options) | (set() if saved or is_shipped(path) else explicit_settings(path))
     for name in (*SHORTCUTS, 'data', 'recipe', 'patience'):
         if name in options:
             cfg[name] = options.pop(name)
@@ -136,6 +142,25 @@ def load_config(path: str | Path, cfg_options: dict | None = None, with_recipe: 
     if with_recipe and patience is not None:
         set_patience(cfg, patience)
     return cfg
+
+
+def saved_config(checkpoint: str | Path) -> Config:
+    """Return the config that a checkpoint of a training holds; its text is parsed and never executed.
+
+    Raises:
+        ValueError: If there is none, or it imports modules other than those of this package and mmdet.
+    """
+    content = read_checkpoint(checkpoint)
+    text = (content.get('meta') or {}).get('cfg') if isinstance(content, dict) else None
+    if not text:
+        raise ValueError('the checkpoint holds no config: give the config file too')
+    values = parse_config(text)
+    imports = (values.get('custom_imports') or {}).get('imports') or ()
+    imports = [imports] if isinstance(imports, str) else imports
+    others = [name for name in imports if name.split('.')[0] not in TRUSTED]
+    if others:
+        raise ValueError(f'its config imports {", ".join(others)}: give the config file, which may import modules')
+    return Config({**values, 'work_dir': None})
 
 
 def _merge(cfg: Config, options: dict) -> None:

@@ -11,10 +11,11 @@ from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmyolo_ext.apis.config import KNOWN_KEYS, load_config
+from mmyolo_ext.apis.config import CHECKPOINTS, KNOWN_KEYS, SUFFIXES, load_config
 from mmyolo_ext.apis.config_check import check_config
 from mmyolo_ext.apis.config_errors import config_errors_named
 from mmyolo_ext.apis.config_nodes import closest
+from mmyolo_ext.apis.distributed import prepare_processes
 from mmyolo_ext.apis.recipe import Choice
 from mmyolo_ext.apis.start import check_start, set_start, turn_on_amp
 
@@ -56,9 +57,6 @@ def build_config(
     Raises:
         ValueError: On an unknown model or override, or data that cannot be read.
     """
-    from mmyolo_ext.apis.model_names import config_path
-
-    path = Path(config_path(str(model)))
     settings = {name: value for name, value in overrides.items() if name not in OTHERS}
     known = (*ARGUMENTS, *OTHERS, *KNOWN_KEYS)
     for name in settings:
@@ -67,25 +65,55 @@ def build_config(
             match = closest(first, known)
             hint = f'did you mean {match!r}?' if match else f'the usual ones are {", ".join((*ARGUMENTS, *OTHERS))}'
             raise ValueError(f'there is no setting {name!r}: {hint}')
-    if isinstance(settings.get('img_scale'), (tuple, list)):
-        settings['img_scale'] = tuple(settings['img_scale'][::-1])  # (height, width)
-    options = {ARGUMENTS.get(name, name): value for name, value in settings.items()}
-    if data is not None:
-        options.update(data=str(data), recipe=recipe)
-    elif recipe is None:
-        options['recipe'] = None
-    if overrides.get('device') is not None:
-        use_device(overrides['device'])  # before the recipe asks for it
-    cfg = load_config(path, options)
-    cfg.setdefault('runner_type', 'mmyolo_ext.Runner')
-    stem = str(model) if str(model).isidentifier() else path.stem  # a name is shorter than that of its file
-    stem += '' if data is None else f'_{_stem(Path(data))}'
-    work_dir = overrides.get('work_dir') or cfg.get('work_dir') or Path('work_dirs') / stem
-    cfg.work_dir = str(Path(work_dir).expanduser())
+    run = {name: overrides.get(name) for name in ('work_dir', 'device')}
+    cfg = read_run_config(model, data, recipe, settings, **run)
     if overrides.get('amp'):
         turn_on_amp(cfg)
     if overrides.get('resume'):
         set_start(cfg, 'auto' if overrides['resume'] is True else str(overrides['resume']))
+    return cfg
+
+
+def read_run_config(
+    model: str | Path,
+    data: str | Path | None,
+    recipe: str | None,
+    settings: dict[str, Any],
+    work_dir: str | Path | None = None,
+    device: str | None = None,
+    training: bool = True,
+) -> Config:
+    """Read the config of a training or test, and set its runner and its work dir.
+
+    Args:
+        model: As of :func:`build_config`, or a checkpoint with its config.
+        data: As of :func:`build_config`.
+        recipe: As of :func:`build_config`.
+        settings: By dotted config keys or the names in ``ARGUMENTS``.
+        work_dir: By default that of the config, else ``work_dirs/MODEL`` or ``work_dirs/MODEL_DATA``.
+        device: As of :func:`build_config`.
+        training: Whether to choose the recipe.
+    """
+    path = Path(model)
+    if path.suffix not in (*SUFFIXES, *CHECKPOINTS) or '::' in str(model):
+        from mmyolo_ext.apis.model_names import config_path
+
+        path = Path(config_path(str(model)))
+    options = {ARGUMENTS.get(name, name): value for name, value in settings.items()}
+    if isinstance(settings.get('img_scale'), (tuple, list)):
+        options['input_size'] = tuple(settings['img_scale'][::-1])  # (height, width)
+    if data is not None:
+        options = {'data': str(data), 'recipe': recipe, **options}
+    elif recipe is None:
+        options['recipe'] = None
+    if device is not None:
+        use_device(device)  # before the recipe asks for it
+    cfg = load_config(path, options, with_recipe=training)
+    cfg.setdefault('runner_type', 'mmyolo_ext.Runner')
+    stem = str(model) if str(model).isidentifier() else path.stem  # a name is shorter than that of its file
+    stem += '' if data is None else f'_{_stem(Path(data))}'
+    own = cfg.get('work_dir') if path.suffix not in CHECKPOINTS else path.parent
+    cfg.work_dir = str(Path(work_dir or own or Path('work_dirs') / stem).expanduser())
     return cfg
 
 
@@ -113,6 +141,8 @@ def run_config(cfg: Config) -> Run:
     with config_errors_named(cfg, 'train'):
         if cfg.get('load_from'):
             check_start(cfg)
+        if cfg.get('launcher', 'none') != 'none':
+            prepare_processes(cfg, cfg.launcher)
         runner = RUNNERS.build(cfg)
     check_config(cfg, 'train')
     with config_errors_named(cfg):

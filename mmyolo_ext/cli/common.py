@@ -11,13 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from mmengine.config import Config
 from torch import distributed
 
-from mmyolo_ext.apis.config import OptionsAction, load_config
+from mmyolo_ext.apis.config import OptionsAction
 from mmyolo_ext.apis.config_errors import one_line
+from mmyolo_ext.apis.training import read_run_config
 from mmyolo_ext.engine.step_guard import NonFiniteError
 from mmyolo_ext.engine.stopping import StopTraining
 
@@ -29,10 +29,20 @@ SECONDS_FOR_THE_FIRST = 3
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
 NEVER, AT_ONCE = 2**31 - 1, 64 << 20  # bytes
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+# options that stand for config keys
+SETTINGS = ('epochs', 'batch_size', 'img_scale', 'patience', 'seed', 'load_from')
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that training and testing share, as mmdet's tools have them."""
+    """Add the options that training and testing share, those of mmdet's tools among them."""
+    parser.add_argument('--batch-size', type=whole_or_auto, help="images per step; 'auto' measures the GPU's memory")
+    parser.add_argument(
+        '--img-scale',
+        type=side_or_size,
+        metavar='PX',
+        help='input size, px: 640, or 640x384 (width x height)',
+    )
+    parser.add_argument('--device', help='cpu, cuda or cuda:1; default: a GPU if there is one')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -48,17 +58,30 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
 
 
-def load_for_run(args: argparse.Namespace, with_recipe: bool = True) -> Config:
+def whole_or_auto(text: str) -> int | str:
+    """Return a number of images, or ``'auto'``."""
+    return text if text == 'auto' else int(text)
+
+
+def side_or_size(text: str) -> int | tuple[int, int]:
+    """Return the side of ``640``, or width and height of ``640x384``."""
+    width, _, height = text.partition('x')
+    return (int(width), int(height)) if height else int(width)
+
+
+def load_for_run(args: argparse.Namespace, training: bool = True) -> Config:
     """Read the config of a run; its work dir is ``--work-dir``, else the config's own, else ``work_dirs/CONFIG``."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = load_config(args.config, args.cfg_options, with_recipe)
-    cfg.launcher = args.launcher
-    cfg.setdefault('runner_type', 'mmyolo_ext.Runner')
-    cfg.check = args.check or cfg.get('check', 'on')
     if args.work_dir is not None and not args.work_dir.strip():
         raise ValueError('--work-dir must name a folder, got an empty text')
-    work_dir = args.work_dir or cfg.get('work_dir') or Path('work_dirs') / Path(args.config).stem
-    cfg.work_dir = str(Path(work_dir).expanduser())
+    settings = {name: getattr(args, name, None) for name in SETTINGS}
+    settings = {name: value for name, value in settings.items() if value is not None} | (args.cfg_options or {})
+    recipe = getattr(args, 'recipe', None)
+    if recipe:
+        settings['recipe'] = None if recipe == 'none' else recipe
+    cfg = read_run_config(args.config, args.data, 'auto', settings, args.work_dir, args.device, training)
+    cfg.launcher = args.launcher
+    cfg.check = args.check or cfg.get('check', 'on')
     return cfg
 
 

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: ``python tools/test.py CONFIG CHECKPOINT``."""
+"""Evaluate a checkpoint: ``mmyolo-ext test best.pth`` or ``python tools/test.py CONFIG CHECKPOINT``."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 
+from mmyolo_ext.apis.config import CHECKPOINTS
 from mmyolo_ext.apis.config_check import check_config
 from mmyolo_ext.apis.config_errors import config_errors_named
 from mmyolo_ext.apis.config_nodes import leaf_datasets
@@ -17,9 +18,12 @@ from mmyolo_ext.cli.common import add_common_options, load_for_run, tool
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description='Evaluate a detector on the test split of its config')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--work-dir', help='folder for the log and the figures; work_dirs/CONFIG by default')
+    parser.add_argument('config', metavar='CONFIG', help='config file, or a checkpoint that holds its config')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', nargs='?', help='checkpoint file, after a config file')
+    parser.add_argument('--data', help='data.yaml, COCO JSON, folder or zip; default: the data of the config')
+    parser.add_argument(
+        '--work-dir', help='folder for the log and the figures; default: work_dirs/CONFIG, or that of the checkpoint'
+    )
     parser.add_argument('--out', help='write the predictions to this .pkl file')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument('--show-dir', help='draw predictions into this folder, under WORK_DIR/TIME')
@@ -28,9 +32,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--half', action='store_true', help='compute in float16, on a CPU in bfloat16')
     parser.add_argument('--fuse', action='store_true', help='fold batch norms into convolutions')
     add_common_options(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out must name a .pkl file, got {args.out}')
+    args.checkpoint = args.checkpoint or args.config
+    if not args.checkpoint.endswith(CHECKPOINTS) and args.checkpoint == args.config:
+        raise ValueError(f'give the checkpoint to test after the config {args.config}, or the checkpoint alone')
     return args
 
 
@@ -42,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmdet.evaluation import DumpDetResults
 
     args = parse_args(argv)
-    cfg = load_for_run(args, with_recipe=False)
+    cfg = load_for_run(args, training=False)
     with config_errors_named(cfg, 'test'):
         cfg.load_from, cfg.resume = args.checkpoint, False
         if args.show or args.show_dir:

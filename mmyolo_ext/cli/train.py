@@ -1,24 +1,34 @@
-"""Train a detector: ``python tools/train.py configs/yolov5/yolov5_n_320_bccd.py``."""
+"""Train a detector: ``mmyolo-ext train yolov5_n data.yaml --epochs 50`` or ``python tools/train.py CONFIG``."""
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
-from mmengine.registry import RUNNERS
 
-from mmyolo_ext.apis.config_check import check_config
 from mmyolo_ext.apis.config_errors import config_errors_named
-from mmyolo_ext.apis.distributed import prepare_processes
-from mmyolo_ext.apis.start import check_start, set_start, turn_on_amp
+from mmyolo_ext.apis.start import set_start, turn_on_amp
+from mmyolo_ext.apis.training import run_config
 from mmyolo_ext.cli.common import add_common_options, load_for_run, tool
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description='Train a detector')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='folder for checkpoints, logs and curves; work_dirs/CONFIG by default')
+    parser.add_argument('config', metavar='MODEL', help='config file, or the name of a model: mmyolo-ext configs')
+    parser.add_argument(
+        'data', metavar='DATA', nargs='?', help='data.yaml, COCO JSON, folder or zip; default: the data of the config'
+    )
+    parser.add_argument('--epochs', type=int, help='number of epochs')
+    parser.add_argument('--patience', type=int, help='stop after this many epochs without a better score')
+    parser.add_argument('--seed', type=int, help='of all random numbers')
+    parser.add_argument('--load-from', metavar='WEIGHTS', help='checkpoint to start from')
+    parser.add_argument(
+        '--recipe',
+        choices=('auto', 'none'),
+        help="'auto' chooses by the data what you leave open, the default with DATA; 'none' keeps the config",
+    )
+    parser.add_argument('--work-dir', help='folder for checkpoints, logs and curves; default: work_dirs/MODEL_DATA')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision (bfloat16 on a CPU)')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
     parser.add_argument(
@@ -35,7 +45,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help='compile backbone and neck by torch.compile, with this backend (default: inductor)',
     )
     add_common_options(parser)
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 @tool
@@ -50,16 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             cfg.compile_parts = {**cfg.get('compile_parts', {}), 'backend': args.compile}
         if args.resume:
             set_start(cfg, args.resume)
-        if cfg.get('load_from'):
-            check_start(cfg)
-        if args.launcher != 'none':
-            prepare_processes(cfg, args.launcher)
         if args.auto_scale_lr:
             turn_on_auto_scale_lr(cfg)
-        runner = RUNNERS.build(cfg)
-    check_config(cfg, 'train')
-    with config_errors_named(cfg):
-        runner.train()
+    run_config(cfg)
 
 
 def turn_on_auto_scale_lr(cfg: Config) -> None:
@@ -70,7 +73,7 @@ def turn_on_auto_scale_lr(cfg: Config) -> None:
     """
     hooks = [*cfg.get('default_hooks', {}).values(), *cfg.get('custom_hooks', [])]
     if any(str(hook and hook.get('type')).endswith('AccumulateHook') for hook in hooks):
-        if is_main_process():
+        if int(os.environ.get('RANK', 0)) == 0:
             print(
                 '--auto-scale-lr changes nothing here: the recipe sums gradients over images and accumulates to a '
                 'nominal batch, so one rate fits any batch size and number of ranks.'
