@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmyolo_ext.apis.config_nodes import kind, leaf_datasets, walk
 from mmyolo_ext.checkpoint.config_text import parse_plain_parts
 from mmyolo_ext.checkpoint.conversion import detect
+from mmyolo_ext.checkpoint.model_zoo import is_zoo_name, origins_in
 from mmyolo_ext.checkpoint.resuming import history_of
 from mmyolo_ext.checkpoint.safe_load import read_checkpoint
 from mmyolo_ext.registry import DATASETS
@@ -208,6 +209,8 @@ def _origins_of_source(source: str, seen: set[str]) -> list[Origin]:
     if source in seen:
         return []
     seen.add(source)
+    if is_zoo_name(source):
+        return [Origin(**entry) for entry in origins_in({'load_from': source})] or [Origin(source)]
     licence = next(
         (name for name, parts in SOURCE_LICENCES.items() if any(part in source.lower() for part in parts)), None
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmyolo_ext.checkpoint.model_zoo import find_weights, is_zoo_name
 from mmyolo_ext.checkpoint.pickle_objects import RefusedError
 from mmyolo_ext.checkpoint.safe_load import check_growth
 from mmyolo_ext.checkpoint.writing import checkpoint_names
@@ -41,6 +42,9 @@ def check_start(cfg: Config) -> None:
         ValueError: As :func:`check_checkpoint`; for missing weights, how to get or name them.
     """
     start = cfg.load_from
+    if is_zoo_name(start):
+        find_weights(start)
+        return
     if not cfg.get('resume') and '://' not in start and not Path(start).is_file():
         raise ValueError(
             f'there are no weights {start} to start from, which load_from names: put a checkpoint there (those of '

@@ -14,6 +14,7 @@ from mmengine.runner.checkpoint import (
     get_torchvision_models,
 )
 
+from mmyolo_ext.checkpoint import model_zoo
 from mmyolo_ext.checkpoint.conversion import Converted, convert, detect, state_dict_of
 from mmyolo_ext.checkpoint.matching import ANCHORS, DARKNET_FILE
 from mmyolo_ext.checkpoint.safe_load import check_finite, downloaded, read_checkpoint
@@ -113,6 +114,11 @@ def load_from_catalogue(filename: str, map_location: Any = None) -> Any:
     return _process_mmcls_checkpoint(content) if scheme == 'mmcls' else content
 
 
+def load_from_zoo(filename: str, map_location: Any = None) -> Any:
+    """Read weights by the name that a package publishes them under: ``mmdet::rtmdet_tiny``, see :mod:`.model_zoo`."""
+    return read_weights(model_zoo.fetch(filename), map_location)
+
+
 def load_from_storage(filename: str, map_location: Any = None) -> Any:
     """Refuse an address whose loader in MMEngine would execute the content of the file."""
     raise ValueError(f'{filename} cannot be read from there: download the file, and give its path')
@@ -126,5 +132,6 @@ def install_reader() -> None:
     theirs = [prefix for prefix, loader in CheckpointLoader._schemes.items() if loader.__module__ == MMENGINE]
     CheckpointLoader.register_scheme(theirs, load_from_storage, force=True)
     CheckpointLoader.register_scheme(CATALOGUES, load_from_catalogue, force=True)
+    CheckpointLoader.register_scheme([f'{package}::' for package in model_zoo.PACKAGES], load_from_zoo, force=True)
     CheckpointLoader.register_scheme('', load_from_local, force=True)
     CheckpointLoader.register_scheme(('http://', 'https://'), load_from_http, force=True)

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from mmyolo_ext.checkpoint import resuming
 from mmyolo_ext.checkpoint.lock import WorkDirLock, is_locked
 from mmyolo_ext.checkpoint.mmengine_loader import install_reader
+from mmyolo_ext.checkpoint.model_zoo import origins_in
 from mmyolo_ext.checkpoint.safe_load import check_finite
 from mmyolo_ext.checkpoint.writing import (
     POINTER,
@@ -439,6 +440,8 @@ class Runner(MMEngineRunner):
             'run': self.facts(),
             'dataset_meta': getattr(self.train_dataloader.dataset, 'metainfo', {}),
         }
+        if origins := origins_in(self.cfg):
+            meta['origins'] = origins
         content = {
             'meta': meta,
             'state_dict': unwrapped(self.model).state_dict(),
