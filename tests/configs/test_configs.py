@@ -91,8 +91,9 @@ def transforms(dataset: dict) -> list[dict]:
 @ALL
 def test_sizes_classes_and_files_agree_within_a_config(path):
     cfg = load_config(path)
-    size = cfg.model.bbox_head.input_size
-    strides = cfg.model.bbox_head.prior_generator.strides
+    head = cfg.model.bbox_head
+    size = head.get('input_size', cfg.img_scale[0])  # heads of mmdet do not scale their losses by it
+    strides = head.get('strides') or (head.get('prior_generator') or head.anchor_generator).strides
     steps = {step.type.split('.')[-1]: step for step in transforms(cfg.train_dataloader.dataset)}
     mixes = path.stem != 'yolov5_n_digits'
     assert ('MosaicAffine' in steps) == mixes

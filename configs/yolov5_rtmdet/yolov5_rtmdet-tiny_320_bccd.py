@@ -1,0 +1,14 @@
+_base_ = [
+    '../_base_/models/yolov5_rtmdet.py',
+    '../_base_/datasets/bccd_320.py',
+    '../_base_/schedules/small_100e.py',
+    '../_base_/default_runtime.py',
+]
+
+num_classes = 3
+
+model = dict(bbox_head=dict(num_classes=num_classes, input_size=320))
+load_from = 'mmdet::rtmdet_tiny_8xb32-300e_coco'
+
+# as in yolov5_n_320_bccd.py
+default_hooks = dict(accumulate=dict(nominal_batch_size=16), ema=dict(momentum=0.005, gamma=200))
