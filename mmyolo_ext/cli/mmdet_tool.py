@@ -5,7 +5,6 @@ mmcv has no compiled ops, and none applies the shortcuts of our configs. This co
 config with the shortcuts applied, and runs the tool.
 """
 
-import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import mmdet
 from mmyolo_ext.apis import load_config
 from mmyolo_ext.apis.config_nodes import closest
 from mmyolo_ext.cli.common import tool
+from mmyolo_ext.cli.run import run_script
 
 USAGE = 'usage: mmyolo-ext mmdet TOOL [options of the tool]'
 
@@ -34,8 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         hint = f'did you mean {match!r}?' if match else 'mmyolo-ext mmdet --help lists them'
         raise ValueError(f'mmdet has no tool {name!r}: {hint}')
     with TemporaryDirectory() as folder:
-        sys.argv = [str(tools[name]), *(_resolved(word, Path(folder)) for word in words)]
-        runpy.run_path(sys.argv[0], run_name='__main__')
+        run_script(tools[name], [_resolved(word, Path(folder)) for word in words])
 
 
 def find_tools() -> dict[str, Path]:
