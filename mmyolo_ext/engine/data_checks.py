@@ -258,7 +258,7 @@ def _by_content(paths: Sequence[str]) -> list[list[str]]:
 
 
 def _file_of(leaf: object) -> str:
-    return str(getattr(leaf, 'ann_file', '') or type(leaf).__name__)
+    return str(getattr(leaf, 'source', '') or getattr(leaf, 'ann_file', '') or type(leaf).__name__)
 
 
 def _some(paths: Sequence[str]) -> str:

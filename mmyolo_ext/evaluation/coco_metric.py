@@ -1,5 +1,7 @@
 """COCO's average precision, by the fastest evaluator installed."""
 
+import contextlib
+import io
 import json
 import logging
 import math
@@ -61,7 +63,8 @@ class CocoMetric(Base):
             content, self._faults = clean(content, self.ann_file)
             self._coco_api = COCO()
             self._coco_api.dataset = content
-            self._coco_api.createIndex()
+            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+                self._coco_api.createIndex()
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Evaluate the results of all processes.
@@ -104,7 +107,9 @@ class CocoMetric(Base):
             MMLogger.get_current_instance().warning('No boxes were predicted: every average precision is 0.')
             nothing = {'bboxes': np.zeros((1, 4)), 'scores': np.zeros(1), 'labels': np.zeros(1, int)}
             results[0][1].update(nothing)  # without any detection, mmdet returns no scores
-        return {name: float(score) for name, score in super().compute_metrics(results).items()}
+        with contextlib.redirect_stdout(io.StringIO()):
+            scores = super().compute_metrics(results)
+        return {name: float(score) for name, score in scores.items()}
 
     def _report_difference(self) -> None:
         """Log how many annotations of the file are not evaluated, and why."""

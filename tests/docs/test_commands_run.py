@@ -34,6 +34,7 @@ ELSEWHERE = {
     'tools/publish.py': 'tests/cli/test_publish.py::test_the_command',
     'tools/convert_weights.py': 'tests/cli/test_convert_weights.py::test_the_command',
     'tools/quantize.py': 'tests/cli/test_quantize.py::test_int8_is_close_and_in_the_metadata',
+    '-m mmyolo_ext.cli.convert': 'tests/datasets/test_sources.py::test_the_command_converts',
     'tools/dataset_converters/voc2coco.py': 'tests/cli/test_voc2coco.py::test_bccd',
     'yolo2coco.py': 'tests/docs/test_coming_from.py::test_the_script_converts_yolo_labels',
     'runtime.py': 'tests/export/test_runtime.py::test_the_copied_file_runs_alone',
