@@ -5,14 +5,30 @@ other by scope (``mmdet.CocoDataset``, ``mmyolo_ext.YOLOv5Head``). The modules i
 registry is first searched.
 """
 
+import logging
 from importlib import import_module
+from typing import Any
 
+import mmengine.logging
 from mmengine import registry as root
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.logging.logger import print_log
 
 SCOPE = 'mmyolo_ext'
 # MMEngine finds configs by scope: _base_ = 'mmyolo_ext::yolov5/yolov5_n_640_coco.py'
 MODULE2PACKAGE.setdefault(SCOPE, SCOPE)
+
+
+def _print_log(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
+    """Do as MMEngine's ``print_log``, but without a logger print no messages for debugging.
+
+    When mmdet is imported, those are about packages that it can do without.
+    """
+    if logger is not None or level >= logging.INFO:
+        print_log(msg, logger, level)
+
+
+mmengine.logging.print_log = _print_log
 
 
 class ChildRegistry(root.Registry):

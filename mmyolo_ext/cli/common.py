@@ -126,11 +126,11 @@ def _end_process(code: int, line: str | None) -> None:
     """Print the last line and exit unless all went well."""
     if line:
         print(line, file=sys.stderr, flush=True)
+    if code == 0:
+        gc.collect()  # loaders end their workers, which a signal handler of torch would report as killed
     if distributed.is_available() and distributed.is_initialized():
         # To leave the process group would wait for ranks that are gone, and at the end of the interpreter its threads
         # sometimes abort the process.
-        if code == 0:
-            gc.collect()  # loaders end their workers
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

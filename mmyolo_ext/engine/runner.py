@@ -12,6 +12,7 @@ import torch
 from mmengine.dist import all_gather_object, broadcast_object_list, get_world_size, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook, Hook
+from mmengine.logging import MMLogger
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
@@ -35,6 +36,7 @@ from mmyolo_ext.checkpoint.writing import (
     plain,
     remove_unfinished,
 )
+from mmyolo_ext.engine.console import describe_start, quieten
 from mmyolo_ext.engine.fit_checks import unwrapped
 from mmyolo_ext.engine.hooks.checkpoint import CheckpointHook
 from mmyolo_ext.engine.prepare_model import forbid_changes, prepare_model
@@ -80,6 +82,7 @@ class Runner(MMEngineRunner):
         hook = next((hook for hook in self._hooks if isinstance(hook, CheckpointHook)), None)
         self.checkpoints = CheckpointFolder(hook.folder(self.work_dir) if hook else self.work_dir)
         self.stopper, self._cfg_text = Stopper(), self.cfg.pretty_text  # formatting it takes a second
+        self.logger.info(describe_start(self))
         with self._locked():
             return super().train()
 
@@ -127,6 +130,12 @@ class Runner(MMEngineRunner):
         if isinstance(visualizer, dict):
             visualizer = {**visualizer, 'name': self.experiment_name}
         return super().build_visualizer(visualizer)
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """Build the logger; the configuration and the environment go to its file only."""
+        logger = super().build_logger(*args, **kwargs)
+        quieten(logger)
+        return logger
 
     def build_evaluator(self, evaluator: Evaluator | dict | list) -> Evaluator:
         """Build the evaluator; ranks exchange results over the network, not over a shared disk."""
