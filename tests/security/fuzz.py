@@ -12,11 +12,13 @@ import json
 import os
 import pickle
 import random
+import shutil
 import sys
 import tempfile
 import time
 import traceback
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -41,13 +43,22 @@ from mmyolo_ext.checkpoint.config_text import (  # noqa: E402
     parse_plain_parts,
 )
 from mmyolo_ext.checkpoint.safe_load import read_checkpoint  # noqa: E402
-from mmyolo_ext.datasets import CheckedCocoDataset  # noqa: E402
+from mmyolo_ext.datasets import (  # noqa: E402
+    CheckedCocoDataset,
+    CheckedVOCDataset,
+    YOLOTxtDataset,
+    find_dataset,
+    labelme,
+)
+from mmyolo_ext.datasets.voc import parse_xml  # noqa: E402
+from mmyolo_ext.datasets.yolo_txt import read_data_yaml as read_yolo_file  # noqa: E402
 from mmyolo_ext.export import runtime  # noqa: E402
 from mmyolo_ext.image_io import decode_image  # noqa: E402
 from mmyolo_ext.models.darknet.cfg import read_graph  # noqa: E402
 from mmyolo_ext.models.darknet.detector import DarknetCfg  # noqa: E402
 
 REPO = Path(__file__).parents[2]
+PNG = cv2.imencode('.png', np.zeros((8, 8, 3), np.uint8))[1].tobytes()
 MAX_SHOWN = 300  # characters of a crash's file
 SLOW = 10  # times less files for the readers that take milliseconds
 ODD = [
@@ -176,6 +187,11 @@ def targets() -> dict[str, Target]:
         'COCO, values': Target(replaced(coco()).map(lambda value: json.dumps(value).encode()), read_coco),
         'COCO, bytes': Target(coco_text, read_coco),
         'VOC': Target(changed([VOC.encode()]), read_voc),
+        'labelme, values': Target(replaced(LABELME).map(lambda value: json.dumps(value).encode()), read_labelme),
+        'labelme, bytes': Target(changed([json.dumps(LABELME).encode()]), read_labelme),
+        'YOLO labels': Target(changed([b'0 0.5 0.5 0.1 0.2\n1 0.1 0.1 0.2 0.3 0.4 0.1 0.9 0.9\n']), read_labels),
+        'data.yaml': Target(changed([DATA_YAML.encode()]), read_data_yaml),
+        'zip': Target(changed([zipped()]), read_zip),
         'txt': Target(changed([b'a\nb 1\n', b'cat\ndog\n']), read_txt),
         '.cfg': Target(changed([EVERY_SECTION.encode()]), read_cfg),
         '.weights': Target(changed([b'\0\0\0\0\2\0\0\0\5\0\0\0' + bytes(8) + bytes(4 * NUMBERS)]), read_darknet),
@@ -200,6 +216,21 @@ def coco() -> dict:
 VOC = """<annotation><size><width>8</width><height>8</height></size>
 <object><name>cat</name><difficult>0</difficult>
 <bndbox><xmin>1</xmin><ymin>2</ymin><xmax>5</xmax><ymax>6.5</ymax></bndbox></object></annotation>"""
+
+DATA_YAML = """path: .
+train: [images, list.txt]
+val: ../images
+names: {0: cat, 1: dog}
+nc: 2
+"""
+
+LABELME = {
+    'version': '5.4.1', 'imagePath': 'a.png', 'imageData': None, 'imageHeight': 8, 'imageWidth': 8,
+    'shapes': [
+        {'label': 'cat', 'shape_type': 'rectangle', 'points': [[1, 2], [5, 6.5]]},
+        {'label': 'dog', 'shape_type': 'circle', 'points': [[4, 4], [6, 4]]},
+    ],
+}  # fmt: skip
 
 RULES = {
     'format': 1, 'mmyolo_ext': '0', 'names': ['a', 'b'], 'size_hw': [64, 64], 'strides': [8, 16, 32], 'dynamic': True,
@@ -268,12 +299,64 @@ def read_coco(content: bytes, folder: Path) -> None:
 
 def read_voc(content: bytes, folder: Path) -> None:
     (folder / 'a.xml').write_bytes(content)
-    tool = converter()
-    tree = tool.parse_xml(folder / 'a.xml')
-    tool.image_size(tree, folder / 'a.jpg')
+    (folder / 'a.png').write_bytes(PNG)
+    read_all(CheckedVOCDataset, data_root=str(folder), data_prefix={'img': '', 'ann': ''})
+    tool, tree = converter(), parse_xml(folder / 'a.xml')
     options = argparse.Namespace(one_based=False, difficult='keep')
     for item in tree.iter('object'):
         tool.convert_object(item, folder / 'a.xml', (8, 8), ['cat'], options)
+
+
+def read_all(dataset_class: type, **arguments) -> None:
+    arguments.setdefault('metainfo', {'classes': ('cat', 'dog')})
+    dataset = dataset_class(pipeline=[], lazy_init=True, test_mode=True, **arguments)
+    dataset.full_init()
+
+
+def read_labelme(content: bytes, folder: Path) -> None:
+    (folder / 'a.png').write_bytes(PNG)
+    (folder / 'a.json').write_bytes(content)
+    labelme.discover_labels([folder / 'a.json'])
+    read_all(labelme.LabelmeDataset, data_root=str(folder))
+
+
+def read_labels(content: bytes, folder: Path) -> None:
+    read_yolo(folder, content, b'train: images\nnames: [cat, dog]\n')
+
+
+def read_data_yaml(content: bytes, folder: Path) -> None:
+    read_yolo(folder, b'0 0.5 0.5 0.1 0.2\n', content)
+
+
+def read_yolo(folder: Path, labels: bytes, content: bytes) -> None:
+    (folder / 'images').mkdir(exist_ok=True)
+    (folder / 'images' / 'a.png').write_bytes(PNG)
+    (folder / 'images' / 'a.txt').write_bytes(labels)
+    (folder / 'list.txt').write_text('images/a.png')
+    (folder / 'data.yaml').write_bytes(content)
+    for split in read_yolo_file(folder / 'data.yaml').splits:
+        read_all(YOLOTxtDataset, data_yaml=str(folder / 'data.yaml'), split=split, metainfo=None)
+
+
+def zipped() -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('data.yaml', 'train: images\nnames: [cat, dog]\n')
+        archive.writestr('images/a.png', PNG)
+        archive.writestr('images/a.txt', '0 0.5 0.5 0.1 0.2\n')
+    return stream.getvalue()
+
+
+def read_zip(content: bytes, folder: Path) -> None:
+    shutil.rmtree(folder / 'inner', ignore_errors=True)
+    (folder / 'inner').mkdir()
+    (folder / 'inner' / 'a.zip').write_bytes(content)
+    try:
+        find_dataset(folder / 'inner' / 'a.zip').summary()
+    finally:
+        outside = {path.name for path in folder.iterdir()} - {'inner'}
+        inside = {path.name for path in (folder / 'inner').iterdir()} - {'a.zip', 'a'}
+        assert not outside and not inside, (outside, inside)
 
 
 def read_txt(content: bytes, folder: Path) -> None:
