@@ -372,7 +372,8 @@ class YOLOv5Head(BaseDenseHead):
             # (N, A*(5+C), H, W) -> (N, A, H, W, 5+C)
             count, _, height, width = pred_map.shape
             raw = pred_map.float().view(count, self.num_anchors, -1, height, width).permute(0, 1, 3, 4, 2)
-            raw_boxes, objectness, raw_classes = raw.tensor_split([4, 5], dim=-1)
+            # slices: a split becomes a sequence in ONNX, which OpenVINO cannot convert
+            raw_boxes, objectness, raw_classes = raw[..., :4], raw[..., 4:5], raw[..., 5:]
             rows, columns = (torch.arange(size, device=raw.device, dtype=raw.dtype) for size in raw.shape[2:4])
             cell_y, cell_x = torch.meshgrid(rows, columns, indexing='ij')
             cells_xy = torch.stack([cell_x, cell_y], dim=-1)
