@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from mmyolo_ext.cli.main import COMMANDS
+
 REPO = Path(__file__).parents[2]
 PAGES = [
     *(REPO / name for name in ('README.md', 'README_zh-CN.md', 'CONTRIBUTING.md', 'SECURITY.md')),
@@ -28,7 +30,7 @@ FORWARDED = {
     'tools/slurm_train.sh': ('tools/train.py', 4, ['CONFIG']),
     'tools/slurm_test.sh': ('tools/test.py', 4, ['CONFIG', 'CHECKPOINT']),
 }
-OTHER_PROGRAMS = {'source', 'cd', 'tar', 'git', 'srun', 'sbatch', 'optuna-dashboard', 'tensorboard'}
+OTHER_PROGRAMS = {'source', 'cd', 'tar', 'git', 'srun', 'sbatch', 'optuna-dashboard', 'tensorboard', 'mim'}
 OTHER_MODULES = {'sphinx', 'build', 'pip'}
 SCRIPTS_ON_PAGES = {'yolo2coco.py', 'runtime.py'}  # tests/docs/test_coming_from.py, tests/export
 
@@ -124,6 +126,8 @@ def test_a_command_is_one_that_its_program_takes(command, monkeypatch):
             check_python(arguments, monkeypatch)
         elif program == 'bash':
             check_bash(arguments, monkeypatch)
+        elif program == 'mmyolo-ext':
+            parse(f'mmyolo_ext.cli.{COMMANDS[arguments[0]][0]}', arguments[1:], monkeypatch)
         elif program == 'pip':
             assert arguments[0] in ('install', 'uninstall')
         else:

@@ -43,6 +43,8 @@ ELSEWHERE = {
     '-m mmyolo_ext.cli.train': 'tests/cli/test_tools.py::test_training_leaves_checkpoints_a_config_and_curves',
     '-m torch.distributed.run': 'tests/cli/test_run.py::test_a_script_runs_as_by_python_and_so_do_its_processes',
     '-c from mmyolo_ext.apis': 'tests/configs/test_configs.py::test_no_helper_variable_is_in_a_dump',
+    'mmyolo-ext mmdet': 'tests/mmdet_tools/test_mmdet_tools.py::test_browse_dataset',
+    'mim ': 'tests/mmdet_tools/test_mmdet_tools.py::test_mim',
     'bash tools/dist_train.sh': 'tests/cli/test_tools.py::test_two_processes_train_though_one_never_sees_a_box',
     'bash tools/dist_test.sh': 'tests/cli/test_tools.py::test_two_processes_count_each_image_once_and_agree_with_one',
     'bash tools/slurm_': 'tests/launch/test_training.py::test_slurm_trains_as_torchrun_does',
