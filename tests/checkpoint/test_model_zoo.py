@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import CheckpointLoader
 from tiny_coco import REPO, make_tiny_coco, tiny_options
@@ -69,6 +70,25 @@ def test_the_configs_name_weights_that_are_listed():
         cfg = load_config(path)
         check_start(cfg)  # as a training does, without the network
         assert find_weights(cfg.load_from).licence == 'Apache-2.0'
+
+
+@pytest.mark.parametrize(
+    ('name', 'theirs', 'matched', 'wanted'),
+    [
+        ('yolov5_rtmdet-tiny_640_coco', 'rtmdet/rtmdet_tiny_8xb32-300e_coco', 328, 334),  # all but 3 weights, 3 biases
+        ('yolov5_rtmdet-s_640_coco', 'rtmdet/rtmdet_s_8xb32-300e_coco', 358, 364),
+        ('rtmdet_tiny_320_bccd', 'rtmdet/rtmdet_tiny_8xb32-300e_coco', 394, 400),
+        ('yolox_tiny_320_bccd', 'yolox/yolox_tiny_8xb8-300e_coco', 382, 388),
+    ],
+)
+def test_the_networks_have_the_layers_of_mmdets(name, theirs, matched, wanted):
+    init_default_scope('mmdet')
+    ours = MODELS.build(load_config(REPO / f'configs/yolov5_rtmdet/{name}.py').model)
+    report = LoadReport.of(ours.state_dict(), MODELS.build(get_config(f'mmdet::{theirs}.py').model).state_dict())
+    assert (
+        len(report.matched) == matched and len(report.matched) + len(report.missing) + len(report.reshaped) == wanted
+    )
+    assert all(key.startswith('bbox_head.') for key in (*report.missing, *report.reshaped, *report.unexpected))
 
 
 @pytest.fixture
