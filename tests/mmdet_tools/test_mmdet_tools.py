@@ -48,7 +48,7 @@ def user(tmp_path_factory):
 def test_the_inference_api_of_mmdet_predicts_as_ours(user):
     folder, _, config, weights = user
     image = str(folder / 'data/val/001.png')
-    ours = next(iter(Detector(load_config(config), weights, 'cpu')([image], score_thr=0.001)))
+    ours = next(iter(Detector(load_config(config), weights, 'cpu', nms_iou=None)([image], score_thr=0.001)))
     model = init_detector(config, str(weights), device='cpu')
     assert tuple(model.dataset_meta['classes']) == CLASSES
     found = [
@@ -170,7 +170,7 @@ def test_sahi(user):
         image_size=64,
     )
     found = get_prediction(image, model).object_prediction_list
-    ours = next(iter(Detector(load_config(config), weights, 'cpu')([image], score_thr=0.3)))
+    ours = next(iter(Detector(load_config(config), weights, 'cpu', nms_iou=None)([image], score_thr=0.3)))
     assert len(found) > 0 and abs(max(f.score.value for f in found) - ours.scores.max()) < 1e-3
     assert {f.category.name for f in found} <= set(CLASSES)
     assert get_sliced_prediction(image, model, 48, 48, verbose=0).object_prediction_list
