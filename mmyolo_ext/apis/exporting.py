@@ -62,7 +62,7 @@ def export_detector(
     letterbox, own_size_hw = letterbox_of(cfg)
     size_hw = size_hw or own_size_hw
     pixels = runtime.read_image(image or first_image(cfg))
-    detector = Detector(cfg, checkpoint, 'cpu')
+    detector = Detector(cfg, checkpoint, 'cpu', nms_iou=None)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent) as folder:
         file = Path(folder) / out.name

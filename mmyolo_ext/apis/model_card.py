@@ -279,7 +279,7 @@ def _count(leaf: dict) -> tuple[int, Counter] | None:
 
 def _dataset_name(leaf: dict) -> str:
     """Return for example ``bccd/annotations/test.json``, without the folders of this machine."""
-    root, file = (str(leaf.get(key) or '') for key in ('data_root', 'ann_file'))
+    root, file = str(leaf.get('data_root') or ''), str(leaf.get('ann_file') or leaf.get('data_yaml') or '')
     parts = Path(file).parts[-2:] if Path(file).is_absolute() else (*Path(root).parts[-1:], *Path(file).parts)
     return '/'.join(part for part in parts if part != '/') or str(leaf['type'])
 

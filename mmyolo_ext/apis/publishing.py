@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_leaves
 from mmyolo_ext.apis import model_card
 from mmyolo_ext.apis.config import load_config
 from mmyolo_ext.apis.config_nodes import leaf_datasets, walk
-from mmyolo_ext.apis.inference import Detector, class_names_of
+from mmyolo_ext.apis.inference import Detector
+from mmyolo_ext.apis.torch_model import class_names_of
 from mmyolo_ext.checkpoint.config_text import parse_config
 from mmyolo_ext.checkpoint.matching import fit
 from mmyolo_ext.checkpoint.mmengine_loader import install_reader, read_weights

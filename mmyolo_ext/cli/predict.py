@@ -1,103 +1,220 @@
-"""Detect objects on images: ``python tools/predict.py CONFIG CHECKPOINT photo.jpg folder/ 'more/*.png'``.
+"""Detect objects on images and videos: ``mmyolo-ext predict best.pth photo.jpg folder/ 'more/*.png' film.mp4``.
 
-Writes each image with its boxes, and one JSON with all boxes in px of the images.
+Writes each image and video with its boxes, and one JSON with all boxes in px of the images. An ONNX file is run
+without importing torch.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from glob import glob
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
+from urllib.parse import urlparse
 
-from mmyolo_ext.apis import Detections, Detector, load_config
-from mmyolo_ext.apis.inference import draw
-from mmyolo_ext.apis.start import check_work_dir
-from mmyolo_ext.cli.common import tool
+import cv2
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+from mmyolo_ext.apis.inference import CHECKPOINTS, EXPORTS, NMS_IOU, Detector
+from mmyolo_ext.apis.inputs import SUFFIXES, VIDEOS, find_files, is_camera
+from mmyolo_ext.apis.results import Detections
+
+# packages that mmdet and mmengine import at their start and prediction does not use
+UNUSED = (
+    *('imgaug', 'imagecorruptions', 'matplotlib', 'scipy', 'sklearn'),
+    *('torch.distributed.fsdp', 'torch.distributed.optim'),
+)
+FPS = 25.0  # of a drawn video whose own rate is not known
+
+
+class Deferred(ModuleType):
+    """A module that is imported when something of it is used, not when an import names it."""
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith('__'):
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is not self:
+            return getattr(import_module(self.__name__), name)
+        # a name that is imported from it, perhaps to derive a class
+        create = {'__new__': lambda _, *args, **options: getattr(import_module(self.__name__), name)(*args, **options)}
+        return type(name, (), create)
+
+
+class Deferring(MetaPathFinder, Loader):
+    """Finds :class:`Deferred` modules in place of the packages of :data:`UNUSED` that are not imported yet."""
+
+    def __init__(self) -> None:
+        self._packages = tuple(name for name in UNUSED if name not in sys.modules)
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if any(name == package or name.startswith(f'{package}.') for package in self._packages):
+            return ModuleSpec(name, self, is_package=True)
+        return None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return Deferred(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+
+def import_torch_model() -> None:
+    """Import what a detector of PyTorch needs, and nothing of :data:`UNUSED`, which takes half of the time."""
+    finder = Deferring()
+    sys.meta_path.insert(0, finder)
+    try:
+        for part in ('apis.torch_model', 'models', 'datasets', 'cli.common'):
+            import_module(f'mmyolo_ext.{part}')
+    finally:
+        sys.meta_path.remove(finder)
+        for name in [name for name, module in sys.modules.items() if isinstance(module, Deferred)]:
+            del sys.modules[name]
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description='Detect objects on images')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('images', nargs='+', help='files, folders (searched recursively), or patterns in quotes')
+    parser = argparse.ArgumentParser(
+        description='Detect objects on images and videos',
+        usage='%(prog)s [CONFIG] MODEL INPUT [INPUT ...] [options]',
+        epilog="example: %(prog)s best.pth photo.jpg folder/ 'more/*.png' film.mp4 --out-dir seen",
+    )
+    parser.add_argument(
+        'model', help='checkpoint (.pth), export (.onnx, .xml), or a config (file or name) followed by its checkpoint'
+    )
+    parser.add_argument(
+        'inputs', nargs='+', help='images, videos, folders (searched recursively), patterns in quotes, camera indices'
+    )
     parser.add_argument('--out-dir', default='predictions', help='output folder (default: predictions)')
     parser.add_argument('--score-thr', type=float, default=0.25, help='minimum score of a box (default: 0.25)')
+    parser.add_argument(
+        '--nms-iou', type=float, default=NMS_IOU, help=f'most overlap (IoU) of two boxes of a class ({NMS_IOU})'
+    )
     parser.add_argument('--device', help='cpu, cuda:0, ...; default: a GPU if there is one')
     parser.add_argument('--half', action='store_true', help='compute in float16, on a CPU in bfloat16')
     parser.add_argument('--fuse', action='store_true', help='fold batch norms into convolutions')
     parser.add_argument('--no-draw', action='store_true', help='write the JSON only')
-    return parser.parse_args(argv)
+    parser.add_argument('--allow-download', action='store_true', help='open inputs that are addresses (https, rtsp)')
+    args = parser.parse_args(argv)
+    args.checkpoint = None
+    if Path(args.model).suffix.lower() not in (*CHECKPOINTS, *EXPORTS):
+        args.checkpoint, *args.inputs = args.inputs
+        if not args.inputs:
+            parser.error(f'{args.model} is a config, so a checkpoint and images must follow')
+    return args
 
 
-@tool
 def main(argv: Sequence[str] | None = None) -> None:
     """Detect as ``argv`` defines it, by default the command line."""
     args = parse_args(argv)
-    files = find_images(args.images)
-    check_work_dir(args.out_dir)
+    if Path(args.model).suffix.lower() not in EXPORTS:
+        import_torch_model()
+        from mmyolo_ext.cli.common import tool
+
+        return tool(predict)(args)
+    try:
+        predict(args)
+    except (ValueError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Detect on all inputs, and write drawings and ``predictions.json``."""
+    sources = list_sources(args.inputs)
+    folder = Path(args.out_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        target = (folder / 'predictions.json').open('w', encoding='utf-8')
+    except OSError as error:
+        raise ValueError(f'--out-dir {folder} cannot be written: {error.strerror}; choose another') from error
     detector = Detector(
-        load_config(args.config, with_recipe=False), args.checkpoint, args.device, half=args.half, fuse=args.fuse
+        *(args.model, args.checkpoint, args.device),
+        nms_iou=args.nms_iou,
+        half=args.half,
+        fuse=args.fuse,
+        allow_download=args.allow_download,
     )
-    records, broken = [], 0
-    for number, (file, name) in enumerate(zip(files, output_names(files), strict=True), 1):
-        try:
-            (found,) = detector([file], score_thr=args.score_thr)
-        except ValueError as error:
-            broken += 1
-            print(f'[{number}/{len(files)}] skipped: {error}', file=sys.stderr)
-            continue
-        records.append(describe(file, found, detector.classes))
-        if not args.no_draw:
-            draw(file, found, detector.classes, Path(args.out_dir) / name)
-        print(f'[{number}/{len(files)}] {file}: {len(found.scores)} boxes')
-    target = Path(args.out_dir) / 'predictions.json'
-    target.write_text(json.dumps(records, indent=1))
-    print(f'{len(records)} images, {broken} skipped; boxes in {target}')
-    if not records:
-        raise ValueError(f'none of the {len(files)} images could be read')
+    images = skipped = 0
+    with target:
+        target.write('[')
+        for number, (source, name) in enumerate(zip(sources, output_names(sources), strict=True), 1):
+            boxes, before = 0, images
+            writer = None
+            try:
+                found = detector(source, args.score_thr)
+                for one in (found,) if isinstance(found, Detections) else found:
+                    target.write((',' if images else '') + '\n' + json.dumps(describe(source, one)))
+                    images += 1
+                    boxes += len(one.scores)
+                    if one.frame is None and not args.no_draw:
+                        one.save(folder / name)
+                    elif not args.no_draw:
+                        writer = writer or open_writer(folder / name, source, one)
+                        writer.write(one.plot())
+            except ValueError as error:
+                skipped += 1
+                print(f'[{number}/{len(sources)}] skipped: {error}', file=sys.stderr)
+                continue
+            finally:
+                if writer:
+                    writer.release()
+            frames = f'{images - before} frames, ' if images - before != 1 else ''
+            print(f'[{number}/{len(sources)}] {source}: {frames}{boxes} boxes')
+        target.write('\n]\n')
+    print(f'{images} images, {skipped} skipped; boxes in {target.name}')
+    if not images:
+        raise ValueError(f'none of the {len(sources)} images could be read')
 
 
-def find_images(patterns: Iterable[str]) -> list[Path]:
-    """Return files as named, the images in folders and the matches of patterns, each once, in order.
+def list_sources(patterns: Iterable[str]) -> list[str | Path]:
+    """Return files as named, those in folders, the matches of patterns, cameras and addresses, each once, in order.
 
     Raises:
         ValueError: If nothing matches one of them.
     """
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            files = sorted(file for file in path.rglob('*') if file.suffix.lower() in SUFFIXES)
-        else:
-            files = [path] if path.is_file() else [Path(file) for file in sorted(glob(pattern, recursive=True))]
-        if not files:
-            raise ValueError(f'no images match {pattern!r}; in folders, suffixes are {", ".join(SUFFIXES)}')
-        found.update(dict.fromkeys(files))
-    return list(found)
+    found = [[name] if '://' in name or is_camera(name) else find_files(name) for name in patterns]
+    return list(dict.fromkeys(source for part in found for source in part))
 
 
-def output_names(files: list[Path]) -> list[str]:
-    """Return a name for the drawing of each file; equal names get the name of their folder as a prefix."""
-    names = [file.name for file in files]
+def output_names(sources: list[str | Path]) -> list[str]:
+    """Return a name for each drawing; equal names get the name of their folder as a prefix."""
+    paths = [Path(urlparse(source).path) if isinstance(source, str) else source for source in sources]
+    names = []
+    for path in paths:
+        is_image = path.suffix.lower() in SUFFIXES
+        names.append(path.name if is_image else f'{path.stem or "stream"}.mp4')
+        if not is_image and path.suffix.lower() not in VIDEOS and path.suffix:
+            names[-1] = f'{path.stem}.jpg'
     names = [
-        name if names.count(name) == 1 else f'{file.parent.name}_{name}'
-        for file, name in zip(files, names, strict=True)
+        name if names.count(name) == 1 else f'{path.parent.name}_{name}'
+        for path, name in zip(paths, names, strict=True)
     ]
     return [name if names.count(name) == 1 else f'{number}_{name}' for number, name in enumerate(names)]
 
 
-def describe(file: Path, found: Detections, classes: tuple[str, ...]) -> dict:
+def open_writer(file: Path, source: str | Path, found: Detections) -> cv2.VideoWriter:
+    """Start an MP4 with the frame rate of the video, and frames of the size of the first drawing."""
+    capture = cv2.VideoCapture(str(source)) if isinstance(source, Path) else None
+    fps = capture.get(cv2.CAP_PROP_FPS) if capture else 0
+    height, width = found.plot().shape[:2]
+    return cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*'mp4v'), fps if 0 < fps < 1000 else FPS, (width, height))
+
+
+def describe(source: str | Path, found: Detections) -> dict:
     """Return the entry of an image in the JSON: boxes are x1, y1, x2, y2 in px."""
-    rows = zip(found.boxes_xyxy.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
+    rows = zip(*(field.tolist() for field in found), strict=True)
     boxes = [
-        {'box': [round(side, 2) for side in box], 'score': round(score, 4), 'label': label, 'class': classes[label]}
+        {
+            'box': [round(side, 2) for side in box],
+            'score': round(score, 4),
+            'label': label,
+            'class': found.names[label],
+        }
         for box, score, label in rows
     ]
-    return {'file': str(file), 'boxes': boxes}
+    return {'file': str(source), **({} if found.frame is None else {'frame': found.frame}), 'boxes': boxes}
 
 
 if __name__ == '__main__':

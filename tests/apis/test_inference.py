@@ -8,7 +8,7 @@ from mmengine.registry import MODELS, init_default_scope
 from tiny_coco import make_tiny_coco, write_user_config
 
 from mmyolo_ext.apis import Detections, Detector, load_config
-from mmyolo_ext.apis.inference import class_colour, draw
+from mmyolo_ext.apis.results import class_colour
 
 
 @pytest.fixture(scope='module')
@@ -95,8 +95,8 @@ def test_a_checkpoint_of_another_model_is_an_error(setup, tmp_path):
 def test_a_box_is_drawn_in_the_colour_of_its_class(tmp_path):
     source, target = tmp_path / 'grey.png', tmp_path / 'drawn.png'
     cv2.imwrite(str(source), np.full((200, 300, 3), 90, np.uint8))
-    found = Detections(np.array([[50.0, 60.0, 150.0, 160.0]]), np.array([0.9]), np.array([1]))
-    draw(source, found, ('a', 'b'), target)
+    found = Detections(np.array([[50.0, 60.0, 150.0, 160.0]]), np.array([0.9]), np.array([1]), 'ab', image=source)
+    assert found.save(target) == target
     drawn = cv2.imread(str(target))
     assert tuple(drawn[160, 100]) == class_colour(1) and tuple(drawn[110, 100]) == (90, 90, 90)
     assert len({class_colour(label) for label in range(80)}) == 80
@@ -105,8 +105,7 @@ def test_a_box_is_drawn_in_the_colour_of_its_class(tmp_path):
 def test_a_small_image_is_drawn_enlarged(tmp_path):
     source, target = tmp_path / 'grey.png', tmp_path / 'drawn.png'
     cv2.imwrite(str(source), np.full((100, 120, 3), 90, np.uint8))
-    found = Detections(np.array([[20.0, 30.0, 60.0, 80.0]]), np.array([0.9]), np.array([1]))
-    draw(source, found, ('a', 'b'), target)
+    Detections(np.array([[20.0, 30.0, 60.0, 80.0]]), np.array([0.9]), np.array([1]), 'ab', image=source).save(target)
     drawn = cv2.imread(str(target))
     # 480 // 120 = 4: the lower border of the box lies at 4 * 80 = 320
     assert drawn.shape == (400, 480, 3) and tuple(drawn[320, 160]) == class_colour(1)

@@ -199,7 +199,10 @@ def test_every_tool_takes_the_result(training, published, tmp_path):
     cfg = load_config(config)
     assert cfg.load_from == str(weights) and 'work_dir' not in cfg
     image = cv2.imread(str(next((training.folder / 'data' / 'val').glob('*.png'))))
-    sources = (Detector(load_config(training.config), training.last, 'cpu'), Detector(cfg, weights, 'cpu'))
+    sources = (
+        Detector(load_config(training.config), training.last, 'cpu', nms_iou=None),
+        Detector(cfg, weights, 'cpu', nms_iou=None),
+    )
     (wanted,), (got,) = (list(detector([image], score_thr=0.0)) for detector in sources)
     assert sources[1].classes == CLASSES and len(wanted.scores) == len(got.scores) > 0
     assert np.abs(wanted.scores - got.scores).max() < 0.01

@@ -47,7 +47,7 @@ def setup(request, tmp_path_factory):
     stir(model)
     checkpoint = folder / 'weights.pth'
     torch.save({'state_dict': model.state_dict(), 'meta': {'dataset_meta': {'CLASSES': ('red', 'blue')}}}, checkpoint)
-    detector = Detector(cfg, checkpoint, 'cpu')
+    detector = Detector(cfg, checkpoint, 'cpu', nms_iou=None)
     return request.param, cfg, checkpoint, detector, sorted((data / 'val').glob('*.png'))
 
 

@@ -1,0 +1,160 @@
+"""The images that users name: files, folders, patterns, videos, cameras, addresses, arrays; without torch."""
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from glob import glob
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlparse
+
+import cv2
+import numpy as np
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.m4v', '.webm', '.mpg', '.mpeg', '.wmv', '.flv', '.ts', '.m3u8')
+MOST_BYTES, TIMEOUT = 100 * 2**20, 30  # of a downloaded image; seconds
+
+
+class Input(NamedTuple):
+    """An image to detect on: ``name`` for messages, path or array (H, W, 3) BGR, and the number of its frame."""
+
+    name: str
+    image: str | Path | np.ndarray
+    frame: int | None = None
+
+
+def is_one_image(source: Any) -> bool:
+    """Return whether a source is one image, not something that may hold several."""
+    if isinstance(source, np.ndarray) or is_pil(source):
+        return True
+    if isinstance(source, str) and '://' in source:
+        return not _is_stream(source)
+    if not isinstance(source, (str, Path)) or is_camera(source):
+        return False
+    path = Path(source)
+    return path.suffix.lower() not in VIDEOS and not path.is_dir() and (path.is_file() or not _is_pattern(source))
+
+
+def inputs(source: Any, allow_download: bool = False) -> Iterator[Input]:
+    """Yield the images of a source one by one; frames of videos are read when they are asked for.
+
+    Args:
+        source: Path of an image, a folder (searched recursively) or a video; a pattern with ``*``; the index of a
+            camera; an address of an image or a stream; an array (H, W, 3) BGR uint8; an image of PIL; or several of
+            these.
+        allow_download: Open addresses.
+
+    Raises:
+        ValueError: If there is no such image, or it is an address and ``allow_download`` is not set.
+    """
+    if isinstance(source, np.ndarray):
+        yield Input('array', source)
+    elif is_pil(source):
+        yield Input(getattr(source, 'filename', '') or 'PIL image', _from_pil(source))
+    elif isinstance(source, str) and '://' in source:
+        yield from _from_address(source, allow_download)
+    elif is_camera(source):
+        yield from _frames(int(source), f'camera {source}')
+    elif isinstance(source, (str, Path)):
+        for file in find_files(source):
+            yield from _frames(str(file), str(file)) if file.suffix.lower() in VIDEOS else (Input(str(file), file),)
+    elif isinstance(source, Iterable):
+        for part in source:
+            yield from inputs(part, allow_download)
+    else:
+        raise ValueError(
+            f'images are paths, arrays, PIL images, camera indices or lists of them, got {type(source).__name__}'
+        )
+
+
+def find_files(pattern: str | Path) -> list[Path]:
+    """Return a file as named, the images and videos in a folder, or the matches of a pattern, in order.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        files = sorted(file for file in path.rglob('*') if file.suffix.lower() in SUFFIXES + VIDEOS)
+    elif path.is_file():
+        files = [path]
+    elif not _is_pattern(pattern):
+        raise ValueError(f'there is no image {pattern}')
+    else:
+        files = [file for file in map(Path, sorted(glob(str(path), recursive=True))) if file.is_file()]
+    if not files:
+        raise ValueError(f'no images match {str(pattern)!r}; in folders, suffixes are {", ".join(SUFFIXES + VIDEOS)}')
+    return files
+
+
+def is_pil(source: Any) -> bool:
+    """Return whether an object is an image of PIL, which is not imported for this."""
+    return any(kind.__module__ == 'PIL.Image' and kind.__name__ == 'Image' for kind in type(source).__mro__)
+
+
+def _from_pil(image: Any) -> np.ndarray:
+    from PIL import ImageOps
+
+    return np.ascontiguousarray(np.asarray(ImageOps.exif_transpose(image).convert('RGB'))[..., ::-1])
+
+
+def is_camera(source: Any) -> bool:
+    """Return whether a source is the index of a camera."""
+    is_text = isinstance(source, str) and source.isascii() and source.isdigit() and not Path(source).exists()
+    return is_text or (isinstance(source, (int, np.integer)) and not isinstance(source, bool))
+
+
+def _is_pattern(source: str | Path) -> bool:
+    return any(sign in str(source) for sign in '*?[')
+
+
+def _is_stream(address: str) -> bool:
+    parts = urlparse(address)
+    return parts.scheme not in ('http', 'https') or Path(parts.path).suffix.lower() in VIDEOS
+
+
+def _from_address(address: str, allow_download: bool) -> Iterator[Input]:
+    scheme = urlparse(address).scheme
+    if scheme not in ('http', 'https', 'rtsp', 'rtsps', 'rtmp', 'udp', 'tcp'):
+        raise ValueError(f'{address} cannot be opened: addresses start with http, https, rtsp, rtmp, udp or tcp')
+    if not allow_download:
+        raise ValueError(
+            f'{address} is an address, and nothing is downloaded unless you ask for it: set allow_download=True '
+            '(--allow-download), or give a file'
+        )
+    if _is_stream(address):
+        yield from _frames(address, address)
+    else:
+        yield Input(address, _download(address))
+
+
+def _download(address: str) -> np.ndarray:
+    from mmyolo_ext.image_io import decode_image
+
+    try:
+        with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
+            content = answer.read(MOST_BYTES + 1)
+    except (OSError, urllib.error.URLError) as error:
+        raise ValueError(f'{address} cannot be downloaded ({error})') from error
+    if len(content) > MOST_BYTES:
+        raise ValueError(f'{address} has more than {MOST_BYTES >> 20} MB, download it by yourself and give its path')
+    try:
+        return decode_image(content)[0]
+    except ValueError as error:
+        raise ValueError(f'{address}: {error}') from error
+
+
+def _frames(source: str | int, name: str) -> Iterator[Input]:
+    capture = cv2.VideoCapture(source)
+    try:
+        if not capture.isOpened():
+            raise ValueError(f'{name} cannot be opened by OpenCV: is it there, and is it a video?')
+        number = 0
+        there, image = capture.read()
+        while there:
+            yield Input(name, image, number)
+            number += 1
+            there, image = capture.read()
+    finally:
+        capture.release()
