@@ -107,7 +107,8 @@ def case(request, bccd_dir: Path, tmp_path_factory):
     checkpoint = folder / 'weights.pth'
     torch.save({'state_dict': detector.state_dict(), 'meta': {'dataset_meta': {'classes': CLASSES}}}, checkpoint)
     found = [
-        clip(found, path) for found, path in zip(Detector(cfg, checkpoint, 'cpu', nms_iou=None)(paths, 0.0), paths, strict=True)
+        clip(found, path)
+        for found, path in zip(Detector(cfg, checkpoint, 'cpu', nms_iou=None)(paths, 0.0), paths, strict=True)
     ]
     write_every_second(folder / 'gt.json', paths, found)
     return request.param, cfg, checkpoint, paths, found
