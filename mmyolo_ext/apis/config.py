@@ -119,7 +119,7 @@ def load_config(path: str | Path, cfg_options: dict | None = None, with_recipe: 
         raise ValueError(f'{path} cannot be read: {type(reason).__name__}: {reason}') from error
     if options:
         _check_options(cfg, options)
-    keep = set(options) | (set() if saved or is_shipped(path) else explicit_settings(path))
+    keep = set(options) | (set() if saved else user_settings(path))
     for name in (*SHORTCUTS, 'data', 'recipe', 'patience'):
         if name in options:
             cfg[name] = options.pop(name)
@@ -170,6 +170,14 @@ def _merge(cfg: Config, options: dict) -> None:
         except (KeyError, TypeError, IndexError) as error:
             raise ValueError(f'--cfg-options do not fit the config: {error}') from error
         _finish(cfg)
+
+
+def user_settings(path: Path) -> set[str]:
+    """Return the dotted paths of the settings that a config and its bases make, without the configs of packages."""
+    if is_shipped(path) or not path.is_file():
+        return set()
+    bases = [path.parent / base for base in _top_level(path)[1]]
+    return explicit_settings(path).union(*map(user_settings, bases))
 
 
 def is_shipped(path: Path) -> bool:

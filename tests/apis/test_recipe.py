@@ -125,6 +125,13 @@ def test_what_the_user_sets_stays(tmp_path):
     assert not {'train_cfg.max_epochs', 'train_dataloader.batch_size', 'train_dataloader.num_workers'} & paths
 
 
+def test_what_a_base_of_the_user_sets_stays(tmp_path):
+    write_data(tmp_path, 30, train_cfg={'val_interval': 3}).rename(tmp_path / 'team.py')
+    (tmp_path / 'mine.py').write_text("_base_ = './team.py'\nmax_epochs = 9\n")
+    cfg = load_config(tmp_path / 'mine.py')
+    assert (cfg.train_cfg.val_interval, cfg.train_cfg.max_epochs) == (3, 9)
+
+
 def test_an_optimizer_of_the_user_stays_whole_and_its_schedule_fits(tmp_path):
     cfg = load_config(write_data(tmp_path, 30, optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 0.5}}))
     assert cfg.optim_wrapper.optimizer.momentum == 0.937 and cfg.optim_wrapper.optimizer.lr == 0.5
