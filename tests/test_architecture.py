@@ -11,7 +11,7 @@ PACKAGE = 'mmyolo_ext'
 BASE = ('registry', 'boxes', 'version', 'image_io', 'coco_json', 'ops', 'checkpoint')
 NEEDED_IN_BASE = {'coco_json': ('image_io',)}
 COMPONENTS = ('datasets', 'models', 'engine', 'evaluation', 'export')
-ENTRY_POINTS = ('cli', 'apis', 'tuning')
+ENTRY_POINTS = ('cli', 'apis', 'tuning', '__main__')
 IMPORTS_NOTHING = f'{PACKAGE}.export.runtime'
 FORBIDDEN = ('ultralytics', 'mmyolo', 'yolov5')  # other licences, and not needed
 
