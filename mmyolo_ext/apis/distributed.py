@@ -223,7 +223,7 @@ def _data_facts(cfg: Config, loaders: Sequence[str]) -> dict[str, str]:
         datasets = leaf_datasets(cfg[loader].dataset) if cfg.get(loader) else ()
         for number, dataset in enumerate(datasets):
             where = loader + (f' ({number + 1})' if number else '')
-            annotations = _local_path(dataset, dataset.get('ann_file'))
+            annotations = _local_path(dataset, dataset.get('ann_file') or dataset.get('data_yaml'))
             if annotations:
                 facts[f'annotation file {annotations.name} of {where}'] = _content(annotations)
             for prefix in (dataset.get('data_prefix') or {}).values():
