@@ -31,6 +31,7 @@ from mmyolo_ext.checkpoint.safe_load import downloaded
 
 HASH = re.compile(r'-([0-9a-f]{8,64})$')  # at the end of a file's stem, as torch.hub has it
 TIMM_HUB = 'https://huggingface.co/{}/resolve/main/pytorch_model.bin'
+NON_COMMERCIAL = re.compile(r'\bnc\b|non-?commercial', re.IGNORECASE)
 SHOWN = 5
 
 
@@ -104,7 +105,8 @@ def fetch(name: str) -> Path:
             f'{weights.digest}; delete it and download it again'
         )
     checked = 'as in its name' if weights.digest else 'which its publisher does not state'
-    print_log(f'Weights {weights}; SHA-256 {digest[:16]}, {checked}', 'current', logging.INFO)
+    level = logging.WARNING if NON_COMMERCIAL.search(weights.licence or '') else logging.INFO
+    print_log(f'Weights {weights}; SHA-256 {digest[:16]}, {checked}', 'current', level)
     return path
 
 
@@ -156,8 +158,10 @@ def _names(entry: dict) -> list[str]:
 def _find_torchvision(name: str, model: str) -> ZooWeights:
     licence = 'BSD-3-Clause', "that of torchvision; the data's terms may also apply", 'ImageNet-1K'
     model, _, tag = model.partition('.')
-    if importlib.util.find_spec('torchvision') is not None:
+    models = None
+    with suppress(Exception):  # absent, or built for another torch, which fails in its own way
         models = importlib.import_module('torchvision.models')
+    if models is not None:
         if model in models.list_models():
             table = models.get_model_weights(model)
             tags = {weights.name.lower(): weights.url for weights in table}

@@ -99,6 +99,11 @@ class TIMMBackbone(BaseModule):
                     module.eval()
         return self
 
+    def translate(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights of a file of timm with the names of this class, for ``load_from = 'timm::...'``."""
+        ours = {_plain(name): name for name in self.state_dict()}
+        return {ours[_plain(name)]: value for name, value in state_dict.items() if _plain(name) in ours}
+
     def _measure(
         self, model_name: str, in_channels: int, img_size: int | Sequence[int] | None
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -199,6 +199,17 @@ def test_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures('fake_timm')
+def test_names_of_a_file_of_timm() -> None:
+    backbone = TIMMBackbone('smallnet18')
+    own = backbone.state_dict()
+    # the extractor calls the stage 'stages.0' 'stages_0', and the classifier is not in it
+    file = {name.removeprefix('model.').replace('stages_', 'stages.'): value for name, value in own.items()}
+    assert 'stages.0.0.weight' in file
+    translated = backbone.translate({**file, 'fc.weight': torch.zeros(1)})
+    assert translated.keys() == own.keys() and all(translated[name] is file_value for name, file_value in own.items())
+
+
+@pytest.mark.usefixtures('fake_timm')
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
