@@ -4,11 +4,13 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import mmengine
 import torch
+from mmengine.config import Config
 from mmengine.dist import all_gather_object, broadcast_object_list, get_world_size, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook, Hook
@@ -52,6 +54,17 @@ OWN_HOOKS = {'CheckpointHook': 'mmyolo_ext.CheckpointHook', 'EarlyStoppingHook':
 ELASTIC = 'MMYOLO_EXT_ELASTIC'
 
 
+class FormattedConfig(Config):
+    """A config whose text is formatted once; MMEngine formats it for each of four files and logs."""
+
+    @property
+    def pretty_text(self) -> str:
+        content = repr(self._cfg_dict)
+        if vars(self).get('_formatted', (None,))[0] != content:
+            object.__setattr__(self, '_formatted', (content, super().pretty_text))
+        return vars(self)['_formatted'][1]
+
+
 @RUNNERS.register_module()
 class Runner(MMEngineRunner):
     """MMEngine's ``Runner``; ``runner_type = 'mmyolo_ext.Runner'`` selects it in a config.
@@ -76,6 +89,14 @@ class Runner(MMEngineRunner):
     stopper = None
     _written: dict | None = None  # optimizer and schedule as the config writes them
 
+    @classmethod
+    def from_cfg(cls, cfg: Config) -> 'Runner':
+        """Build a runner from a copy of a config."""
+        cfg = deepcopy(cfg)
+        if type(cfg) is Config:
+            object.__setattr__(cfg, '__class__', FormattedConfig)
+        return super().from_cfg(cfg)
+
     def train(self) -> nn.Module:
         """Train, with the work dir locked."""
         self._written = {'schedule': spelled(self.param_schedulers), 'optimizer': optimizer_cfg(self.optim_wrapper)}
@@ -84,7 +105,27 @@ class Runner(MMEngineRunner):
         self.stopper, self._cfg_text = Stopper(), self.cfg.pretty_text  # formatting it takes a second
         self.logger.info(describe_start(self))
         with self._locked():
-            return super().train()
+            model = super().train()
+        self.end_workers()
+        return model
+
+    def test(self) -> dict[str, float]:
+        """Test, and end the workers of the loader."""
+        metrics = super().test()
+        self.end_workers()
+        return metrics
+
+    def end_workers(self) -> None:
+        """End the persistent workers of all loaders; they start again when a loader is used again.
+
+        Python collects the queue to a worker before its loader, so the loader would wait 5 s for each worker.
+        """
+        for loop in (self._train_loop, self._val_loop, self._test_loop):
+            loader = getattr(loop, 'dataloader', None)
+            iterator = getattr(loader, '_iterator', None)
+            if hasattr(iterator, '_shutdown_workers'):
+                iterator._shutdown_workers()
+                loader._iterator = None
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wrap the model for several processes; nothing touches its parameters afterwards."""
