@@ -260,18 +260,22 @@ def split_images(content: dict, fractions: Sequence[float], seed: int) -> list[l
     for index in np.random.default_rng(seed).permutation(len(places)).tolist():
         for label in classes_of[index] or {None}:  # None: background
             images_of[label].append(index)
-    total = np.array(fractions, np.float64)
-    lacking = {label: total * len(own) for label, own in images_of.items()}
-    room, part_of = total * len(places), {}
-    while images_of:
-        label = min(images_of, key=lambda name: (sum(i not in part_of for i in images_of[name]), str(name)))
-        for index in images_of.pop(label):
+    lacking = {label: [share * len(own) for share in fractions] for label, own in images_of.items()}
+    left = {label: len(own) for label, own in images_of.items()}
+    room, part_of = [share * len(places) for share in fractions], {}
+    while left:
+        label = min(left, key=lambda name: (left[name], str(name)))
+        for index in images_of[label]:
             if index not in part_of:
-                part_of[index] = part = int(np.lexsort((room, lacking[label]))[-1])
+                part_of[index] = part = max(
+                    range(len(room)), key=lambda number: (lacking[label][number], room[number])
+                )
                 room[part] -= 1
                 for own in classes_of[index] or {None}:
                     lacking[own][part] -= 1
-    parts = [[index for index in range(len(places)) if part_of[index] == part] for part in range(len(total))]
+                    left[own] -= 1
+        del left[label]
+    parts = [[index for index in range(len(places)) if part_of[index] == part] for part in range(len(room))]
     for part in parts:
         largest = max(parts, key=len)
         if not part and len(largest) > 1:
