@@ -63,13 +63,14 @@ def parts_of(command: str) -> list[list[str]]:
 
 def parse(script: Path | str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Parse ``arguments`` by the parser of a script or module."""
-    original = argparse.ArgumentParser.parse_args
+    for name in ('parse_args', 'parse_intermixed_args'):
+        original = getattr(argparse.ArgumentParser, name)
 
-    def parse_args(self, args=None, namespace=None):
-        original(self, args, namespace)
-        raise ParsedError
+        def parse_args(self, args=None, namespace=None, original=original):
+            original(self, args, namespace)
+            raise ParsedError
 
-    monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', parse_args)
+        monkeypatch.setattr(argparse.ArgumentParser, name, parse_args)
     monkeypatch.setattr(sys, 'argv', [str(script), *arguments])
     with pytest.raises(ParsedError):
         if isinstance(script, str):
