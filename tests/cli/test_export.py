@@ -9,6 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 from tiny_coco import REPO, make_tiny_coco, write_user_config
 
 from mmyolo_ext.apis import exporting, load_config
+from mmyolo_ext.cli import export as cli
 from mmyolo_ext.export.runtime import ExportedDetector
 
 pytest.importorskip('onnxruntime')
@@ -91,3 +92,18 @@ def test_a_pipeline_that_no_runtime_repeats(folder):
     cfg.test_dataloader.dataset.dataset.pipeline = [s for s in steps if 'Letterbox' not in s['type']]
     with pytest.raises(ValueError, match='must have one mmyolo_ext.Letterbox'):
         exporting.letterbox_of(cfg)
+
+
+def test_a_checkpoint_alone_has_its_config(folder, tmp_path):
+    saved = torch.load(folder / 'weights.pth', weights_only=True)
+    saved['meta'] = {'cfg': load_config(folder / 'mine.py').pretty_text}
+    torch.save(saved, tmp_path / 'best.pth')
+    image = next((folder / 'data' / 'train').glob('*.png'))
+    cli.main([str(tmp_path / 'best.pth'), '--size', '64', '--image', str(image)])
+    assert ExportedDetector(tmp_path / 'best.onnx').names == ('red', 'blue')
+
+
+def test_a_config_alone_is_not_enough(folder, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([str(folder / 'mine.py')])
+    assert 'give the checkpoint to export after the config' in capsys.readouterr().err
