@@ -1,4 +1,4 @@
-"""Quantise the convolutions of an ONNX export to int8."""
+"""Quantise an ONNX or OpenVINO export to int8."""
 
 import json
 from collections.abc import Iterable
@@ -11,7 +11,42 @@ import numpy as np
 from mmyolo_ext.export.onnx_export import INPUT
 from mmyolo_ext.export.runtime import need, read_rules
 
+OPENVINO_SECTION = ['mmyolo_ext', 'metadata']
+# OpenVINO's operations of the head, and those outside of backbone and neck, which decode boxes
+IN_FLOAT = (r'.*bbox_head.*', r'^/(?!backbone/|neck/).*')
 HEAD = 'bbox_head.'  # part of the names of weights that stay in float32
+
+
+def quantize_openvino(model: str | Path, out: str | Path, batches: Iterable[np.ndarray]) -> None:
+    """Quantise an OpenVINO export by NNCF after training: int8 weights and activations, the head in float32.
+
+    Args:
+        model: A float32 ``.xml`` export of this package.
+        out: ``.xml`` file to write, with the same metadata except for ``precision``.
+        batches: Network inputs that calibrate the ranges of the activations.
+
+    Raises:
+        ValueError: If the file is not such an export, or if a package is missing.
+    """
+    openvino, nncf = need('openvino'), need('nncf')
+    try:
+        graph = openvino.Core().read_model(str(model))
+    except RuntimeError as error:
+        raise ValueError(f'openvino cannot read {model}: {" ".join(str(error).split())}') from error
+    text = graph.get_rt_info(OPENVINO_SECTION).value if graph.has_rt_info(OPENVINO_SECTION) else '{}'
+    rules = read_rules(text, model)
+    if rules['precision'] != 'float32':
+        raise ValueError(f'{model} has {rules["precision"]} weights: quantise a float32 export')
+    batches = list(batches)
+    done = nncf.quantize(
+        graph,
+        nncf.Dataset(batches),
+        preset=nncf.QuantizationPreset.MIXED,  # activations of SiLU are not symmetric
+        subset_size=len(batches),
+        ignored_scope=nncf.IgnoredScope(patterns=list(IN_FLOAT), validate=False),
+    )
+    done.set_rt_info(json.dumps({**json.loads(text), 'precision': json.dumps('int8')}), OPENVINO_SECTION)
+    openvino.save_model(done, str(out), compress_to_fp16=False)
 
 
 def quantize(model: str | Path, out: str | Path, batches: Iterable[np.ndarray]) -> None:

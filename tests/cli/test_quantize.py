@@ -1,5 +1,6 @@
 """tools/quantize.py: a smaller file that still finds the same, and its figures before and after."""
 
+import re
 import runpy
 import sys
 
@@ -11,8 +12,9 @@ from tiny_coco import REPO, make_tiny_coco, write_user_config
 
 from mmyolo_ext.apis import load_config
 from mmyolo_ext.apis.exporting import calibration_files, export_detector
+from mmyolo_ext.cli import quantize as cli
 from mmyolo_ext.export.formats import Options
-from mmyolo_ext.export.quantize import quantize
+from mmyolo_ext.export.quantize import quantize, quantize_openvino
 from mmyolo_ext.export.runtime import ExportedDetector
 
 pytest.importorskip('onnxruntime')
@@ -65,3 +67,23 @@ def test_what_cannot_be_quantised(folder, tmp_path):
     onnx.save(model, str(tmp_path / 'half.onnx'))
     with pytest.raises(ValueError, match='half.onnx has float16 weights'):
         quantize(tmp_path / 'half.onnx', tmp_path / 'a.onnx', [])
+
+
+def test_openvino_by_nncf(folder, capsys):
+    pytest.importorskip('openvino')
+    pytest.importorskip('nncf')
+    cfg, model = load_config(folder / 'mine.py'), folder / 'model.xml'
+    export_detector(cfg, str(folder / 'weights.pth'), model, Options('openvino', dynamic=True))
+    cli.main([str(model), str(folder / 'mine.py'), '--images', '4'])
+    printed = capsys.readouterr().out
+    assert ' ms after, one image' in printed and 'coco/bbox_mAP: ' in printed
+    small = folder / 'model_int8.xml'
+    assert small.with_suffix('.bin').stat().st_size < 0.5 * model.with_suffix('.bin').stat().st_size
+    exact, rough = ExportedDetector(model), ExportedDetector(small)
+    assert rough.rules == {**exact.rules, 'precision': 'int8'}
+    images = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
+    assert 0 < np.abs(rough._run(images)['scores'] - exact._run(images)['scores']).max() < 0.05
+    # the head and the decoding stay in float32
+    assert not re.findall(r'name="[^"]*bbox_head[^"]*fq_', small.read_text())
+    with pytest.raises(ValueError, match='model_int8.xml has int8 weights'):
+        quantize_openvino(small, folder / 'twice.xml', [])
