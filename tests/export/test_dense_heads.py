@@ -20,9 +20,10 @@ from tiny_coco import REPO
 from torch import nn
 
 from mmyolo_ext.apis import Detector, load_config
-from mmyolo_ext.apis.exporting import evaluate_exported, export_detector
-from mmyolo_ext.export import parity, runtime
+from mmyolo_ext.apis.exporting import evaluate_exported, export_detector, letterbox_of
+from mmyolo_ext.export import dense_heads, parity, runtime
 from mmyolo_ext.export.formats import Options
+from mmyolo_ext.export.graph import raw_graph
 from mmyolo_ext.registry import DATASETS, MODELS
 
 pytest.importorskip('onnxruntime')
@@ -180,3 +181,43 @@ def metrics_of(cfg: Config, found: list) -> dict[str, float]:
         sample = {'img_id': info['img_id'], 'ori_shape': (info['height'], info['width']), 'pred_instances': predicted}
         evaluator.process(data_samples=[sample], data_batch=None)
     return evaluator.evaluate(len(dataset))
+
+
+@pytest.mark.parametrize(
+    ('name', 'pad_val', 'size_hw'),
+    [
+        # 1333 x 800, rounded up to multiples of 32; the mean pixel in BGR normalises to 0
+        ('RetinaNet', [103.53, 116.28, 123.675], (800, 1344)),
+        ('FCOS', [102.9801, 115.9465, 122.7717], (800, 1344)),
+        ('RTMDet', 114, (640, 640)),
+        ('YOLOX', 114, (416, 416)),
+    ],
+)
+def test_pipelines_of_mmdet_are_letterboxes(name: str, pad_val, size_hw: tuple) -> None:
+    init_default_scope('mmdet')
+    letterbox, got_hw = letterbox_of(Config.fromfile(MMDET / CASES[name]))
+    assert letterbox == {
+        'pad_val': pad_val,
+        'centred': False,
+        'allow_upscale': True,
+        'interpolation': 'bilinear',
+    } and (got_hw == size_hw)
+    canvas, _, _ = runtime.letterbox(np.zeros((8, 4, 3), np.uint8), (16, 16), (16, 16), letterbox)
+    np.testing.assert_allclose(canvas[0, -1], np.full(3, pad_val), rtol=1e-6)
+
+
+def test_sampling_between_cells() -> None:
+    """By hand: half a cell to the right of (0, 0) lies (1 + 2) / 2, half a row above 2 half of it."""
+    feat = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+    offset = torch.zeros(1, 2, 2, 2)
+    offset[0, 1, 0, 0], offset[0, 0, 0, 1], offset[0, 0, 1, 1] = 0.5, -0.5, 1.0
+    assert dense_heads.sample(feat, offset).tolist() == [[[[1.5, 1.0], [3.0, 0.0]]]]
+
+
+def test_a_head_of_another_kind_is_refused(monkeypatch) -> None:
+    model = small_model(CASES['ATSS'])
+    init_default_scope('mmdet')
+    detector = MODELS.build(model)
+    monkeypatch.setattr(type(detector.bbox_head), '_bbox_post_process', lambda *args, **kwargs: None)
+    with pytest.raises(ValueError, match=r'dense head of mmdet \(RetinaNet, .*TOOD\), got ATSS with ATSSHead'):
+        raw_graph(detector)
