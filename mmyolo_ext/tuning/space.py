@@ -24,7 +24,6 @@ A key is dotted, as in ``--cfg-options``. Three dots skip any number of levels:
 import ast
 import math
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -68,19 +67,16 @@ class Parameter:
         """Sample a value for a trial."""
         return self.decode(trial._suggest(self.key, self.distribution))
 
-    def encode(self, value: Any) -> Any:
-        """Return ``value`` as Optuna stores it."""
-        return value if isinstance(value, PRIMITIVES) else repr(value)
-
     def decode(self, stored: Any) -> Any:
-        """Invert :meth:`encode`."""
+        """Invert :func:`encode`."""
         if isinstance(stored, str) and not isinstance(self.current, str):
             return ast.literal_eval(stored)
         return stored
 
-    def settings(self, value: Any) -> dict[str, Any]:
-        """Return the ``--cfg-options`` that give the key this value."""
-        return dict.fromkeys(self.options, value)
+
+def encode(value: Any) -> Any:
+    """Return ``value`` as Optuna stores it."""
+    return value if isinstance(value, PRIMITIVES) else repr(value)
 
 
 def read_space(file: str | Path) -> dict[str, Any]:
@@ -165,45 +161,28 @@ def _distribution(key: str, entry: dict, current: Any) -> 'BaseDistribution':
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if 'choices' in entry:
-        choices = entry['choices'] if isinstance(entry['choices'], (list, tuple)) else ()
-        if len(choices) < 2 or any(choices.count(choice) > 1 for choice in choices):
-            raise ValueError(f'{key!r} needs a list of two or more different choices, got {entry["choices"]}')
-        if current not in choices:
-            raise ValueError(f'the choices of {key!r} are {list(choices)}, and the config has {current!r}: add it')
-        return CategoricalDistribution([c if isinstance(c, PRIMITIVES) else repr(c) for c in choices])
+        choices = list(entry['choices'])
+        if len(choices) < 2 or current not in choices:
+            raise ValueError(f'{key!r} needs two or more choices, one of them the current {current!r}, got {choices}')
+        return CategoricalDistribution([encode(choice) for choice in choices])
     if not isinstance(current, (int, float)) or isinstance(current, bool):
         raise ValueError(f'{key!r} is {current!r} in the config, which is no number: give it choices')
-    if 'factor' in entry:
-        factor = _number(key, 'factor', entry['factor'])
-        if factor <= 1 or current <= 0:
-            raise ValueError(f'{key!r}: factor must be above 1, the config value above 0, got {factor:g}, {current!r}')
-        low, high = current / factor, current * factor
-        if isinstance(current, int):
-            low, high = max(math.ceil(low), 1), math.floor(high)
-        entry = {'low': low, 'high': high, 'log': True}
-    low, high = (_number(key, name, entry[name]) for name in ('low', 'high'))
-    step, log = entry.get('step'), bool(entry.get('log'))
-    step = None if step is None else _number(key, 'step', step)
-    if not low < high or log and low <= 0 or step is not None and (log or not 0 < step <= high - low):
-        raise ValueError(
-            f'{key!r}: low must be below high, and above 0 with log; step excludes log and lies between 0 and '
-            f'high - low; got low={low}, high={high}, log={log}, step={step}'
-        )
-    if not low <= current <= high:
-        raise ValueError(f'{key!r} is {current} in the config, outside of {low} to {high}: widen the range')
-    if all(isinstance(value, int) for value in (low, high, current)):
-        if isinstance(step, float):
-            raise ValueError(f'{key!r} takes integers, got step={step}')
-        return IntDistribution(low, high, log=log, step=step or 1)
-    return FloatDistribution(float(low), float(high), log=log, step=step)
-
-
-def _number(key: str, name: str, value: Any) -> float | int:
-    with suppress(ValueError):
-        value = float(value) if isinstance(value, str) else value  # YAML reads 1e-4 as text
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(f'{key!r}: {name} must be a number, got {value!r}')
-    return value
+    try:
+        # YAML reads 1e-4 as text
+        entry = {k: float(value) if isinstance(value, str) else value for k, value in entry.items() if k != 'default'}
+        if 'factor' in entry:
+            low, high = current / entry['factor'], current * entry['factor']
+            if isinstance(current, int):
+                low, high = max(math.ceil(low), 1), math.floor(high)
+            entry = {'low': low, 'high': high, 'log': True}
+        low, high, log, step = (entry.get(name) for name in RANGE)
+        if not -math.inf < low <= current <= high < math.inf or low == high:
+            raise ValueError(f'the range must contain the current {current}, got {low} to {high}')
+        if all(isinstance(value, int) for value in (low, high, current)):
+            return IntDistribution(low, high, log=bool(log), step=step or 1)
+        return FloatDistribution(float(low), float(high), log=bool(log), step=step)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(f'{key!r}: {error}') from error
 
 
 def find_places(cfg: Any, key: str, may_be_new: bool = False) -> Iterator[tuple[str | int, ...]]:
@@ -216,12 +195,9 @@ def find_places(cfg: Any, key: str, may_be_new: bool = False) -> Iterator[tuple[
 
     Raises:
         MissingKeyError: The config does not contain the key.
-        ValueError: The key is malformed.
     """
     first, *below = key.split('...')
-    if not all(name for part in ([first, *below] if first or not below else below) for name in part.split('.')):
-        raise ValueError(f'{key!r} is not a key: names are joined by one dot, and three dots skip any levels')
-    places = [_descend(cfg, first.split('.'), key, may_be_new and not below)] if first else [()]
+    places = [_descend(cfg, first.split('.'), key, may_be_new and not below)] if first or not below else [()]
     for number, part in enumerate(below, 1):
         name, *rest = part.split('.')
         holders = [(*place, *found) for place in places for found in _search(value_at(cfg, place), name)]

@@ -18,7 +18,7 @@ from mmyolo_ext.apis.config_errors import one_line
 from mmyolo_ext.apis.start import turn_on_amp
 from mmyolo_ext.engine.stopping import StopTraining
 from mmyolo_ext.export.runtime import need
-from mmyolo_ext.tuning.space import read_space, resolve_space, value_at
+from mmyolo_ext.tuning.space import encode, read_space, resolve_space, value_at
 
 if TYPE_CHECKING:
     import optuna
@@ -181,7 +181,7 @@ class Tuner:
         """Return the config with these values; ``options`` replace those of every training."""
         settings = dict(self.options if options is None else options)
         for parameter in self.parameters:
-            settings |= parameter.settings(values[parameter.key])
+            settings |= dict.fromkeys(parameter.options, values[parameter.key])
         cfg = load_config(self.config, settings)
         for parameter in self.parameters:
             for option in parameter.options:
@@ -198,7 +198,7 @@ class Tuner:
         seed = self.seed + trial.number
         sampler = self.optuna.samplers.TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed)
         if trial.number == 0:
-            current = {p.key: p.encode(p.current) for p in self.parameters}
+            current = {p.key: encode(p.current) for p in self.parameters}
             sampler = self.optuna.samplers.PartialFixedSampler(current, sampler)
         self.study.sampler = sampler
         original = self._retry.retried_trial_number(self.study.trials[trial.number])
