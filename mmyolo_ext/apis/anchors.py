@@ -23,8 +23,6 @@ MUTATED_SHARE = 0.9  # of the sides, in one generation
 MUTATION_STD = 0.1  # of the factor
 MIN_FACTOR, MAX_FACTOR = 0.3, 3.0
 MAX_BOXES = 20_000  # in the search; more change the mean by less than the search gains
-LEVEL_COLOURS = ('#1b7f79', '#e07a1f', '#d1495b', '#7a5195', '#1b4f8f')
-BOX_COLOUR, BEFORE_COLOUR = '#8d99ae', '#22223b'
 
 
 class Rule(NamedTuple):
@@ -129,9 +127,7 @@ def fit_config(
     fit = Fit(boxes, rule, strides, before_wh, assign_to_levels(found, strides), before, after, files)
     check_work_dir(str(out.parent))
     plot(fit, files[1])
-    part = out.with_name(f'.{out.name}.part')  # renamed when it is complete
-    part.write_text(config_text(fit, config, out), encoding='utf-8')
-    os.replace(part, out)
+    out.write_text(config_text(fit, config, out), encoding='utf-8')
     return fit
 
 
@@ -167,14 +163,12 @@ def box_sizes(cfg: Config) -> BoxSizes:
             factor = min(size_hw[0] / info['height'], size_hw[1] / info['width'])
             boxes = [instance['bbox'] for instance in info['instances'] if not instance.get('ignore_flag')]
             sizes += [((x2 - x1) * factor, (y2 - y1) * factor) for x1, y1, x2, y2 in boxes]
-    if not sizes:
-        raise ValueError(f'the {num_images} training images of the config have no boxes: there is nothing to fit')
-    wh = np.array(sizes)
+    wh = np.array(sizes).reshape(-1, 2)
     large = (wh > MIN_SIDE).all(1)
     if not large.any():
         raise ValueError(
-            f'all {len(wh)} training boxes have a side of at most {MIN_SIDE:g} px at an input of '
-            f'{size_hw[1]} x {size_hw[0]} px: choose a larger input_size'
+            f'none of the {len(wh)} boxes in {num_images} training images has sides above {MIN_SIDE:g} px at an input '
+            f'of {size_hw[1]} x {size_hw[0]} px: choose a larger input_size'
         )
     return BoxSizes(wh[large], num_images, int((~large).sum()), size_hw)
 
@@ -308,32 +302,24 @@ def plot(fit: Fit, target: Path) -> None:
     # matplotlib is slow to import
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     figure = Figure(figsize=(11, 4.6), dpi=130, layout='constrained')
     FigureCanvasAgg(figure)
     sizes, shares = figure.subplots(1, 2)
     boxes_wh = fit.boxes.wh
-    sizes.scatter(*boxes_wh.T, s=4, alpha=0.25, color=BOX_COLOUR, linewidths=0, label=f'{len(boxes_wh):,} boxes')
-    sizes.scatter(*fit.before_wh.reshape(-1, 2).T, s=60, marker='x', color=BEFORE_COLOUR, label='anchors before')
-    for level, anchors_wh in enumerate(fit.after_wh):
-        colour = LEVEL_COLOURS[level % len(LEVEL_COLOURS)]
-        sizes.scatter(*anchors_wh.T, s=60, color=colour, edgecolors='white', label=f'anchors after, level {level + 1}')
+    sizes.scatter(*boxes_wh.T, s=4, alpha=0.25, color='grey', label=f'{len(boxes_wh):,} boxes')
+    sizes.scatter(*fit.before_wh.reshape(-1, 2).T, s=60, marker='x', color='black', label='anchors before')
+    for level, anchors_wh in enumerate(fit.after_wh, 1):
+        sizes.scatter(*anchors_wh.T, s=60, edgecolors='white', label=f'anchors after, level {level}')
     sizes.set(title='sizes at the network input', xlabel='width, px', ylabel='height, px', xscale='log', yscale='log')
-    for axis in (sizes.xaxis, sizes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(ScalarFormatter())
-        axis.set_minor_formatter(NullFormatter())
     share = np.linspace(0, 1, len(boxes_wh))
-    for name, anchors_wh, style in (('before', fit.before_wh, '--'), ('after', fit.after_wh, '-')):
+    for name, anchors_wh, style in (('before', fit.before_wh, 'k--'), ('after', fit.after_wh, 'C0-')):
         best = np.sort(fit.rule.similarity(boxes_wh, anchors_wh.reshape(-1, 2)).max(1))
-        colour = BEFORE_COLOUR if name == 'before' else LEVEL_COLOURS[0]
-        shares.plot(share, best, style, color=colour, label=f'anchors {name}')
-    shares.axhline(fit.rule.threshold, color=LEVEL_COLOURS[2], linewidth=1, label='threshold of a match')
+        shares.plot(share, best, style, label=f'anchors {name}')
+    shares.axhline(fit.rule.threshold, color='C3', linewidth=1, label='threshold of a match')
     title = 'smallest ratio of sides' if fit.rule.kind == 'ratio' else 'IoU of sizes'
     shares.set(title=f'{title} with the best anchor', xlabel='share of the boxes', xlim=(0, 1), ylim=(0, 1))
     for axes in (sizes, shares):
         axes.grid(alpha=0.25)
-        axes.spines[['top', 'right']].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
     figure.savefig(target)

@@ -128,7 +128,7 @@ def test_sizes_are_those_at_the_network_input(folder):
     assert np.allclose(sorted(got.wh.tolist()), wanted)
     got = box_sizes(load_config(folder / 'mine.py'))
     assert got.num_tiny == 1 and len(got.wh) == 57 and got.wh.min() == 3
-    with pytest.raises(ValueError, match='all 58 training boxes have a side of at most 2 px at an input of 4 x 4 px'):
+    with pytest.raises(ValueError, match='none of the 58 boxes in 30 training images has sides above 2 px'):
         cfg = load_config(folder / 'mine.py')
         cfg.test_dataloader.dataset.dataset.pipeline[2].size_hw = (4, 4)
         box_sizes(cfg)
