@@ -7,7 +7,7 @@ writes a matching config next to the result; for Ultralytics, the ``.yaml`` of t
 
 import argparse
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from torch import Tensor, nn
+from torch import nn
 
 from mmyolo_ext.apis.config import load_config
 from mmyolo_ext.apis.config_nodes import leaf_datasets
@@ -29,6 +29,7 @@ from mmyolo_ext.checkpoint.conversion import (
     default_base,
     detect,
     leaf_config_text,
+    state_dict_of,
 )
 from mmyolo_ext.checkpoint.matching import LoadReport, fit
 from mmyolo_ext.checkpoint.mmengine_loader import read_weights
@@ -85,43 +86,50 @@ def convert_file(source: Path, target: Path, source_format: str, target_format: 
     Raises:
         ValueError: If the file cannot be converted; then nothing is written.
     """
-    _check_paths(source, target, config)
+    _check_paths(source, target)
     if source_format == 'auto' and source.suffix == '.weights':
         source_format = 'darknet'
     content = None if source_format == 'darknet' else read_checkpoint(source)
     if source_format == 'auto':
         source_format = detect(content) or 'auto'
+    suffix = '.py' if target_format == 'mmyolo_ext' else '.yaml'
     if source_format in MODEL_FORMATS:
         if target_format == 'ultralytics':
             raise ValueError(f'{source} is of {source_format}: only YOLOv5 detectors can be written for Ultralytics')
-        return _convert_by_model(source, target, source_format, config)
-    try:
-        converted = convert(content, source_format)
-    except ValueError as error:
-        raise ValueError(f'{source} cannot be converted: {error}') from error
-    if target_format == 'ultralytics':
-        return _write_for_ultralytics(converted, source, target, config)
-    return _write_for_us(converted, source, target, config)
+        lines = _convert_by_model(content, source, target, source_format, config)
+    else:
+        try:
+            converted = convert(content, source_format)
+        except ValueError as error:
+            raise ValueError(f'{source} cannot be converted: {error}') from error
+        write = _write_for_us if target_format == 'mmyolo_ext' else _write_for_ultralytics
+        lines = [*_sketch(converted, source), *write(converted, source, target, config)]
+    return [*lines, f'written: {target}', f'written: {target.with_suffix(suffix)}']
 
 
 def _write_for_us(converted: Converted, source: Path, target: Path, config: Path | None) -> list[str]:
     network = converted.network
     base = config or default_base(network, config_folder())
-    _check_base(base, network.arch)
+    backbone = load_config(base).model.get('backbone', {})
+    kind, arch = str(backbone.get('type')), backbone.get('arch', 'P5')
+    if not kind.endswith('YOLOv5CSPDarknet') or arch != network.arch:
+        raise ValueError(f'{base} has the backbone {kind} {arch}: name a config of a YOLOv5 {network.arch}')
     origin = f'{WRITTEN_BY} {source.name} ({converted.source})'
     text = config_text(network, base, target, origin, own_base=config is not None)
     path = target.with_suffix('.py')
-    report = _check_against(text, path, converted.state_dict)
+    path.write_text(text, encoding='utf-8')
+    try:
+        report = LoadReport.of(_build(load_config(path).model).state_dict(), converted.state_dict)
+        if not report.complete:
+            raise ValueError(f'the weights do not fit the network of YOLOv5: {report}\n{report.table()}')
+    except Exception:
+        path.unlink()
+        raise
     meta: dict[str, Any] = {'converted_from': f'{source.name} ({converted.source})'}
     if network.classes:
         meta['dataset_meta'] = {'classes': network.classes}
     torch.save({'state_dict': converted.state_dict, 'meta': meta}, target)
-    return [
-        *_sketch(converted, source),
-        report.full_table(converted.left_out),
-        f'written: {target}',
-        f'written: {path}',
-    ]
+    return [report.full_table(converted.left_out)]
 
 
 def _write_for_ultralytics(converted: Converted, source: Path, target: Path, config: Path | None) -> list[str]:
@@ -134,20 +142,14 @@ def _write_for_ultralytics(converted: Converted, source: Path, target: Path, con
     report = LoadReport.of(converted.state_dict, back)
     different = [name for name in report.matched if not torch.equal(back[name], converted.state_dict[name])]
     assert report.complete and not different, (str(report), different)
-    path = target.with_suffix('.yaml')
     torch.save(OrderedDict(there), target)
-    path.write_text(f'# {WRITTEN_BY} {" ".join(source.name.split())}\n{model_yaml(network)}', encoding='utf-8')
-    added = tuple(name for name in there if name.endswith(('.anchors', '.anchor_grid')))
-    return [
-        *_sketch(converted, source),
-        report.full_table(),
-        f'converted back, all weights are bit-identical; added: {", ".join(added)}',
-        f'written: {target}',
-        f'written: {path}',
-    ]
+    text = f'# {WRITTEN_BY} {" ".join(source.name.split())}\n{model_yaml(network)}'
+    target.with_suffix('.yaml').write_text(text, encoding='utf-8')
+    added = ', '.join(name for name in there if name.endswith(('.anchors', '.anchor_grid')))
+    return [report.full_table(), f'converted back, all weights are bit-identical; added: {added}']
 
 
-def _convert_by_model(source: Path, target: Path, source_format: str, config: Path | None) -> list[str]:
+def _convert_by_model(content: Any, source: Path, target: Path, source_format: str, config: Path | None) -> list[str]:
     if config is None:
         need = 'a DarknetCfg, or the .cfg file itself' if source_format == 'darknet' else 'a model with that backbone'
         raise ValueError(f'{source} is of {source_format} and does not describe its network: give --config, of {need}')
@@ -158,7 +160,7 @@ def _convert_by_model(source: Path, target: Path, source_format: str, config: Pa
     else:
         text = leaf_config_text(config, target, origin)
         model = _build(load_config(config).model)
-    checkpoint = read_weights(source) if source_format == 'darknet' else {'state_dict': _tensors(source)}
+    checkpoint = read_weights(source) if source_format == 'darknet' else {'state_dict': state_dict_of(content)}
     before = len(checkpoint['state_dict'])
     fit(model, checkpoint, start_anew=False)
     part = '' if source_format == 'darknet' else 'backbone.'
@@ -169,15 +171,12 @@ def _convert_by_model(source: Path, target: Path, source_format: str, config: Pa
         raise ValueError(f'{source} does not fit the model of {config}: {report}')
     more = before - len(kept)
     left = [f'  {more} more are not part of it (classifier, later stages)'] if more > 0 else []
-    path = target.with_suffix('.py')
-    path.write_text(text, encoding='utf-8')
+    target.with_suffix('.py').write_text(text, encoding='utf-8')
     torch.save({'state_dict': kept, 'meta': {'converted_from': f'{source.name} ({source_format})'}}, target)
     return [
         f'{source}: {source_format}, used as the {part.removesuffix(".") or "whole model"} of {config}',
         report.full_table(),
         *left,
-        f'written: {target}',
-        f'written: {path}',
     ]
 
 
@@ -193,35 +192,9 @@ def _sketch(converted: Converted, source: Path) -> list[str]:
     return lines
 
 
-def _check_base(base: Path, arch: str) -> None:
-    backbone = load_config(base).model.get('backbone', {})
-    kind, its_arch = str(backbone.get('type')), backbone.get('arch', 'P5')
-    if not kind.endswith('YOLOv5CSPDarknet') or its_arch != arch:
-        raise ValueError(f'{base} has the backbone {kind} {its_arch}: name a config of a YOLOv5 {arch}')
-
-
-def _check_against(text: str, path: Path, state_dict: Mapping[str, Tensor]) -> LoadReport:
-    """Write the config, build its model and compare; delete the config unless every tensor fits."""
-    path.write_text(text, encoding='utf-8')
-    try:
-        report = LoadReport.of(_build(load_config(path).model).state_dict(), state_dict)
-        if not report.complete:
-            raise ValueError(f'the weights do not fit the network of YOLOv5: {report}\n{report.table()}')
-    except Exception:
-        path.unlink()
-        raise
-    return report
-
-
 def _build(model: Any) -> nn.Module:
     init_default_scope('mmdet')
     return MODELS.build(model)
-
-
-def _tensors(source: Path) -> dict[str, Tensor]:
-    content = read_checkpoint(source)
-    inner = content.get('state_dict', content)
-    return {str(key): value for key, value in inner.items() if isinstance(value, Tensor)}
 
 
 def _facts_of_config(cfg: Config) -> dict[str, Any]:
@@ -236,15 +209,11 @@ def _facts_of_config(cfg: Config) -> dict[str, Any]:
     return facts
 
 
-def _check_paths(source: Path, target: Path, config: Path | None) -> None:
-    if not source.is_file():
-        raise ValueError(f'there is no checkpoint {source}')
+def _check_paths(source: Path, target: Path) -> None:
     if target.suffix not in ('.pt', '.pth'):
         raise ValueError(f'DST must be a .pth or .pt file, got {target}')
     if target.resolve() == source.resolve():
         raise ValueError(f'DST is SRC, {target}: choose another name, the source is never overwritten')
-    if config is not None and not config.is_file():
-        raise ValueError(f'there is no config {config}')
     beside = target.with_suffix('.py')
     if beside.exists() and WRITTEN_BY not in beside.read_text(encoding='utf-8'):
         raise ValueError(f'{beside} would be overwritten: choose another name for DST')
