@@ -20,6 +20,7 @@ from mmyolo_ext.checkpoint.conversion import detect
 from mmyolo_ext.checkpoint.model_zoo import is_zoo_name, origins_in
 from mmyolo_ext.checkpoint.resuming import history_of
 from mmyolo_ext.checkpoint.safe_load import read_checkpoint
+from mmyolo_ext.export.runtime import need
 from mmyolo_ext.registry import DATASETS
 from mmyolo_ext.version import __version__
 
@@ -35,7 +36,6 @@ SOURCE_LICENCES = {
     'BSD-3-Clause': ('torchvision://', 'download.pytorch.org/'),
     'Apache-2.0': ('mmcls://', 'open-mmlab://', 'openmmlab.com/'),
 }
-COPYLEFT = ('AGPL', 'GPL')
 
 
 class Metrics(NamedTuple):
@@ -92,17 +92,14 @@ def write_card(
     Raises:
         ValueError: If huggingface_hub is not installed.
     """
-    try:
-        from huggingface_hub import EvalResult, ModelCard, ModelCardData
-    except ImportError as error:
-        raise ValueError(f'model cards need huggingface_hub: pip install huggingface_hub ({error})') from error
+    hub = need('huggingface_hub', 'pip install huggingface_hub')
     name, data_text, evaluated = path.stem, *_data(cfg, classes, metrics)
     overall, task = metrics.overall if metrics else {}, 'object-detection'
     results = [
-        EvalResult(task, evaluated, evaluated, 'mean_average_precision', round(value, 4), metric_name=metric)
+        hub.EvalResult(task, evaluated, evaluated, 'mean_average_precision', round(value, 4), metric_name=metric)
         for metric, value in overall.items()
     ]
-    header = ModelCardData(
+    header = hub.ModelCardData(
         license=(licence or 'unknown').lower(),
         library_name='mmyolo_ext',
         pipeline_tag=task,
@@ -139,8 +136,7 @@ def write_card(
         '## Training and versions',
         _table([['', ''], *rows]),
     ]
-    card = ModelCard(f'---\n{header.to_yaml()}\n---\n\n' + '\n\n'.join(sections) + '\n')
-    path.write_text(str(card), encoding='utf-8')
+    hub.ModelCard(f'---\n{header.to_yaml()}\n---\n\n' + '\n\n'.join(sections) + '\n').save(path)
 
 
 def licence_warnings(origins: Sequence[Origin], licence: str | None) -> list[str]:
@@ -149,7 +145,7 @@ def licence_warnings(origins: Sequence[Origin], licence: str | None) -> list[str
         f'{origin.source} is under {origin.licence}, which also applies to derived work: make sure that you may '
         f'distribute these weights under {licence or "your terms"}.'
         for origin in origins
-        if (origin.licence or '').upper().startswith(COPYLEFT)
+        if (origin.licence or '').upper().startswith(('AGPL', 'GPL'))
     ]
 
 
@@ -211,9 +207,8 @@ def _origins_of_source(source: str, seen: set[str]) -> list[Origin]:
     seen.add(source)
     if is_zoo_name(source):
         return [Origin(**entry) for entry in origins_in({'load_from': source})] or [Origin(source)]
-    licence = next(
-        (name for name, parts in SOURCE_LICENCES.items() if any(part in source.lower() for part in parts)), None
-    )
+    licences = [name for name, parts in SOURCE_LICENCES.items() if any(part in source.lower() for part in parts)]
+    licence = licences[0] if licences else None
     if '://' in source or not re.search(r'\.\w+$', source):  # an address, or a model name of timm
         return [Origin(source, licence=licence)]
     path = Path(source).expanduser()

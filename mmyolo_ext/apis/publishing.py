@@ -80,7 +80,8 @@ def publish(
     content, model, classes = _read_source(cfg, checkpoint)
     parts = content if isinstance(content, Mapping) else {}
     origins = model_card.find_origins(cfg, content, checkpoint.name)
-    changed = changed_keys(cfg, parts.get('meta') or {})
+    trained = model_card.meta_of(content)
+    changed = changed_keys(cfg, trained)
     state_dict, wide = slim(model.state_dict(), half)
     cfg = portable_config(cfg)
     text = cfg.pretty_text
@@ -108,8 +109,7 @@ def publish(
         elif metrics is None and not changed:
             metrics = model_card.known_metrics(parts)
         facts = _facts(cfg, model, classes, weights, half)
-        saved_meta = parts.get('meta') or {}
-        training = {key: saved_meta[key] for key in ('epoch', 'iter', 'seed') if saved_meta.get(key) is not None}
+        training = {key: trained[key] for key in ('epoch', 'iter', 'seed') if trained.get(key) is not None}
         model_card.write_card(card, cfg, facts, classes, training, metrics, licence, origins, origin)
         # the weights last: once they exist, the others do
         for file, target in zip((card, config, weights), reversed(targets), strict=True):
@@ -126,9 +126,8 @@ def evaluate(config: Path, checkpoint: Path) -> model_card.Metrics:
     with TemporaryDirectory() as folder:
         cfg.work_dir, cfg.load_from, cfg.resume = folder, str(checkpoint), False
         values = Runner.from_cfg(cfg).test()
-    return model_card.Metrics(
-        {name.rpartition('/')[2]: value for name, value in values.items()}, 'measured with this file'
-    )
+    values = {name.rpartition('/')[2]: value for name, value in values.items()}
+    return model_card.Metrics(values, 'measured with this file')
 
 
 def _read_source(cfg: Config, path: Path) -> tuple[Any, nn.Module, tuple[str, ...]]:
