@@ -27,6 +27,11 @@ def main() -> None:
     for name, path in config_names().items():
         models.setdefault(path.parent, []).append(entry(name, path))
         print(models[path.parent][-1])
+    write(models)
+
+
+def write(models: dict[Path, list[dict]]) -> None:
+    """Write the entries of each folder, and the list of all metafiles."""
     for folder, entries in models.items():
         text = yaml.safe_dump({'Models': entries}, sort_keys=False, default_flow_style=None, width=200)
         (folder / 'metafile.yml').write_text(text, encoding='utf-8')
@@ -44,9 +49,7 @@ def entry(name: str, path: Path) -> dict:
         'Name': name,
         'Config': f'configs/{path.parent.name}/{path.name}',
         'Metadata': {
-            'Architecture': [
-                str(cfg.model[part]['type']) for part in ('backbone', 'neck', 'bbox_head') if part in cfg.model
-            ],
+            'Architecture': [str(cfg.model[part]['type']) for part in PARTS if part in cfg.model],
             'Input Size': list(size_hw),
             'Parameters': parameters(model)['total'],
             'FLOPs': count(model, size_hw)['flops']['total'],
