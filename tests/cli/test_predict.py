@@ -1,9 +1,9 @@
 """``mmyolo-ext predict``: a checkpoint or an export alone, images and videos, and what it imports."""
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -89,19 +89,18 @@ def test_export_and_checkpoint_find_the_same(files, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_starting_costs_little_more_than_torch(files, tmp_path):
-    def seconds(*words) -> float:
-        before = time.perf_counter()
+    def seconds(*words: str | Path) -> float:
+        """CPU time, which other programs on the machine delay less than the clock."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         command(*words)
-        return time.perf_counter() - before
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime - before.ru_utime
 
     image = (files / 'data' / 'val' / '000.png', '--out-dir', tmp_path)
-    pairs = [
-        (seconds('-c', 'import torch'), seconds('-m', 'mmyolo_ext.cli.predict', files / 'model.pth', *image))
-        for _ in range(2)
-    ]
-    # on an idle machine 1.4 s and 2.6 s; what loads the machine delays both
-    assert min(ours / theirs for theirs, ours in pairs) < 2.6
-    assert seconds('-m', 'mmyolo_ext.cli.predict', files / 'model.onnx', *image) < min(theirs for theirs, _ in pairs)
+    torch_alone = seconds('-c', 'import torch')
+    # 1.2 s; 2.4 s, and 4.9 s with all that mmdet imports; 0.25 s
+    assert seconds('-m', 'mmyolo_ext.cli.predict', files / 'model.pth', *image) < 2.8 * torch_alone
+    assert seconds('-m', 'mmyolo_ext.cli.predict', files / 'model.onnx', *image) < 0.6 * torch_alone
 
 
 def test_errors_are_one_line(files, tmp_path):
