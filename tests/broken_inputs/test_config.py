@@ -321,7 +321,8 @@ def test_what_is_only_strange_is_a_warning(tmp_path, lines, message, capsys):
         ('cut.json', '{"model":', 'cut.json cannot be read: JSONDecodeError'),
         ('open.yaml', 'model: [1', 'open.yaml cannot be read'),
         ('empty.py', '', 'empty.py has no model, .* begin your config with _base_'),
-        ('weights.pth', 'x', 'weights.pth is not a config: its name must end in one of .py, .yaml'),
+        ('weights.txt', 'x', 'weights.txt is not a config: its name must end in one of .py, .yaml'),
+        ('weights.pth', 'x', 'weights.pth cannot be read'),
         ('lr.yaml', f'_base_: {QUICKSTART}\noptim_wrapper:\n  optimizer:\n    lr: 1e-3\n', "a number .* got '1e-3'"),
         ('foreign.yaml', f'_base_: {QUICKSTART}\nepochs: 3\n', "'epochs' in .*foreign.yaml is read by nothing"),
         (
