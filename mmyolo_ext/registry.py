@@ -11,12 +11,23 @@ from typing import Any
 
 import mmengine.logging
 from mmengine import registry as root
+from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging.logger import print_log
 
 SCOPE = 'mmyolo_ext'
 # MMEngine finds configs by scope: _base_ = 'mmyolo_ext::yolov5/yolov5_n_640_coco.py'
 MODULE2PACKAGE.setdefault(SCOPE, SCOPE)
+_path_and_scope = Config._get_cfg_path
+
+
+def _base_path(path: str, filename: str) -> tuple[str, str | None]:
+    """Find a base config. Ours name types in full, so they need no ``_scope_``, which collate functions refuse."""
+    path, scope = _path_and_scope(path, filename)
+    return path, None if scope == SCOPE else scope
+
+
+Config._get_cfg_path = staticmethod(_base_path)
 
 
 def _print_log(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
