@@ -80,6 +80,8 @@ def test_resize_is_the_letterbox_with_width_and_height_swapped():
     steps = [Letterbox((64, 96), centred=True), Resize((96, 64), centred=True)]
     one, other = (step({'img': image, 'img_shape': (30, 50), 'ori_shape': (30, 50)}) for step in steps)
     assert one['img'].shape == (64, 96, 3) and (one['img'] == other['img']).all()
+    step = inference_pipeline([{'type': 'mmyolo_ext.Letterbox', 'size_hw': (64, 96)}])[0]
+    assert step == {'type': 'mmyolo_ext.Resize', 'scale': (96, 64)}  # (height, width) -> (width, height)
 
 
 def test_bare_names_of_mmdet_resolve_without_a_default_scope(monkeypatch):
