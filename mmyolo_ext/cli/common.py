@@ -128,7 +128,8 @@ def _end_process(code: int, line: str | None) -> None:
         print(line, file=sys.stderr, flush=True)
     if code == 0:
         gc.collect()  # loaders end their workers, which a signal handler of torch would report as killed
-    if distributed.is_available() and distributed.is_initialized():
+    joined = distributed.is_available() and distributed.is_initialized()
+    if joined or code and int(os.environ.get('WORLD_SIZE', 1)) > 1:  # at once, so that the launcher ends the others
         # To leave the process group would wait for ranks that are gone, and at the end of the interpreter its threads
         # sometimes abort the process.
         logging.shutdown()
