@@ -12,9 +12,7 @@ import argparse
 import json
 import warnings
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from math import ceil
-from pathlib import Path
 
 import torch
 from mmengine.analysis import FlopAnalyzer
@@ -25,6 +23,7 @@ from torch import Tensor, nn
 
 from mmyolo_ext.apis import load_config
 from mmyolo_ext.apis.config_nodes import leaf_datasets, walk
+from mmyolo_ext.apis.model_names import config_path
 from mmyolo_ext.cli.common import tool
 
 # mmengine's names of products with weights or between maps; it counts elementwise operations as well
@@ -37,7 +36,7 @@ MOVES = ('aten::unflatten', 'aten::clone', 'aten::alias', 'aten::repeat', 'aten:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description='Parameters and FLOPs (2 x MACs) of a detector')
-    parser.add_argument('config', help='config file, or one of a package as mmdet::retinanet/...')
+    parser.add_argument('config', help='config file, name such as yolov5_n, or mmdet::retinanet/...')
     parser.add_argument(
         '--size',
         nargs='+',
@@ -57,7 +56,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the counts for ``argv``, by default the command line."""
     args = parse_args(argv)
-    cfg = load_config(find_config(args.config), args.cfg_options, with_recipe=False)
+    cfg = load_config(config_path(args.config), args.cfg_options, with_recipe=False)
     sizes_hw = [check_size(size) for size in args.size] if args.size else [size_of(cfg)]
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # about deprecated layers and about tracing
@@ -67,21 +66,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps({'config': args.config, 'params': parameters(model), 'counts': counts}))
     else:
         print('\n\n'.join(table(parameters(model), counted) for counted in counts))
-
-
-def find_config(name: str) -> str:
-    """Return the path of a config; ``package::path`` is one of the configs installed with the package.
-
-    Raises:
-        ValueError: There is no such package.
-    """
-    if '::' not in name:
-        return name
-    package, _, path = name.partition('::')
-    spec = find_spec(package)
-    if spec is None:
-        raise ValueError(f'{name}: there is no package {package!r} installed')
-    return str(Path(spec.origin).parent / '.mim' / 'configs' / path)
 
 
 def check_size(size: list[int]) -> tuple[int, int]:
