@@ -42,7 +42,7 @@ EXTRAS = {
     'track': ['supervision'],
     'test': [
         *('pytest', 'pytest-xdist', 'ruff', 'hypothesis', 'scikit-learn', 'onnx', 'onnxruntime', 'optuna>=5'),
-        *('huggingface_hub', 'build', 'twine'),
+        *('huggingface_hub', 'build', 'twine', 'nbclient', 'ipykernel'),
     ],
 }
 

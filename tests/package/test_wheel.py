@@ -1,0 +1,71 @@
+"""A wheel in an empty folder is enough: configs, tools and the command are inside."""
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from mmyolo_ext.version import __version__
+
+REPO = Path(__file__).parents[2]
+
+
+def test_sdist_and_wheel_hold_all_configs_and_tools(distributions) -> None:
+    with zipfile.ZipFile(distributions['wheel']) as wheel, tarfile.open(distributions['sdist']) as sdist:
+        in_wheel, in_sdist = set(wheel.namelist()), set(sdist.getnames())
+    configs = [
+        path.relative_to(REPO).as_posix() for kind in ('py', 'yml') for path in REPO.glob(f'configs/**/*.{kind}')
+    ]
+    tools = [path.relative_to(REPO).as_posix() for path in REPO.glob('tools/**/*.py')]
+    assert len(configs) > 80
+    for file in [*configs, *tools, 'model-index.yml']:
+        assert f'mmyolo_ext/.mim/{file}' in in_wheel
+        assert f'mmyolo_ext-{__version__}/{file}' in in_sdist
+    top = {name.partition('/')[0] for name in in_wheel}
+    assert top == {'mmyolo_ext', f'mmyolo_ext-{__version__}.dist-info'}
+    assert not [name for name in in_wheel if '__pycache__' in name or name.endswith(('.pth', '.so'))]
+
+
+def test_twine_check_passes(distributions) -> None:
+    pytest.importorskip('twine', reason='`pip install twine`: it checks what would be uploaded')
+    files = [str(path) for path in distributions.values()]
+    done = subprocess.run([sys.executable, '-m', 'twine', 'check', '--strict', *files], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count('PASSED') == 2, done.stdout + done.stderr
+
+
+def test_the_package_comes_from_the_wheel(installed) -> None:
+    seen = installed.run('python', '-c', 'import mmyolo_ext; print(mmyolo_ext.__file__, mmyolo_ext.__version__)')
+    file, version = seen.split()[-2:]
+    assert Path(file).is_relative_to(installed.folder.parent) and version == __version__
+
+
+def test_configs_are_found_by_scope_name_and_base(installed) -> None:
+    (installed.folder / 'mine.py').write_text("_base_ = 'mmyolo_ext::yolov5/yolov5_n_640_coco.py'\n")
+    code = """
+import mmyolo_ext
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmyolo_ext.apis import load_config
+from mmyolo_ext.apis.model_names import config_names, config_path
+
+of_wheel = Config.fromfile(config_path('yolov5_n'))
+for cfg in (Config.fromfile('mine.py'), get_config('mmyolo_ext::yolov5/yolov5_n_640_coco.py')):
+    assert cfg.model == of_wheel.model and cfg.train_dataloader == of_wheel.train_dataloader
+assert load_config('mine.py').model.bbox_head.type == 'mmyolo_ext.YOLOv5Head'
+assert '.mim' in str(config_path('yolov5_n'))
+assert config_path('mmyolo_ext::yolov5/yolov5_n_640_coco') == config_path('yolov5_n_640_coco')
+for name, path in config_names().items():
+    Config.fromfile(path)
+print('all', len(config_names()))
+"""
+    found = int(installed.run('python', '-c', code).rsplit('all', 1)[1])
+    assert found == len([path for path in REPO.glob('configs/*/*.py') if path.parent.name != '_base_'])
+
+
+def test_the_command_lists_the_models(installed) -> None:
+    lines = installed.run('mmyolo-ext', 'configs', 'yolov5_n_640').splitlines()
+    assert any(line.split() == ['yolov5_n_640_coco', '1,872,157', '4.5', '640', 'x', '640'] for line in lines), lines
+    assert 'did you mean' in installed.run('mmyolo-ext', 'flops', 'yolov5_nn', code=2)
