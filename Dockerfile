@@ -1,0 +1,30 @@
+# mmyolo_ext in a container, without a clone on the machine that runs it.
+#
+#   docker build -t mmyolo_ext .                                                         # CPU
+#   docker build -t mmyolo_ext:cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126 .
+#   docker run --rm -v "$PWD:/work" mmyolo_ext train yolov5_n data.yaml --epochs 3
+#   docker run --rm --gpus all --shm-size 8g -v "$PWD:/work" mmyolo_ext:cuda train yolov5_n data.yaml
+ARG PYTHON=3.11
+FROM python:${PYTHON}-slim
+
+# PyTorch's wheels for CUDA bring the CUDA libraries; the machine supplies the driver
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG EXTRAS=export,tune,demo
+
+# git: MMEngine records it; libgl1 and libglib2.0-0: OpenCV
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends git libgl1 libglib2.0-0 \
+    && rm -rf /var/lib/apt/lists/*
+
+WORKDIR /src
+COPY requirements requirements
+# torch first and alone: mmcv, built in an isolated environment without torch, then compiles no ops
+RUN pip install --no-cache-dir "$(grep '^torch==' requirements/tested.txt)" --index-url "$TORCH_INDEX" \
+    && pip install --no-cache-dir --no-deps $(grep -E '^onedl-mm(cv|detection)==' requirements/tested.txt) \
+    && pip install --no-cache-dir $(grep -hvE '^(torch==|#|$)' requirements/tested.txt)
+COPY . .
+RUN pip install --no-cache-dir ".[${EXTRAS}]" && mmyolo-ext doctor && rm -rf /src/*
+
+WORKDIR /work
+ENTRYPOINT ["mmyolo-ext"]
+CMD ["--help"]
