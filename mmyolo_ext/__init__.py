@@ -34,11 +34,8 @@ def __getattr__(name: str) -> object:
 def _register() -> None:
     try:
         importlib.import_module(f'{__name__}.registry')
-        importlib.import_module(f'{__name__}.checkpoint.config_text').install_yaml_loader()
-    except (
-        ImportError,
-        OSError,
-    ) as error:  # OSError: a system library is missing; the doctor must be able to start on a broken stack
+        importlib.import_module(f'{__name__}.checkpoint.config_text')  # a YAML loader of plain data
+    except (ImportError, OSError) as error:  # OSError: a system library is missing; the doctor must start all the same
         warnings.warn(
             f'mmyolo_ext cannot register its parts: {error}. `python -m mmyolo_ext.cli.doctor` names the cure.',
             stacklevel=2,

@@ -149,9 +149,8 @@ class DataLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
         return None if node is None else self.construct_document(node)
 
 
-def install_yaml_loader() -> None:
-    """Use :class:`DataLoader` in MMEngine's ``load`` and ``Config.fromfile``."""
-    yaml_handler.Loader = DataLoader
+# for MMEngine's load and Config.fromfile
+yaml_handler.Loader = DataLoader
 
 
 def _yaml_parts(node: Any) -> Iterable[yaml.Node]:
