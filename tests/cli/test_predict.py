@@ -122,3 +122,11 @@ def test_names_of_drawings():
     sources = [Path('a/x.jpg'), Path('b/x.jpg'), Path('c.mov'), 'rtsp://h/door', '0', 'https://h/y.php']
     assert output_names(sources) == ['a_x.jpg', 'b_x.jpg', 'c.mp4', 'door.mp4', '0.mp4', 'y.jpg']
     assert list_sources(['0', 'https://h/y.jpg', '0']) == ['0', 'https://h/y.jpg']
+
+
+def test_parts_are_registered_when_mmengine_is_imported():
+    program = (
+        "import sys, mmyolo_ext; assert 'mmengine' not in sys.modules; import mmengine.registry as host; "
+        "print(*host.MODELS.children, sum(type(finder).__name__ == '_AfterMMEngine' for finder in sys.meta_path))"
+    )
+    assert command('-c', program).split() == ['mmyolo_ext', '0']
