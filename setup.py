@@ -37,6 +37,7 @@ EXTRAS = {
     'demo': ['scikit-learn'],
     'export': ['onnx', 'onnxruntime'],
     'logs': ['tensorboard'],
+    'openvino': ['openvino', 'nncf'],
     'publish': ['huggingface_hub'],
     'tune': ['optuna>=5'],
     'track': ['supervision'],
