@@ -33,6 +33,7 @@ ELSEWHERE = {
     'tools/tune.py': 'tests/tuning/test_study.py::test_the_tool_trains_two_real_trials',
     'tools/publish.py': 'tests/cli/test_publish.py::test_the_command',
     'tools/convert_weights.py': 'tests/cli/test_convert_weights.py::test_the_command',
+    'tools/export.py MINE epoch_100.pth --format openvino': 'tests/cli/test_quantize.py::test_openvino_by_nncf',
     'tools/quantize.py': 'tests/cli/test_quantize.py::test_int8_is_close_and_in_the_metadata',
     '-m mmyolo_ext.cli.convert': 'tests/datasets/test_sources.py::test_the_command_converts',
     'tools/dataset_converters/voc2coco.py': 'tests/cli/test_voc2coco.py::test_bccd',
