@@ -43,7 +43,7 @@ class TorchModel:
     ) -> None:
         install_reader()
         check_checkpoint(checkpoint)
-        saved = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+        saved = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu', logger='silent')
         cfg = config_in(saved, checkpoint) if config is None else _config(config)
         init_default_scope(cfg.get('default_scope') or 'mmdet')
         if config is None:
