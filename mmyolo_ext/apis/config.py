@@ -119,7 +119,7 @@ def load_config(path: str | Path, cfg_options: dict | None = None, with_recipe: 
         raise ValueError(f'{path} cannot be read: {type(reason).__name__}: {reason}') from error
     if options:
         _check_options(cfg, options)
-    keep = set(options) | (set() if saved else user_settings(path))
+    given = set(options)
     for name in (*SHORTCUTS, 'data', 'recipe', 'patience'):
         if name in options:
             cfg[name] = options.pop(name)
@@ -129,11 +129,12 @@ def load_config(path: str | Path, cfg_options: dict | None = None, with_recipe: 
         raise ValueError(f"recipe must be 'auto' or None, got {recipe!r}")
     if batch_size == 'auto':
         cfg.pop('batch_size')
-        keep -= {'batch_size', 'train_dataloader.batch_size'}
     _finish(cfg)
     _merge(cfg, options)
     if with_recipe and recipe:
-        set_recipe(cfg, keep=keep)
+        keep = given | (set() if saved else user_settings(path))
+        measured = {'batch_size', 'train_dataloader.batch_size'} if batch_size == 'auto' else set()
+        set_recipe(cfg, keep=keep - measured)
         _merge(cfg, options)
     if with_recipe and batch_size == 'auto':
         from mmyolo_ext.apis.batch_size import set_batch_size
