@@ -1,0 +1,43 @@
+"""From labels to boxes of an ONNX file in four commands, without writing a config."""
+
+import json
+from pathlib import Path
+
+import pytest
+from data_formats import make_coco_folder, make_labelme, make_voc, make_yolo_roboflow
+from forked import run_python
+
+pytestmark = pytest.mark.slow
+
+
+def command(folder: Path, *words: object) -> str:
+    done = run_python('-m', 'mmyolo_ext', *words, cwd=folder)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout
+
+
+def train(folder: Path, data: Path) -> Path:
+    small = ('--epochs', 1, '--batch-size', 2, '--img-scale', 64, '--cfg-options', 'train_dataloader.num_workers=0')
+    command(folder, 'train', 'yolov5_n', data, *small, 'train_dataloader.persistent_workers=False')
+    (checkpoint,) = folder.glob('work_dirs/*/best_*.pth')
+    return checkpoint
+
+
+def test_from_a_data_yaml_to_boxes_in_onnx(tmp_path: Path) -> None:
+    data = make_yolo_roboflow(tmp_path / 'bees')
+    checkpoint = train(tmp_path, data)
+    assert checkpoint.parent.name == 'yolov5_n_bees'
+    assert 'AP50' in command(tmp_path, 'test', checkpoint)
+    command(tmp_path, 'export', checkpoint, '--dynamic', '--image', tmp_path / 'bees/val/images/5.png')
+    (exported,) = tmp_path.glob('work_dirs/**/*.onnx')
+    for model in (checkpoint, exported):
+        command(tmp_path, 'predict', model, 'bees/val/images', '--score-thr', 0.001, '--out-dir', model.suffix[1:])
+    found = [json.loads((tmp_path / name / 'predictions.json').read_text()) for name in ('pth', 'onnx')]
+    assert [Path(image['file']).name for image in found[0]] == ['5.png', '6.png']
+    # the exported file applies the threshold of the config, 0.65 against 0.45, before that of the prediction
+    assert all(one['file'] == other['file'] for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize('make', [make_coco_folder, make_voc, make_labelme])
+def test_other_formats_train_by_the_same_command(make, tmp_path: Path) -> None:
+    assert train(tmp_path, make(tmp_path / 'bees')).stat().st_size > 1e6
