@@ -16,7 +16,7 @@ COMMANDS = {
     'test': ('test', 'evaluate a checkpoint', 'mmyolo-ext test work_dirs/yolov5_n_data/best.pth'),
     'predict': ('predict', 'detect objects on images and videos', 'mmyolo-ext predict best.pth photo.jpg'),
     'export': ('export', 'write an ONNX file and check it', 'mmyolo-ext export best.pth --dynamic'),
-    'quantize': ('quantize', 'quantise an ONNX file to int8', 'mmyolo-ext quantize model.onnx data/val'),
+    'quantize': ('quantize', 'quantise an ONNX file to int8', 'mmyolo-ext quantize model.onnx my_config.py'),
     'convert': ('convert', 'convert data between COCO, YOLO, VOC', 'mmyolo-ext convert voc/ --to coco --out coco/'),
     'convert-weights': ('convert_weights', 'convert weights of other tools', 'mmyolo-ext convert-weights a.pt b.pth'),
     'anchors': ('anchors', 'measure and optimise anchors', 'mmyolo-ext anchors my_config.py'),

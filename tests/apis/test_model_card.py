@@ -9,9 +9,9 @@ from mmengine.registry import init_default_scope
 from tiny_coco import REPO
 
 from mmyolo_ext.apis import load_config
-from mmyolo_ext.apis.torch_model import class_names_of
 from mmyolo_ext.apis.model_card import Origin, find_origins, known_metrics, licence_warnings, pretrained_sources
 from mmyolo_ext.apis.publishing import ABSOLUTE_PATH, compare, portable_config
+from mmyolo_ext.apis.torch_model import class_names_of
 from mmyolo_ext.checkpoint.network import describe
 from mmyolo_ext.checkpoint.ultralytics import to_ultralytics
 from mmyolo_ext.checkpoint.writing import plain
