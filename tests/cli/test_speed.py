@@ -46,7 +46,7 @@ def test_a_compiler_that_is_missing(config) -> None:
         code=2,
         CXX='no-such-compiler',
     )
-    assert 'error: torch.compile needs a C++ compiler, and there is none (CXX=no-such-compiler)' in output
+    assert 'error: torch.compile needs a C++ compiler (no-such-compiler): install what is missing' in output
 
 
 def test_an_unknown_backend(config) -> None:

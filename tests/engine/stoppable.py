@@ -23,8 +23,6 @@ from yapf.yapflib import yapf_api
 from mmyolo_ext.apis.distributed import end_with_launcher
 from mmyolo_ext.cli.common import tool
 
-# MMEngine formats the config four times at the start of a run, a second each
-yapf_api.FormatCode = lambda text, **_: (text, True)
 TOOLS = Path(__file__).parents[2] / 'tools'
 EPOCHS = 3
 FAR = 10_000  # epochs of a training that only a signal from outside ends
@@ -178,6 +176,7 @@ def _start_rank(rank: int, ranks: int, folder: Path, arguments: tuple, settings:
 
 def _run(main) -> None:
     """Call ``main`` and end this process with its exit code."""
+    yapf_api.FormatCode = lambda text, **_: (text, True)  # MMEngine formats the config four times, a second each
     code = 1
     try:
         main()
