@@ -278,12 +278,12 @@ def published(folder: Path, meta: dict) -> Callable:
     return tool('publish.py', folder / 'mine.py', folder / 'some.pth', '--out', folder / 'out' / 'x.pth')
 
 
-@case("line 2 of the config has Import")
+@case('line 2 of the config has Import')
 def code_in_the_config(folder: Path) -> Callable:
     return published(folder, {'cfg': f'model = dict()\nimport os\nos.system({command(folder)!r})\n'})
 
 
-@case("line 1 of the config has Call")
+@case('line 1 of the config has Call')
 def call_in_the_config(folder: Path) -> Callable:
     return published(folder, {'cfg': f'model = dict(a=[open({str(folder / "canary")!r}, "w")])\n'})
 
