@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 import yaml
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f'train one: mmyolo-ext train {short} data.yaml')
 
 
-def read(file) -> list[dict]:
+def read(file: Path) -> list[dict]:
     """Return the models of a metafile."""
     return yaml.safe_load(file.read_text(encoding='utf-8'))['Models']
 

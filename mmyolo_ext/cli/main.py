@@ -13,7 +13,7 @@ from mmyolo_ext.version import __version__
 # name: (module of mmyolo_ext.cli, what it does, example)
 COMMANDS = {
     'train': ('train', 'train a detector', 'mmyolo-ext train yolov5_n data.yaml --epochs 50'),
-    'test': ('test', 'evaluate a checkpoint', 'mmyolo-ext test work_dirs/yolov5_n_data/best.pth'),
+    'test': ('test', 'evaluate a checkpoint', 'mmyolo-ext test work_dirs/yolov5_n_pets/best_*.pth'),
     'predict': ('predict', 'detect objects on images and videos', 'mmyolo-ext predict best.pth photo.jpg'),
     'export': ('export', 'write an ONNX file and check it', 'mmyolo-ext export best.pth --dynamic'),
     'quantize': ('quantize', 'quantise an ONNX file to int8', 'mmyolo-ext quantize model.onnx my_config.py'),
