@@ -116,7 +116,9 @@ def tool(main: Callable[..., None]) -> Callable[..., None]:
             code, line = _last_line(error)
         finally:
             if in_main_thread:
-                signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+                # when the first of several ranks ends, its launcher sends SIGTERM to those that are about to end
+                ends = code and int(os.environ.get('WORLD_SIZE', 1)) > 1
+                signal.signal(signal.SIGTERM, signal.SIG_IGN if ends else before or signal.SIG_DFL)
         _end_process(code, line)
 
     return run

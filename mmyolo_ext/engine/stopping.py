@@ -89,7 +89,9 @@ class Stopper:
         for loop in (runner.train_loop, runner.val_loop):
             if loop is not None:
                 protect_workers(loop.dataloader)
-        with signal_handlers(dict.fromkeys(SIGNALS, self._note)):
+        # When the first rank ends, the launcher sends SIGTERM to the others, which end with their own exit codes.
+        kept_after = (StopTraining, NonFiniteError) if self._group is not None else ()
+        with signal_handlers(dict.fromkeys(SIGNALS, self._note), kept_after):
             try:
                 yield
                 if self._reduction is not None:
@@ -275,14 +277,17 @@ def _place(runner) -> str:
 
 
 @contextmanager
-def signal_handlers(handlers: dict[int, Callable]) -> Iterator[None]:
-    """Set signal handlers temporarily; without effect outside of the main thread."""
+def signal_handlers(handlers: dict[int, Callable], kept_after: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
+    """Set signal handlers until the block ends other than by ``kept_after``; no effect outside of the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
+    except kept_after:
+        before.clear()
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

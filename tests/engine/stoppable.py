@@ -21,7 +21,7 @@ from toy_runner import RECIPE_HOOKS, ToyDataset, toy_runner
 from yapf.yapflib import yapf_api
 
 from mmyolo_ext.apis.distributed import end_with_launcher
-from mmyolo_ext.cli.common import tool
+from mmyolo_ext.cli import common
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 EPOCHS = 3
@@ -131,7 +131,7 @@ def in_own_process(folder: Path, *arguments, ranks: int = 1, **settings) -> None
     _detach(folder)
     sys.argv = ['train.py', 'mine.py', '--resume']
     if ranks == 1:
-        _run(lambda: tool(lambda: train(folder, *arguments, **settings))())
+        _run(lambda: common.tool(lambda: train(folder, *arguments, **settings))())
     started = [_start_rank(rank, ranks, folder, arguments, settings) for rank in range(ranks)]
 
     def pass_on(*_):
@@ -171,7 +171,14 @@ def _start_rank(rank: int, ranks: int, folder: Path, arguments: tuple, settings:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), TORCHELASTIC_RUN_ID='test')
     os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=(folder / 'port').read_text())
     end_with_launcher()
-    _run(lambda: tool(lambda: train(folder, *arguments, **settings))())
+    end_process = common._end_process
+
+    def end_in_order(*arguments) -> None:
+        time.sleep(0.3 * rank)  # so that the launcher's SIGTERM, after the end of the first rank, reaches the second
+        end_process(*arguments)
+
+    common._end_process = end_in_order
+    _run(lambda: common.tool(lambda: train(folder, *arguments, **settings))())
 
 
 def _run(main) -> None:
@@ -208,4 +215,4 @@ def wait_until(condition, seconds: float) -> float:
 if __name__ == '__main__':
     place, what, when, where = sys.argv[1:]
     end_with_launcher()
-    tool(lambda: train(Path(place), what, int(when), int(where), max_epochs=FAR))()
+    common.tool(lambda: train(Path(place), what, int(when), int(where), max_epochs=FAR))()
