@@ -1,13 +1,8 @@
-"""The pages for users of Ultralytics and MMYOLO: the names they give exist, and their script converts labels."""
+"""The pages for users of Ultralytics and MMYOLO: the names they give exist."""
 
-import json
 import re
-import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
-import pytest
 from mmengine import registry as root
 
 import mmyolo_ext.registry  # noqa: F401
@@ -57,26 +52,3 @@ def test_the_class_names_are_registered():
     assert len(names) > 20
     registries = [value for value in vars(root).values() if isinstance(value, root.Registry)]
     assert {name for name in names if not any(one.get(f'mmyolo_ext.{name}') for one in registries)} == set()
-
-
-def test_the_script_converts_yolo_labels(tmp_path, monkeypatch):
-    blocks = re.findall(r'```python\n(.*?)```', PAGES['ultralytics'], re.DOTALL)
-    (script,) = (block for block in blocks if 'cv2' in block)
-    images, labels = tmp_path / 'images/train', tmp_path / 'labels/train'
-    images.mkdir(parents=True)
-    labels.mkdir(parents=True)
-    for name in ('a.png', 'b.png'):
-        cv2.imwrite(str(images / name), np.zeros((100, 200, 3), np.uint8))
-    (labels / 'a.txt').write_text('1 0.5 0.5 0.25 0.4\n0 0.1 0.2 0.1 0.2\n')
-    monkeypatch.setattr(sys, 'argv', ['yolo2coco.py', str(images), str(tmp_path / 'train.json'), 'cat', 'dog'])
-    exec(script, {})
-    content = json.loads((tmp_path / 'train.json').read_text())
-    assert content['images'] == [
-        {'id': 1, 'file_name': 'a.png', 'width': 200, 'height': 100},
-        {'id': 2, 'file_name': 'b.png', 'width': 200, 'height': 100},  # without a label file: no boxes
-    ]
-    assert content['categories'] == [{'id': 1, 'name': 'cat'}, {'id': 2, 'name': 'dog'}]
-    first, second = content['annotations']
-    # x = (0.5 - 0.25 / 2) * 200 = 75, y = (0.5 - 0.4 / 2) * 100 = 30, w = 50, h = 40
-    assert first['bbox'] == pytest.approx([75, 30, 50, 40]) and first['category_id'] == 2 and first['image_id'] == 1
-    assert second['bbox'] == pytest.approx([10, 10, 20, 20]) and second['category_id'] == 1

@@ -32,7 +32,7 @@ FORWARDED = {
 }
 OTHER_PROGRAMS = {'source', 'cd', 'tar', 'git', 'srun', 'sbatch', 'optuna-dashboard', 'tensorboard', 'mim'}
 OTHER_MODULES = {'sphinx', 'build', 'pip'}
-SCRIPTS_ON_PAGES = {'yolo2coco.py', 'runtime.py'}  # tests/docs/test_coming_from.py, tests/export
+SCRIPTS_ON_PAGES = {'runtime.py'}  # tests/export
 
 
 class ParsedError(BaseException):
