@@ -1,5 +1,6 @@
 """A wheel in an empty folder is enough: configs, tools and the command are inside."""
 
+import json
 import subprocess
 import sys
 import tarfile
@@ -7,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from data_formats import make_yolo_roboflow
 
 from mmyolo_ext.version import __version__
 
@@ -69,3 +71,19 @@ def test_the_command_lists_the_models(installed) -> None:
     lines = installed.run('mmyolo-ext', 'configs', 'yolov5_n_640').splitlines()
     assert any(line.split() == ['yolov5_n_640_coco', '1,872,157', '4.5', '640', 'x', '640'] for line in lines), lines
     assert 'did you mean' in installed.run('mmyolo-ext', 'flops', 'yolov5_nn', code=2)
+
+
+@pytest.mark.slow
+def test_from_a_data_yaml_to_boxes_in_onnx(installed) -> None:
+    make_yolo_roboflow(installed.folder / 'bees')
+    small = ('--epochs', 3, '--batch-size', 2, '--img-scale', 64, '--cfg-options', 'train_dataloader.num_workers=0')
+    installed.run(
+        'mmyolo-ext', 'train', 'yolov5_n', 'bees/data.yaml', *small, 'train_dataloader.persistent_workers=False'
+    )
+    (checkpoint,) = installed.folder.glob('work_dirs/yolov5_n_bees/best_*.pth')
+    assert 'AP50' in installed.run('mmyolo-ext', 'test', checkpoint)
+    installed.run('mmyolo-ext', 'export', checkpoint, '--image', 'bees/val/images/5.png')
+    (exported,) = installed.folder.glob('work_dirs/**/*.onnx')
+    installed.run('mmyolo-ext', 'predict', exported, 'bees/val/images', '--score-thr', 0.001, '--out-dir', 'seen')
+    seen = json.loads((installed.folder / 'seen' / 'predictions.json').read_text())
+    assert [Path(image['file']).name for image in seen] == ['5.png', '6.png'] and all(image['boxes'] for image in seen)
