@@ -193,6 +193,29 @@ def test_a_gradient_that_is_not_finite_names_the_layer(train):
     assert 'all losses are finite; the first gradient that is not finite is that of conv;' in runner.error
 
 
+class Inverse(torch.nn.Module):
+    """A module with two outputs, of which the second is infinite where the input is 0."""
+
+    def forward(self, x):
+        return x, 1 / x.abs()
+
+
+class WithInverse(ToyModel):
+    """Adds the mean of an inverse times a parameter to the loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inverse = Inverse()
+
+    def forward(self, x, mode='loss'):
+        return {**super().forward(x, mode), 'loss_inverse': (self.inverse(x)[1] * self.linear.bias).mean()}
+
+
+def test_one_of_several_outputs_that_is_not_finite_names_the_module(train):
+    runner = train(faulty=(4, 5), factor=0.0, max_skips=0, model=WithInverse())
+    assert 'the first output that is not finite is that of inverse' in runner.error
+
+
 def test_mmengines_wrapper_is_guarded_as_well(train):
     wrapper = {'type': OptimWrapper, 'optimizer': {'type': 'SGD', 'lr': LR, 'momentum': 0.9}}
     runner = train(faulty=(4,), optim_wrapper=wrapper)
