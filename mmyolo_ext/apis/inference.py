@@ -110,7 +110,7 @@ class Detector:
             images = [one.image for one in batch]
             results = self._torch(images, score_thr) if self._torch else self._exported(images, score_thr)
             for one, (*arrays, image_hw) in zip(batch, results, strict=True):
-                yield Detections(*arrays, self.names, image_hw, one.image, one.frame)
+                yield Detections(*arrays, self.names, image_hw, one.image, one.frame, one.time)
 
     def _exported(self, images: list, score_thr: float) -> Iterator[tuple]:
         pixels = [read_image(image) for image in images]

@@ -1,5 +1,8 @@
 """The images that users name: files, folders, patterns, videos, cameras, addresses, arrays; without torch."""
 
+import logging
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
@@ -12,16 +15,28 @@ import cv2
 import numpy as np
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
-VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.m4v', '.webm', '.mpg', '.mpeg', '.wmv', '.flv', '.ts', '.m3u8')
+VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.m4v', '.webm', '.mpg', '.mpeg', '.wmv', '.flv', '.ts', '.m3u8', '.mjpg')
 MOST_BYTES, TIMEOUT = 100 * 2**20, 30  # of a downloaded image; seconds
+FPS = 25.0  # of a video whose own rate is not known
+LIVE = ('.m3u8', '.ts', '.mjpg')  # of addresses by http; others are files, of which no frame is dropped
+RECONNECTS, FIRST_WAIT = 5, 1.0  # tries in a row; seconds before the first, each further one waits twice as long
+LOGGER = logging.getLogger('mmyolo_ext')
 
 
 class Input(NamedTuple):
-    """An image to detect on: ``name`` for messages, path or array (H, W, 3) BGR, and the number of its frame."""
+    """An image to detect on.
+
+    Args:
+        name: For messages.
+        image: Path or array (H, W, 3) BGR.
+        frame: Number in its video, from 0; numbers of dropped frames of a live source are missing. None for images.
+        time: Seconds since the first frame: by the rate of a file, by the clock for a live source. None for images.
+    """
 
     name: str
     image: str | Path | np.ndarray
     frame: int | None = None
+    time: float | None = None
 
 
 def is_one_image(source: Any) -> bool:
@@ -39,6 +54,9 @@ def is_one_image(source: Any) -> bool:
 def inputs(source: Any, allow_download: bool = False) -> Iterator[Input]:
     """Yield the images of a source one by one; frames of videos are read when they are asked for.
 
+    Cameras and streams are live: each request gets the newest frame, and older ones that nobody asked for are dropped.
+    A stream that breaks is opened again.
+
     Args:
         source: Path of an image, a folder (searched recursively) or a video; a pattern with ``*``; the index of a
             camera; an address of an image or a stream; an array (H, W, 3) BGR uint8; an image of PIL; or several of
@@ -55,7 +73,7 @@ def inputs(source: Any, allow_download: bool = False) -> Iterator[Input]:
     elif isinstance(source, str) and '://' in source:
         yield from _from_address(source, allow_download)
     elif is_camera(source):
-        yield from _frames(int(source), f'camera {source}')
+        yield from _live_frames(int(source), f'camera {source}')
     elif isinstance(source, (str, Path)):
         for file in find_files(source):
             yield from _frames(str(file), str(file)) if file.suffix.lower() in VIDEOS else (Input(str(file), file),)
@@ -114,6 +132,14 @@ def _is_stream(address: str) -> bool:
     return parts.scheme not in ('http', 'https') or Path(parts.path).suffix.lower() in VIDEOS
 
 
+def is_live(source: str | int | Path) -> bool:
+    """Return whether a source is a camera or a stream, which has no end and may drop frames."""
+    if isinstance(source, str) and '://' in source:
+        parts = urlparse(source)
+        return parts.scheme not in ('http', 'https') or Path(parts.path).suffix.lower() in LIVE
+    return is_camera(source)
+
+
 def _from_address(address: str, allow_download: bool) -> Iterator[Input]:
     scheme = urlparse(address).scheme
     if scheme not in ('http', 'https', 'rtsp', 'rtsps', 'rtmp', 'udp', 'tcp'):
@@ -124,7 +150,7 @@ def _from_address(address: str, allow_download: bool) -> Iterator[Input]:
             '(--allow-download), or give a file'
         )
     if _is_stream(address):
-        yield from _frames(address, address)
+        yield from _live_frames(address, address) if is_live(address) else _frames(address, address)
     else:
         yield Input(address, _download(address))
 
@@ -145,16 +171,75 @@ def _download(address: str) -> np.ndarray:
         raise ValueError(f'{address}: {error}') from error
 
 
-def _frames(source: str | int, name: str) -> Iterator[Input]:
+def frame_rate(capture: cv2.VideoCapture) -> float:
+    """Return the frames per second of an open video, :data:`FPS` if they are not known."""
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    return rate if 0 < rate < 1000 else FPS
+
+
+def _frames(source: str, name: str) -> Iterator[Input]:
+    """Yield all frames of a file."""
     capture = cv2.VideoCapture(source)
     try:
         if not capture.isOpened():
             raise ValueError(f'{name} cannot be opened by OpenCV: is it there, and is it a video?')
-        number = 0
+        rate, number = frame_rate(capture), 0
         there, image = capture.read()
         while there:
-            yield Input(name, image, number)
+            yield Input(name, image, number, number / rate)
             number += 1
             there, image = capture.read()
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        if number < 0.9 * count:  # containers round the count
+            LOGGER.warning(f'{name} ends after {number} of {count} frames: it is damaged or incomplete')
     finally:
         capture.release()
+
+
+def _live_frames(source: str | int, name: str) -> Iterator[Input]:
+    """Yield the newest frame of a camera or stream each time; a thread reads all of them, and opens it again."""
+    newest: list[Input] = []  # at most one
+    ready, stopped = threading.Condition(), threading.Event()
+    reader = threading.Thread(target=_read_live, args=(source, name, newest, ready, stopped), daemon=True)
+    reader.start()
+    seen = False
+    try:
+        while True:
+            with ready:
+                ready.wait_for(lambda: newest or stopped.is_set())
+                frame = newest.pop() if newest else None
+            if frame is None:
+                break
+            seen = True
+            yield frame
+    finally:
+        stopped.set()
+    if not seen:
+        raise ValueError(f'{name} cannot be opened by OpenCV: is it there, and does it send a video?')
+    LOGGER.warning(f'{name} ended, and {RECONNECTS} tries to open it again failed')
+
+
+def _read_live(
+    source: str | int, name: str, newest: list, ready: threading.Condition, stopped: threading.Event
+) -> None:
+    number, failed, start = 0, 0, None
+    try:
+        while not stopped.is_set():
+            capture = cv2.VideoCapture(source)
+            there, image = capture.read()
+            while there and not stopped.is_set():
+                failed, start = 0, start or time.monotonic()
+                with ready:
+                    newest[:] = [Input(name, image, number, time.monotonic() - start)]
+                    ready.notify()
+                number += 1
+                there, image = capture.read()
+            capture.release()
+            if number == 0 or failed == RECONNECTS:
+                break
+            stopped.wait(FIRST_WAIT * 2**failed)
+            failed += 1
+    finally:
+        with ready:
+            stopped.set()
+            ready.notify()

@@ -31,6 +31,8 @@ class Detections(_Arrays):
         image_hw: Height and width of the image, px.
         image: Path, or array (H, W, 3) BGR uint8; a path is read again when the image is drawn or cropped.
         frame: Number of the frame in a video, from 0; None for images.
+        time: Seconds since the first frame of the video; None for images.
+        ids: (n,), the number of the object in the video, from 1, and 0 where there is none yet; None without tracking.
 
     Examples:
         >>> found = Detector('best.pth')('photo.jpg')
@@ -47,13 +49,22 @@ class Detections(_Arrays):
         image_hw: tuple[int, int] | None = None,
         image: str | Path | np.ndarray | None = None,
         frame: int | None = None,
+        time: float | None = None,
+        ids: np.ndarray | None = None,
     ) -> 'Detections':
         found = super().__new__(cls, boxes_xyxy, scores, labels)
-        found.names, found.image_hw, found.image, found.frame = tuple(names), image_hw, image, frame
+        found.names, found.image_hw, found.image = tuple(names), image_hw, image
+        found.frame, found.time, found.ids = frame, time, ids
         return found
 
+    def keep(self, index: np.ndarray, ids: np.ndarray | None = None) -> 'Detections':
+        """Return the detections at ``index``, an array of indices or bools, with ``ids`` (n,) if they are given."""
+        ids = self.ids[index] if ids is None and self.ids is not None else ids
+        rest = (self.names, self.image_hw, self.image, self.frame, self.time, ids)
+        return Detections(*(field[index] for field in self), *rest)
+
     def plot(self) -> np.ndarray:
-        """Return the image (H, W, 3) BGR with boxes, classes and scores, best on top.
+        """Return the image (H, W, 3) BGR with boxes, classes and scores, best on top; ids choose the colours.
 
         An image whose longer side is at most half of ``READABLE_SIDE`` is enlarged by a whole number first.
         """
@@ -61,11 +72,13 @@ class Detections(_Arrays):
         zoom = max(READABLE_SIDE // max(image.shape[:2]), 1)
         image = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
         unit = max(round(min(image.shape[:2]) / 320), 1)  # width of a line, px
-        for box, score, label in reversed(list(zip(*self, strict=True))):
-            colour = class_colour(label)
+        ids = np.zeros(len(self.scores), int) if self.ids is None else self.ids
+        for box, score, label, number in reversed(list(zip(*self, ids, strict=True))):
+            colour = class_colour(number or label)
             left, top, right, bottom = (int(round(zoom * float(side))) for side in box)
             cv2.rectangle(image, (left, top), (right, bottom), colour, unit)
-            _write(image, f'{self._name(label)} {score:.2f}', (left, top), colour, unit)
+            name = f'{self._name(label)} #{number}' if number else self._name(label)
+            _write(image, f'{name} {score:.2f}', (left, top), colour, unit)
         return image
 
     def save(self, file: str | Path) -> Path:
@@ -92,21 +105,23 @@ class Detections(_Arrays):
         return crops
 
     def to_coco(self, image_id: int = 0, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """Return entries of a COCO results file; ``bbox`` is x, y, width, height in px.
+        """Return entries of a COCO results file; ``bbox`` is x, y, width, height in px, ``track_id`` of tracked ones.
 
         Args:
             image_id: Of the image in the annotation file.
             category_ids: Of each class in the annotation file; by default 1, 2, ... in the order of ``names``.
         """
-        rows = zip(self.boxes_xyxy.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
+        tracks = [{}] * len(self.scores) if self.ids is None else [{'track_id': int(one)} for one in self.ids]
+        rows = zip(self.boxes_xyxy.tolist(), self.scores.tolist(), self.labels.tolist(), tracks, strict=True)
         return [
             {
                 'image_id': image_id,
                 'category_id': label + 1 if category_ids is None else category_ids[label],
                 'bbox': [left, top, right - left, bottom - top],
                 'score': score,
+                **track,
             }
-            for (left, top, right, bottom), score, label in rows
+            for (left, top, right, bottom), score, label, track in rows
         ]
 
     def to_supervision(self) -> Any:
@@ -119,6 +134,7 @@ class Detections(_Arrays):
             xyxy=self.boxes_xyxy,
             confidence=self.scores,
             class_id=self.labels.astype(int),
+            tracker_id=self.ids,
             data={'class_name': np.array([self._name(label) for label in self.labels], dtype=str)},
         )
 

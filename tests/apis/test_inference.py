@@ -3,7 +3,6 @@
 import itertools
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -214,7 +213,7 @@ def test_every_form_of_an_image_gives_the_same(detector, setup):
 def test_a_video_is_read_frame_by_frame(detector, films, monkeypatch):
     film, frame = films
     read = []
-    monkeypatch.setattr(inputs, 'cv2', SimpleNamespace(VideoCapture=lambda source: Counting(source, read)))
+    monkeypatch.setattr(inputs, 'cv2', Counted(read))
     found = detector(film, 0.1)
     assert read == []
     first = next(found)
@@ -222,6 +221,19 @@ def test_a_video_is_read_frame_by_frame(detector, films, monkeypatch):
     assert [one.frame for one in found] == [1, 2] and read == ['read'] * 4 + ['release']
     for ours, theirs in zip(first, detector(frame, 0.1), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+class Counted:
+    """OpenCV, whose videos note what is asked of them."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def VideoCapture(self, source):  # noqa: N802
+        return Counting(source, self.calls)
+
+    def __getattr__(self, name):
+        return getattr(cv2, name)
 
 
 class Counting:
@@ -232,6 +244,9 @@ class Counting:
 
     def isOpened(self):  # noqa: N802
         return self.inner.isOpened()
+
+    def get(self, key):
+        return self.inner.get(key)
 
     def read(self):
         self.calls.append('read')
