@@ -40,7 +40,7 @@ EXTRAS = {
     'openvino': ['openvino', 'nncf'],
     'publish': ['huggingface_hub'],
     'tune': ['optuna>=5'],
-    'track': ['supervision'],
+    'track': ['trackers>=2.6'],
     'test': [
         *('pytest', 'pytest-xdist', 'ruff', 'hypothesis', 'scikit-learn', 'onnx', 'onnxruntime', 'optuna>=5'),
         *('huggingface_hub', 'build', 'twine', 'nbclient', 'ipykernel'),

@@ -1,12 +1,12 @@
 """Detect objects on images and videos: ``mmyolo-ext predict best.pth photo.jpg folder/ 'more/*.png' film.mp4``.
 
-Writes each image and video with its boxes, and one JSON with all boxes in px of the images. An ONNX file is run
-without importing torch.
+Writes each image and video with its boxes, and one JSON with all boxes in px of the images, or other formats; with
+``--track``, objects keep their number over the frames of a video. An ONNX file is run without importing torch.
 """
 
 import argparse
-import json
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -16,17 +16,18 @@ from types import ModuleType
 from urllib.parse import urlparse
 
 import cv2
+import numpy as np
 
 from mmyolo_ext.apis.inference import CHECKPOINTS, EXPORTS, NMS_IOU, Detector
-from mmyolo_ext.apis.inputs import SUFFIXES, VIDEOS, find_files, is_camera
-from mmyolo_ext.apis.results import Detections
+from mmyolo_ext.apis.inputs import FPS, SUFFIXES, VIDEOS, find_files, frame_rate, is_camera, is_live
+from mmyolo_ext.apis.outputs import FORMATS, Outputs
+from mmyolo_ext.apis.tracking import LOW_SCORE, track
 
 # packages that mmdet and mmengine import at their start and prediction does not use
 UNUSED = (
     *('imgaug', 'imagecorruptions', 'matplotlib', 'scipy', 'sklearn'),
     *('torch.distributed.fsdp', 'torch.distributed.optim'),
 )
-FPS = 25.0  # of a drawn video whose own rate is not known
 
 
 class Deferred(ModuleType):
@@ -94,7 +95,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--device', help='cpu, cuda:0, ...; default: a GPU if there is one')
     parser.add_argument('--half', action='store_true', help='compute in float16, on a CPU in bfloat16')
     parser.add_argument('--fuse', action='store_true', help='fold batch norms into convolutions')
-    parser.add_argument('--no-draw', action='store_true', help='write the JSON only')
+    parser.add_argument('--no-draw', action='store_true', help='write no images and videos')
+    parser.add_argument(
+        '--formats',
+        type=format_names,
+        default=('json',),
+        metavar='A,B',
+        help=f'files with the boxes, of {", ".join(FORMATS)}, joined by commas (default: json)',
+    )
+    parser.add_argument('--track', action='store_true', help='number the objects in videos by ByteTrack')
     parser.add_argument('--allow-download', action='store_true', help='open inputs that are addresses (https, rtsp)')
     args = parser.parse_args(argv)
     args.checkpoint = None
@@ -103,6 +112,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         if not args.inputs:
             parser.error(f'{args.model} is a config, so a checkpoint and images must follow')
     return args
+
+
+def format_names(text: str) -> tuple[str, ...]:
+    """Return the names in a list joined by commas."""
+    names = tuple(name.strip() for name in text.split(','))
+    for name in names:
+        if name not in FORMATS:
+            raise argparse.ArgumentTypeError(f'formats are {", ".join(FORMATS)}, got {name!r}')
+    return names
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -121,12 +139,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Detect on all inputs, and write drawings and ``predictions.json``."""
+    """Detect on all inputs, and write drawings and the files of ``--formats``."""
     sources = list_sources(args.inputs)
     folder = Path(args.out_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        target = (folder / 'predictions.json').open('w', encoding='utf-8')
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ValueError(f'--out-dir {folder} cannot be written: {error.strerror}; choose another') from error
     detector = Detector(
@@ -136,36 +154,50 @@ def predict(args: argparse.Namespace) -> None:
         fuse=args.fuse,
         allow_download=args.allow_download,
     )
-    images = skipped = 0
-    with target:
-        target.write('[')
+    skipped = 0
+    with Outputs(folder, detector.names, args.formats) as outputs:
         for number, (source, name) in enumerate(zip(sources, output_names(sources), strict=True), 1):
-            boxes, before = 0, images
-            writer = None
             try:
-                found = detector(source, args.score_thr)
-                for one in (found,) if isinstance(found, Detections) else found:
-                    target.write((',' if images else '') + '\n' + json.dumps(describe(source, one)))
-                    images += 1
-                    boxes += len(one.scores)
-                    if one.frame is None and not args.no_draw:
-                        one.save(folder / name)
-                    elif not args.no_draw:
-                        writer = writer or open_writer(folder / name, source, one)
-                        writer.write(one.plot())
+                text = predict_source(args, detector, source, name, outputs)
             except ValueError as error:
                 skipped += 1
                 print(f'[{number}/{len(sources)}] skipped: {error}', file=sys.stderr)
                 continue
-            finally:
-                if writer:
-                    writer.release()
-            frames = f'{images - before} frames, ' if images - before != 1 else ''
-            print(f'[{number}/{len(sources)}] {source}: {frames}{boxes} boxes')
-        target.write('\n]\n')
-    print(f'{images} images, {skipped} skipped; boxes in {target.name}')
-    if not images:
+            print(f'[{number}/{len(sources)}] {source}: {text}')
+    print(f'{outputs.images} images, {skipped} skipped; boxes in {folder} ({", ".join(args.formats)})')
+    if not outputs.images:
         raise ValueError(f'none of the {len(sources)} images could be read')
+
+
+def predict_source(
+    args: argparse.Namespace, detector: Detector, source: str | Path, name: str, outputs: Outputs
+) -> str:
+    """Detect on one input, and return a text with counts. Ctrl-C ends a camera or stream, not the command."""
+    images, boxes = outputs.images, outputs.boxes
+    writer, dropped, last = None, 0, -1
+    found = detector([source], min(args.score_thr, LOW_SCORE) if args.track else args.score_thr)
+    try:
+        for one in track(found, args.score_thr) if args.track else found:
+            outputs.add(str(source), name, one)
+            if one.frame is not None:
+                dropped, last = dropped + one.frame - last - 1, one.frame
+            if one.frame is None and not args.no_draw:
+                one.save(outputs.folder / name)
+            elif not args.no_draw:
+                drawn = one.plot()
+                writer = writer or open_writer(outputs.folder / name, source, drawn)
+                writer.write(drawn)
+    except KeyboardInterrupt:
+        if not is_live(source):
+            raise
+    finally:
+        if writer:
+            writer.release()
+    frames = [f'{outputs.images - images} frames'] if outputs.images - images != 1 else []
+    objects = outputs.counts(str(source)).get('objects', {})
+    tracked = [f'{sum(objects.values())} objects ({", ".join(f"{n} {name}" for name, n in objects.items())})']
+    lost = [f'{dropped} frames dropped']
+    return ', '.join([*frames, *lost[: bool(dropped)], f'{outputs.boxes - boxes} boxes', *tracked[: bool(objects)]])
 
 
 def list_sources(patterns: Iterable[str]) -> list[str | Path]:
@@ -194,27 +226,14 @@ def output_names(sources: list[str | Path]) -> list[str]:
     return [name if names.count(name) == 1 else f'{number}_{name}' for number, name in enumerate(names)]
 
 
-def open_writer(file: Path, source: str | Path, found: Detections) -> cv2.VideoWriter:
+def open_writer(file: Path, source: str | Path, drawn: np.ndarray) -> cv2.VideoWriter:
     """Start an MP4 with the frame rate of the video, and frames of the size of the first drawing."""
-    capture = cv2.VideoCapture(str(source)) if isinstance(source, Path) else None
-    fps = capture.get(cv2.CAP_PROP_FPS) if capture else 0
-    height, width = found.plot().shape[:2]
-    return cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*'mp4v'), fps if 0 < fps < 1000 else FPS, (width, height))
-
-
-def describe(source: str | Path, found: Detections) -> dict:
-    """Return the entry of an image in the JSON: boxes are x1, y1, x2, y2 in px."""
-    rows = zip(*(field.tolist() for field in found), strict=True)
-    boxes = [
-        {
-            'box': [round(side, 2) for side in box],
-            'score': round(score, 4),
-            'label': label,
-            'class': found.names[label],
-        }
-        for box, score, label in rows
-    ]
-    return {'file': str(source), **({} if found.frame is None else {'frame': found.frame}), 'boxes': boxes}
+    fps = FPS
+    if isinstance(source, Path):
+        capture = cv2.VideoCapture(str(source))
+        fps = frame_rate(capture)
+        capture.release()
+    return cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*'mp4v'), fps, drawn.shape[1::-1])
 
 
 if __name__ == '__main__':
