@@ -113,8 +113,8 @@ def convert(
         if subset is not None and subset < count:
             parts = split_images(content, (subset / count, 1 - subset / count), seed)
             contents[name] = take_images(content, parts[0][:subset])
-    _name_files(contents)
-    write = {'coco': _write_coco, 'yolo': _write_yolo, 'voc': _write_voc}[to]
+    name_files(contents)
+    write = {'coco': write_coco, 'yolo': _write_yolo, 'voc': _write_voc}[to]
     write(out, contents, classes)
     folder = {'coco': '{split}', 'yolo': 'images/{split}', 'voc': 'JPEGImages'}[to]
     for name, content in contents.items():
@@ -203,7 +203,7 @@ def _joined(contents: list[dict]) -> dict:
     return whole
 
 
-def _name_files(contents: dict[str, dict]) -> None:
+def name_files(contents: dict[str, dict]) -> None:
     """Give each image a file name without folders whose stem no other image has."""
     images = [image for content in contents.values() for image in content['images']]
     stems = Counter(Path(image['file_name']).stem for image in images)
@@ -224,7 +224,8 @@ def _boxes_of(content: dict) -> dict[int, list[dict]]:
     return boxes
 
 
-def _write_coco(out: Path, contents: dict[str, dict], classes: tuple[str, ...]) -> None:
+def write_coco(out: Path, contents: dict[str, dict], classes: tuple[str, ...]) -> None:
+    """Write ``annotations/SPLIT.json`` of each split to a folder; category ids are positions in ``classes``, from 0."""
     categories = [{'id': label + 1, 'name': name} for label, name in enumerate(classes)]
     (out / 'annotations').mkdir(parents=True)
     for split, content in contents.items():

@@ -17,6 +17,7 @@ COMMANDS = {
     'predict': ('predict', 'detect objects on images and videos', 'mmyolo-ext predict best.pth photo.jpg'),
     'export': ('export', 'write an ONNX file and check it', 'mmyolo-ext export best.pth --dynamic'),
     'quantize': ('quantize', 'quantise an ONNX file to int8', 'mmyolo-ext quantize model.onnx my_config.py'),
+    'check': ('check', 'check a data set before training', 'mmyolo-ext check data.yaml'),
     'convert': ('convert', 'convert data between COCO, YOLO, VOC', 'mmyolo-ext convert voc/ --to coco --out coco/'),
     'convert-weights': ('convert_weights', 'convert weights of other tools', 'mmyolo-ext convert-weights a.pt b.pth'),
     'anchors': ('anchors', 'measure and optimise anchors', 'mmyolo-ext anchors my_config.py'),
