@@ -225,7 +225,7 @@ def _boxes_of(content: dict) -> dict[int, list[dict]]:
 
 
 def write_coco(out: Path, contents: dict[str, dict], classes: tuple[str, ...]) -> None:
-    """Write ``annotations/SPLIT.json`` of each split to a folder; category ids are positions in ``classes``, from 0."""
+    """Write ``annotations/SPLIT.json`` of each split; category ids of ``contents`` are positions in ``classes``."""
     categories = [{'id': label + 1, 'name': name} for label, name in enumerate(classes)]
     (out / 'annotations').mkdir(parents=True)
     for split, content in contents.items():
