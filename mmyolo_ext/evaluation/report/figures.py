@@ -39,7 +39,13 @@ class Figures:
         from matplotlib.figure import Figure
 
         style = {'svg.fonttype': 'none', 'svg.hashsalt': name, 'font.size': 9, 'axes.spines.top': False}
-        style |= {'axes.spines.right': False, 'axes.grid': True, 'grid.alpha': 0.25, 'legend.frameon': False}
+        style |= {
+            'axes.spines.right': False,
+            'axes.grid': True,
+            'grid.alpha': 0.3,
+            'axes.axisbelow': True,
+            'legend.frameon': False,
+        }
         style |= {'axes.prop_cycle': mpl.cycler(color=COLOURS), 'axes.titlesize': 10, 'font.family': 'sans-serif'}
         with mpl.rc_context(style):
             figure = Figure(figsize=size, layout='constrained')
@@ -57,7 +63,7 @@ def page_svg(text: str, name: str) -> str:
     text = text[text.index('<svg') :]
     text = re.sub(r'<metadata>.*?</metadata>', '', text, flags=re.DOTALL)
     text = re.sub(r'<text style="', '<text style="fill:currentColor;', text)
-    text = re.sub(r'(?:stroke|fill): #(?:000000|b0b0b0)', lambda hit: f'{hit[0].split(":")[0]}: currentColor', text)
+    text = re.sub(r'(?:stroke|fill): #000000', lambda hit: f'{hit[0].split(":")[0]}: currentColor', text)
     text = re.sub(r"font(?:-family)?: ([^;\"]*?)'DejaVu Sans'[^;\"]*", r'font: \1system-ui, sans-serif', text)
     text = re.sub(
         r'<svg [^>]*?width="([\d.]+)pt"', lambda hit: hit[0].replace(f'width="{hit[1]}pt"', 'width="100%"'), text
@@ -70,10 +76,14 @@ def page_svg(text: str, name: str) -> str:
 
 
 def thin(*arrays: np.ndarray) -> list[np.ndarray]:
-    """Return at most 300 points of arrays of the same length, first and last among them."""
-    count = len(arrays[0])
-    chosen = np.unique(np.linspace(0, count - 1, MOST_POINTS).astype(int)) if count > MOST_POINTS else slice(None)
-    return [np.asarray(array)[chosen] for array in arrays]
+    """Return at most 300 points of arrays of the same length, evenly along the curve that they describe."""
+    values = np.stack([np.asarray(array, dtype=np.float64) for array in arrays])
+    if values.shape[1] <= MOST_POINTS:
+        return list(values)
+    ranges = np.maximum(np.ptp(values, axis=1, keepdims=True), 1e-12)
+    length = np.cumsum(np.abs(np.diff(values / ranges, axis=1, prepend=values[:, :1] / ranges)).sum(0))
+    chosen = np.unique(np.searchsorted(length, np.linspace(0, length[-1], MOST_POINTS)))
+    return list(values[:, chosen])
 
 
 def lines(

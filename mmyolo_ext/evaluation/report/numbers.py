@@ -19,7 +19,8 @@ def coco_ap(gt: dict, detections: list[dict]) -> tuple[dict[str, float], list[di
 
     NaN where there is no ground truth. faster-coco-eval is used if it is installed, else pycocotools.
     """
-    if find_spec('faster_coco_eval'):
+    is_fast = find_spec('faster_coco_eval') is not None
+    if is_fast:
         from faster_coco_eval import COCO
         from faster_coco_eval import COCOeval_faster as COCOeval
     else:
@@ -43,6 +44,7 @@ def coco_ap(gt: dict, detections: list[dict]) -> tuple[dict[str, float], list[di
         evaluator.evaluate()
         evaluator.accumulate()
     precision = np.asarray(evaluator.eval['precision'])  # (IoUs, recalls, C, sizes, limits)
+    limit = 2 if is_fast else 0  # of the AP over all IoUs: pycocotools takes the first, faster-coco-eval the last
     order = [evaluator.params.catIds.index(category['id']) for category in gt['categories']]
 
     def mean(part: np.ndarray) -> float:
@@ -50,7 +52,7 @@ def coco_ap(gt: dict, detections: list[dict]) -> tuple[dict[str, float], list[di
         return float(part.mean()) if part.size else float('nan')
 
     def row(chosen: np.ndarray) -> dict[str, float]:
-        parts = (chosen[:, :, :, 0, 0], chosen[0, :, :, 0, 2], chosen[5, :, :, 0, 2])
+        parts = (chosen[:, :, :, 0, limit], chosen[0, :, :, 0, 2], chosen[5, :, :, 0, 2])
         return dict(zip(AP_NAMES, map(mean, (*parts, *(chosen[:, :, :, at, 2] for at in (1, 2, 3)))), strict=True))
 
     return row(precision), [row(precision[:, :, [at]]) for at in order]

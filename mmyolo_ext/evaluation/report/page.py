@@ -29,7 +29,8 @@ p.caption{color:var(--soft);margin:.2em 0 .9em;max-width:62em}
 th,td{padding:.3em .75em;border-bottom:1px solid var(--line);text-align:right}th{color:var(--soft);font-weight:600}
 th:first-child,td:first-child{text-align:left}table.facts td{text-align:left;overflow-wrap:anywhere}
 table.facts td:first-child{color:var(--soft);white-space:nowrap}table.matrix td{text-align:center;min-width:3.6em}
-table.matrix td a{color:inherit}
+table.matrix td a{color:inherit;text-decoration:underline dotted}
+td.text{text-align:left}
 td.zero{color:var(--soft)}details{border:1px solid var(--line);border-radius:10px;margin:.6em 0;padding:.5em .9em}
 summary{cursor:pointer;font-weight:600}summary small{color:var(--soft);font-weight:400}
 pre{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1em;overflow:auto;max-height:32em;
@@ -106,9 +107,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence]) -> str:
     """Return a table of text and numbers."""
     top = ''.join(f'<th>{html.escape(name)}</th>' for name in head)
     body = ''.join(
-        '<tr>' + ''.join(f'<td>{html.escape(shown(value))}</td>' for value in row) + '</tr>' for row in rows
+        '<tr>' + ''.join(f'<td{_kind(value)}>{html.escape(shown(value))}</td>' for value in row) + '</tr>'
+        for row in rows
     )
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _kind(value: Any) -> str:
+    return ' class="text"' if isinstance(value, str) else ''
 
 
 def facts_table(facts: dict[str, Any]) -> str:
