@@ -14,6 +14,7 @@ from mmyolo_ext.version import __version__
 COMMANDS = {
     'train': ('train', 'train a detector', 'mmyolo-ext train yolov5_n data.yaml --epochs 50'),
     'test': ('test', 'evaluate a checkpoint', 'mmyolo-ext test work_dirs/yolov5_n_pets/best_*.pth'),
+    'report': ('report', 'write the report of a run again', 'mmyolo-ext report work_dirs/yolov5_n_pets'),
     'predict': ('predict', 'detect objects on images and videos', 'mmyolo-ext predict best.pth photo.jpg'),
     'export': ('export', 'write an ONNX file and check it', 'mmyolo-ext export best.pth --dynamic'),
     'quantize': ('quantize', 'quantise an ONNX file to int8', 'mmyolo-ext quantize model.onnx my_config.py'),
@@ -27,6 +28,7 @@ COMMANDS = {
     'publish': ('publish', 'write weights and model card to publish', 'mmyolo-ext publish my_config.py best.pth'),
     'replay': ('replay', 'repeat a step that was not finite', 'mmyolo-ext replay non_finite_iter_3.pth'),
     'mmdet': ('mmdet_tool', 'run a tool of mmdet', 'mmyolo-ext mmdet browse_dataset my_config.py --output-dir seen'),
+    'app': ('app', 'open a web page that shows detections', 'mmyolo-ext app work_dirs/my_run'),
     'doctor': ('doctor', 'check the installation', 'mmyolo-ext doctor'),
 }
 USAGE = 'usage: mmyolo-ext COMMAND [options]'

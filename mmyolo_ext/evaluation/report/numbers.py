@@ -19,6 +19,8 @@ def coco_ap(gt: dict, detections: list[dict]) -> tuple[dict[str, float], list[di
 
     NaN where there is no ground truth. faster-coco-eval is used if it is installed, else pycocotools.
     """
+    if not detections:
+        return _no_detections(gt)
     is_fast = find_spec('faster_coco_eval') is not None
     if is_fast:
         from faster_coco_eval import COCO
@@ -36,11 +38,9 @@ def coco_ap(gt: dict, detections: list[dict]) -> tuple[dict[str, float], list[di
         truth = COCO()
         truth.dataset = {**gt, 'annotations': annotations}
         truth.createIndex()
-        found = truth.loadRes([{key: entry[key] for key in keys} for entry in detections]) if detections else COCO()
+        found = truth.loadRes([{key: entry[key] for key in keys} for entry in detections])
         evaluator = COCOeval(truth, found, iouType='bbox')
         evaluator.params.maxDets = [100, 300, 1000]  # of mmdet
-        if not detections:
-            return _no_detections(gt)
         evaluator.evaluate()
         evaluator.accumulate()
     precision = np.asarray(evaluator.eval['precision'])  # (IoUs, recalls, C, sizes, limits)

@@ -22,7 +22,7 @@ p.caption{color:var(--soft);margin:.2em 0 .9em;max-width:62em}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(115px,1fr));gap:.7em;margin:1em 0}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:.6em .9em}
 .card span{display:block;color:var(--soft);font-size:.82em}.card b{font-size:1.45em;font-variant-numeric:tabular-nums}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(330px,1fr));gap:1em}
+.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(265px,1fr));gap:1em}
 .plots figure,.wide{margin:0;background:var(--card);border:1px solid var(--line);border-radius:10px;padding:.6em}
 .plots figcaption,.wide figcaption{font-size:.85em;color:var(--soft);padding:0 .3em}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.9em;font-variant-numeric:tabular-nums}
@@ -30,7 +30,7 @@ th,td{padding:.3em .75em;border-bottom:1px solid var(--line);text-align:right}th
 th:first-child,td:first-child{text-align:left}table.facts td{text-align:left;overflow-wrap:anywhere}
 table.facts td:first-child{color:var(--soft);white-space:nowrap}table.matrix td{text-align:center;min-width:3.6em}
 table.matrix td a{color:inherit;text-decoration:underline dotted}
-td.text{text-align:left}
+td.text,th.text{text-align:left}
 td.zero{color:var(--soft)}details{border:1px solid var(--line);border-radius:10px;margin:.6em 0;padding:.5em .9em}
 summary{cursor:pointer;font-weight:600}summary small{color:var(--soft);font-weight:400}
 pre{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1em;overflow:auto;max-height:32em;
@@ -38,7 +38,8 @@ font-size:.82em}pre mark{background:#f5c04266;color:inherit}
 .images{display:grid;grid-template-columns:repeat(auto-fill,minmax(420px,1fr));gap:1em;margin:.8em 0}
 figure.pair{margin:0}figure.pair>div{display:flex;gap:4px}figure.pair figcaption{font-size:.8em;color:var(--soft)}
 .im{flex:1;position:relative;background:var(--line) center/100% 100% no-repeat;border-radius:6px;overflow:hidden}
-.im svg{width:100%;height:100%;display:block}.im b{position:absolute;left:4px;top:4px;font-size:.68em;font-weight:500;
+.im svg{width:100%;height:100%;display:block;filter:drop-shadow(0 0 .8px #000a)}
+.im b{position:absolute;left:4px;top:4px;font-size:.68em;font-weight:500;
 background:#000a;color:#fff;padding:0 .45em;border-radius:4px}
 rect{fill:none;vector-effect:non-scaling-stroke;stroke-width:1.2px;pointer-events:all;stroke-opacity:.75}
 rect.m{stroke-width:3px;stroke-opacity:1}
@@ -105,7 +106,9 @@ def plots(figures: dict[str, str]) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence]) -> str:
     """Return a table of text and numbers."""
-    top = ''.join(f'<th>{html.escape(name)}</th>' for name in head)
+    rows = list(rows)
+    first = rows[0] if rows else head
+    top = ''.join(f'<th{_kind(value)}>{html.escape(name)}</th>' for name, value in zip(head, first, strict=True))
     body = ''.join(
         '<tr>' + ''.join(f'<td{_kind(value)}>{html.escape(shown(value))}</td>' for value in row) + '</tr>'
         for row in rows

@@ -57,11 +57,12 @@ def curves_section(figures: charts.Figures, log: list[dict], batch_size: int | N
     return caption('From the log of the run; a step is one batch.') + plots(drawn) if drawn else ''
 
 
-def data_plots(figures: charts.Figures, splits: dict[str, dict | None], data_section: str | None) -> str:
-    """Return label counts, sizes, shapes and positions of the boxes of each split, and the data check."""
+def data_plots(figures: charts.Figures, splits: dict[str, dict | None], config: Config | None) -> str:
+    """Return label counts, sizes, shapes and positions of the boxes of each split, and how well anchors fit them."""
+    anchors, size_wh = _anchors(config)
     splits = {name: gt for name, gt in splits.items() if gt is not None}
     names = list(dict.fromkeys(category['name'] for gt in splits.values() for category in gt['categories']))
-    facts, counts, side, ratio, centre = [], {}, {}, {}, {}
+    facts, counts, side, ratio, centre, fit = [], {}, {}, {}, {}, {}
     for name, gt in splits.items():
         sizes = {entry['id']: (entry['width'], entry['height']) for entry in gt['images']}
         by_id = {category['id']: category['name'] for category in gt['categories']}
@@ -76,6 +77,9 @@ def data_plots(figures: charts.Figures, splits: dict[str, dict | None], data_sec
             wh = np.maximum(boxes[:, 2:], 1e-3)
             side[name] = np.sqrt(wh.prod(1) / image_wh.prod(1))
             ratio[name] = wh[:, 0] / wh[:, 1]
+            if len(anchors):
+                scaled = wh * (size_wh / image_wh).min(1, keepdims=True)
+                fit[name] = np.minimum(scaled[:, None] / anchors, anchors / scaled[:, None]).min(2).max(1)
             centre[name] = (boxes[:, :2] + boxes[:, 2:] / 2) / image_wh
     drawn = {}
     if side:
@@ -89,11 +93,29 @@ def data_plots(figures: charts.Figures, splits: dict[str, dict | None], data_sec
         drawn[f'Centres of the boxes in the image, {first} split.'] = figures.draw(
             'positions', charts.positions(centre[first])
         )
+    if fit:
+        text = (
+            f'Anchor fit at {size_wh[0]:g} x {size_wh[1]:g} px: for each box, the smaller ratio of its sides to those '
+        )
+        text += 'of the best anchor, 1 for equal sides. From 0.25 on, a YOLOv5 anchor answers for it: '
+        text += ', '.join(f'{(values >= 0.25).mean():.1%} ({name})' for name, values in fit.items())
+        drawn[f'{text}.'] = figures.draw('anchor_fit', charts.histogram(fit, 'best ratio'))
     head = ('class', *(f'boxes, {name}' for name in splits))
     rows = [(one, *(counts[name][one] for name in splits)) for one in names]
     columns = ('split', 'images', 'without boxes', 'boxes', 'boxes per image')
     parts = [caption('Boxes of the annotations, without crowd regions.'), table(columns, facts), '<br>']
-    return ''.join((*parts, table(head, rows), '<br>', plots(drawn), data_section or ''))
+    return ''.join((*parts, table(head, rows), '<br>', plots(drawn)))
+
+
+def _anchors(config: Config | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the anchors (K, 2) of a config, px, and the input size (width, height); no anchors if it has none."""
+    config = config or {}
+    head = config.get('model', {}).get('bbox_head') or {}
+    sizes = (head.get('prior_generator') or {}).get('base_sizes') if isinstance(head, dict) else None
+    scale = config.get('img_scale')
+    if not sizes or not scale:
+        return np.empty((0, 2)), np.empty(2)
+    return np.array(sizes, dtype=np.float64).reshape(-1, 2), np.broadcast_to(np.asarray(scale, dtype=float), 2)
 
 
 def config_section(config: Config | None, facts: dict) -> str:

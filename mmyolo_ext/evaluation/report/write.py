@@ -39,6 +39,7 @@ def write_report(
     image_root: str | Path | None = None,
     train_ground_truth: dict | None = None,
     data_section: str | None = None,
+    keep_data: bool = False,
 ) -> Path:
     """Write ``index.html``, ``report.json``, CSV and PNG files, and what they were computed from, into a folder.
 
@@ -55,6 +56,7 @@ def write_report(
         image_root: Of relative file names in ``ground_truth``.
         train_ground_truth: COCO JSON of the training split, to compare its boxes.
         data_section: HTML of the data check.
+        keep_data: Keep the section about the data of the report that is in the folder, if there is one.
 
     Returns:
         The path of ``index.html``.
@@ -75,13 +77,17 @@ def write_report(
     where = f'{split} split, {len(ground_truth["images"]):,} images, IoU 0.5, confidence {numbers.confidence:.3f}'
     # the images of the errors come first: of many images, the page has no room for all
     errors, matrix = _errors(figures, numbers, gallery, where), _matrix(figures, numbers, gallery, where)
+    data_html = folder / 'data.html'
+    if not (keep_data and data_html.exists()):
+        splits = {split: ground_truth, 'training': train_ground_truth}
+        data_html.write_text(data_plots(figures, splits, config) + (data_section or ''), encoding='utf-8')
     sections = [
         ('summary', 'Summary', _summary(numbers, facts, split)),
         ('curves', 'Training', curves_section(figures, log, facts.get('batch_size')) if log else ''),
         ('classes', 'Classes', _classes(figures, numbers, split)),
         ('matrix', 'Confusion matrix', matrix),
         ('errors', 'Errors', errors),
-        ('data', 'Data', data_plots(figures, {split: ground_truth, 'training': train_ground_truth}, data_section)),
+        ('data', 'Data', data_html.read_text(encoding='utf-8')),
         ('config', 'Config', config_section(config, facts)),
     ]
     title = facts.get('title') or f'Report of {facts.get("model", folder.parent.name or "a run")}'
