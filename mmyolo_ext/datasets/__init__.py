@@ -9,6 +9,7 @@ from .rect_batch_dataset import RectBatchDataset
 from .seeded_dataset import SeededDataset
 from .shared_memory import stack_inputs
 from .sources import DataSource, find_dataset
+from .tiling import TiledDataset
 from .voc import CheckedVOCDataset
 from .yolo_txt import YOLOTxtDataset
 
@@ -21,6 +22,7 @@ __all__ = [
     'MixDataset',
     'RectBatchDataset',
     'SeededDataset',
+    'TiledDataset',
     'YOLOTxtDataset',
     'find_dataset',
     'stack_inputs',

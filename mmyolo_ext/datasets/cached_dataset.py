@@ -79,10 +79,11 @@ class CachedDataset(Dataset):
         self.dataset.full_init()
         # In arrays, which forked workers share: Python objects would be copied into each worker, page by page, as
         # their reference counts change.
-        paths, sizes_hw, instances, counts = [], [], [], []
+        paths, sizes_hw, instances, counts, places = [], [], [], [], []
         for index in range(len(self.dataset)):
             info = self.dataset.get_data_info(index)
             paths.append(info['img_path'])
+            places += [info['tile_xywh']] if 'tile_xywh' in info else []
             sizes_hw.append(annotated_hw(info))
             own = [
                 (one['bbox'], one['bbox_label'], one.get('ignore_flag', 0), one.get('soft_label'))
@@ -102,7 +103,7 @@ class CachedDataset(Dataset):
         file = None
         if self.folder is not None:  # a file named by everything that its bytes depend on
             loaders = [repr(step) for step in self.dataset.pipeline.transforms]
-            key = repr((paths, self.size_hw, self.max_gb, loaders, cv2.__version__)).encode()
+            key = repr((paths, self.size_hw, self.max_gb, loaders, cv2.__version__, *places)).encode()
             file = Path(self.folder) / f'{hashlib.sha256(key).hexdigest()[:16]}.images'
         self._cache = cache = ImageCache(shapes_hw, self.max_gb * 1e9, paths, file)
         self._fully_initialized = True

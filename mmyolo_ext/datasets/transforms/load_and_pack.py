@@ -18,7 +18,10 @@ from mmyolo_ext.registry import TRANSFORMS
 
 from .annotations import Annotations, as_boxes, read_annotations
 
-META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pad_param', 'flip', 'flip_direction')
+META_KEYS = (
+    *('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pad_param', 'flip', 'flip_direction'),
+    *('tile_xywh', 'image_hw'),  # of TiledDataset
+)
 PACKED_BY_MMDET = {'gt_masks', 'gt_seg_map', 'proposals'}
 
 
@@ -46,18 +49,13 @@ class LoadImage(LoadImageFromFile):
     def __init__(self, skip_broken: bool = False, **kwargs) -> None:
         super().__init__(**kwargs)
         self.skip_broken = skip_broken
+        self._whole: tuple = (None, None, '')  # path, image and complaint of the last image cut into tiles
 
     def transform(self, results: dict) -> dict | None:
         """Load the image at ``img_path``."""
         path = results['img_path']
         try:
-            content = read_bytes(path, self.backend_args)
-            if (self.color_type, self.imdecode_backend) == ('color', 'cv2'):
-                image, complaint = decode_image(content)
-            else:
-                image, complaint = decode_with(
-                    lambda: mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend), content
-                )
+            image, complaint = self._tile(results) if 'tile_xywh' in results else self._decode(path)
             check_sides(image, results)
         except ValueError as error:
             if not self.skip_broken:
@@ -69,6 +67,24 @@ class LoadImage(LoadImageFromFile):
         if self.to_float32:
             image = image.astype(np.float32)
         return {**results, 'img': image, 'img_shape': image.shape[:2], 'ori_shape': image.shape[:2]}
+
+    def _decode(self, path: str) -> tuple[np.ndarray, str]:
+        content = read_bytes(path, self.backend_args)
+        if (self.color_type, self.imdecode_backend) == ('color', 'cv2'):
+            return decode_image(content)
+        return decode_with(
+            lambda: mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend), content
+        )
+
+    def _tile(self, results: dict) -> tuple[np.ndarray, str]:
+        """Cut a tile out of its image, which is kept: the next sample is likely another tile of it."""
+        path, (height, width) = results['img_path'], results['image_hw']
+        if self._whole[0] != path:
+            image, complaint = self._decode(path)
+            check_sides(image, {'height': height, 'width': width})
+            self._whole = path, image, complaint
+        x, y, w, h = results['tile_xywh']
+        return self._whole[1][y : y + h, x : x + w].copy(), self._whole[2]
 
 
 @TRANSFORMS.register_module()
