@@ -5,9 +5,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mmyolo_ext.apis.inputs import Input, inputs, is_one_image
 from mmyolo_ext.apis.results import Detections
 from mmyolo_ext.export.runtime import ExportedDetector, read_image
+from mmyolo_ext.tiling import check_tiling, merge, tiles
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 CHECKPOINTS = ('.pth', '.pt')
 EXPORTS = ('.onnx', '.xml')
 NMS_IOU = 0.45  # validation keeps more boxes, which its metric rewards and people do not
+TILES_PER_PASS = 8
 
 
 class Detector:
@@ -31,6 +35,9 @@ class Detector:
         nms_iou: Of two boxes of a class that overlap by more, the worse is dropped. None, and a lower value in the
             config, leave the config's. An export with NMS in its graph keeps its own.
         allow_download: Open addresses (``https://``, ``rtsp://``) that are given as images.
+        tile: Cut images into tiles of this side in px, for objects that are small in large images, and merge the boxes
+            across their borders (see :func:`mmyolo_ext.tiling.merge`). None detects on the whole image.
+        overlap: Least share of their side that neighbouring tiles have in common: more than objects are long.
 
     Attributes:
         names: Classes: those of the checkpoint, else those of the test dataset of the config.
@@ -55,7 +62,12 @@ class Detector:
         fuse: bool = False,
         nms_iou: float | None = NMS_IOU,
         allow_download: bool = False,
+        tile: int | None = None,
+        overlap: float = 0.2,
     ) -> None:
+        if tile is not None:
+            check_tiling(tile, overlap)
+        self._tile, self._overlap, self._nms_iou = tile, overlap, 1.0 if nms_iou is None else nms_iou
         suffix = Path(model).suffix.lower() if isinstance(model, (str, Path)) else ''
         self._allow_download = allow_download
         if suffix in EXPORTS:
@@ -91,7 +103,7 @@ class Detector:
                 recursively), a pattern such as ``'data/*.jpg'``, a video, the index of a camera, the address of a
                 stream, or a list or iterator of any of these.
             score_thr: Omit boxes with a lower score.
-            batch_size: Number of images per forward pass.
+            batch_size: Number of images per forward pass; with ``tile``, of tiles, but at least 8.
 
         Returns:
             :class:`Detections` for one image, otherwise an iterator of them, which holds one batch at a time.
@@ -108,9 +120,24 @@ class Detector:
         source = iter(source)
         while batch := list(islice(source, batch_size)):
             images = [one.image for one in batch]
-            results = self._torch(images, score_thr) if self._torch else self._exported(images, score_thr)
+            if self._tile is None:
+                results = self._detect(images, score_thr)
+            else:
+                results = (self._on_tiles(image, score_thr, max(batch_size, TILES_PER_PASS)) for image in images)
             for one, (*arrays, image_hw) in zip(batch, results, strict=True):
                 yield Detections(*arrays, self.names, image_hw, one.image, one.frame, one.time)
+
+    def _on_tiles(self, image: str | Path | np.ndarray, score_thr: float, batch_size: int) -> tuple:
+        pixels = read_image(image)
+        image_hw = pixels.shape[:2]
+        places = tiles(*image_hw, self._tile, self._overlap)
+        parts = [np.ascontiguousarray(pixels[y : y + h, x : x + w]) for x, y, w, h in places]
+        batches = (parts[start : start + batch_size] for start in range(0, len(parts), batch_size))
+        found = [arrays for batch in batches for *arrays, _ in self._detect(batch, score_thr)]
+        return *merge(found, places, image_hw, self._nms_iou), image_hw
+
+    def _detect(self, images: list, score_thr: float) -> Iterator[tuple]:
+        return self._torch(images, score_thr) if self._torch else self._exported(images, score_thr)
 
     def _exported(self, images: list, score_thr: float) -> Iterator[tuple]:
         pixels = [read_image(image) for image in images]

@@ -92,6 +92,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--nms-iou', type=float, default=NMS_IOU, help=f'most overlap (IoU) of two boxes of a class ({NMS_IOU})'
     )
+    parser.add_argument('--tile', type=int, metavar='PX', help='cut large images into tiles of this side')
+    parser.add_argument('--overlap', type=float, default=0.2, help='of neighbouring tiles, share of a side (0.2)')
     parser.add_argument('--device', help='cpu, cuda:0, ...; default: a GPU if there is one')
     parser.add_argument('--half', action='store_true', help='compute in float16, on a CPU in bfloat16')
     parser.add_argument('--fuse', action='store_true', help='fold batch norms into convolutions')
@@ -153,6 +155,8 @@ def predict(args: argparse.Namespace) -> None:
         half=args.half,
         fuse=args.fuse,
         allow_download=args.allow_download,
+        tile=args.tile,
+        overlap=args.overlap,
     )
     skipped = 0
     with Outputs(folder, detector.names, args.formats) as outputs:
