@@ -36,8 +36,8 @@ PECULIAR = {
 }
 SIDE = 256  # px, to which images are reduced before their sharpness is measured
 THUMB = 16  # px
-BANDS, BAND_BITS = 4, 16
-MAX_BITS = 3  # of 64, by which the hashes of images that look alike differ; below BANDS
+BANDS, BAND_BITS = 8, 8
+MAX_BITS = 7  # of 64, by which the hashes of images that look alike differ; below BANDS
 MAX_LEVELS = 6  # mean difference of their thumbnails, grey levels
 MAX_GROUP = 4000  # images with an equal band; more look alike in their layout alone
 
@@ -125,7 +125,7 @@ def difference_hash(grey: np.ndarray) -> int:
 def near_pairs(facts: Sequence[ImageFacts]) -> Iterator[tuple[int, int]]:
     """Yield positions (first, second), first < second, of images that look alike, in ascending order of the second.
 
-    Hashes that differ by at most 3 of 64 bits are equal in one of 4 bands of 16 bits, so only those are compared.
+    Hashes that differ by at most 7 of 64 bits are equal in one of 8 bands of 8 bits, so only those are compared.
     Thumbnails confirm it: hashes do not tell pale images apart.
     """
     hashes = np.array([fact.dhash for fact in facts], np.uint64)

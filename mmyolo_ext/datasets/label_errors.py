@@ -13,8 +13,9 @@ import numpy as np
 
 from .raw_labels import RawSplit
 
-CONFIDENT = 0.5  # score of a detection that contradicts a label
-CLASS_MARGIN = 0.3  # by which the score of another class exceeds that of the label's own
+CONFIDENT = 0.4  # score of a detection without a box
+CONTRADICTING = 0.25  # score of a detection that contradicts a box
+CLASS_MARGIN = 0.15  # by which the score of another class exceeds that of the label's own
 MATCH_IOU, NEAR_IOU = 0.5, 0.1  # of a detection that confirms a box, and of one that may be of the same object
 PLACED_IOU = 0.65  # a box is misplaced if no detection reaches it
 FAINT = 0.05  # score below which a detection confirms nothing
@@ -59,7 +60,7 @@ def _suspects(split: RawSplit, path: str, own: np.ndarray, rows: np.ndarray) -> 
     free_detections = [d for d in range(len(rows)) if d not in taken.values()]
     misplaced: dict[int, int] = {}
     for d in free_detections:  # by score: a confident one beside a box of its class that nothing else confirms
-        if scores[d] < CONFIDENT:
+        if scores[d] < CONTRADICTING:
             break
         candidates = [
             g
@@ -71,7 +72,7 @@ def _suspects(split: RawSplit, path: str, own: np.ndarray, rows: np.ndarray) -> 
     for g, d in taken.items():
         if not same[g, d] or ignored[g]:
             continue
-        if overlaps[g, d] < PLACED_IOU and scores[d] >= CONFIDENT:
+        if overlaps[g, d] < PLACED_IOU and scores[d] >= CONTRADICTING:
             misplaced[g] = d
     for g, d in misplaced.items():
         note = f'{split.where[own[g]]}: {_name(split, labels[g])} is detected at IoU {overlaps[g, d]:.2f}'
@@ -82,7 +83,7 @@ def _suspects(split: RawSplit, path: str, own: np.ndarray, rows: np.ndarray) -> 
         near = overlaps[g] >= MATCH_IOU
         other = np.flatnonzero(near & ~same[g])
         best_own = scores[near & same[g]].max(initial=0)
-        if len(other) and scores[other[0]] >= max(CONFIDENT, best_own + CLASS_MARGIN):
+        if len(other) and scores[other[0]] >= max(CONTRADICTING, best_own + CLASS_MARGIN):
             d = other[0]
             note = f'{split.where[own[g]]}: {_name(split, labels[g])} is detected as {_name(split, int(rows[d, 5]))}'
             yield scores[d] - best_own, 'label-class', path, boxes[g].tolist(), f'{note} with score {scores[d]:.2f}'

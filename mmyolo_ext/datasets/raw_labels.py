@@ -194,7 +194,8 @@ def _splits_of_refused(path: Path) -> dict[str, dict]:
 
 
 def _parts_of_voc(path: Path) -> Iterator[tuple[Path, Path, Path]]:
-    for root in [path, *sources._subfolders(path)]:
+    roots = [path, *(place for place in sources._subfolders(path) if place.name not in sources.XML_FOLDERS)]
+    for root in roots:
         for name in sources.XML_FOLDERS:
             files = sorted((root / name).glob('*.xml')) if (root / name).is_dir() else []
             if files:

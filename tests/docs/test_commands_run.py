@@ -49,6 +49,7 @@ ELSEWHERE = {
     'mmyolo-ext predict': 'tests/cli/test_predict.py::test_a_file_alone_predicts_and_imports_what_it_needs',
     'mmyolo-ext configs': 'tests/package/test_model_index.py::test_list',
     'mmyolo-ext doctor': 'tests/cli/test_doctor.py::test_a_good_stack_has_no_fault',
+    'mmyolo-ext check': 'tests/datasets/test_data_check.py::test_the_command_and_the_repaired_copy',
     'mmyolo-ext convert': 'tests/datasets/test_sources.py::test_the_command_converts',
     'mmyolo-ext mmdet': 'tests/mmdet_tools/test_mmdet_tools.py::test_browse_dataset',
     'mim ': 'tests/mmdet_tools/test_mmdet_tools.py::test_mim',

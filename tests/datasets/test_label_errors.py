@@ -1,0 +1,116 @@
+"""Label errors and copies injected into BCCD are suspected, with the precision and recall that the guide states."""
+
+import shutil
+from copy import deepcopy
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mmyolo_ext.apis import Detector
+from mmyolo_ext.datasets import find_dataset
+from mmyolo_ext.datasets.data_check import check_splits, inspect_splits
+from mmyolo_ext.datasets.label_errors import iou, suspect_labels
+from mmyolo_ext.datasets.raw_labels import RawSplit, read_split
+
+REPO = Path(__file__).parents[2]
+NAMES = ('RBC', 'WBC', 'Platelets')
+KINDS = ('label-missing', 'label-misplaced', 'label-class')
+INJECTED = 30  # of each kind
+
+
+def slow_iou(a: list, b: list) -> float:
+    overlap = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    return overlap / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap)
+
+
+def test_iou_by_hand():
+    rng = np.random.RandomState(0)
+    boxes = np.concatenate([low := rng.uniform(0, 50, (20, 2)), low + rng.uniform(1, 40, (20, 2))], 1)
+    expected = [[slow_iou(a, b) for b in boxes[:7]] for a in boxes]
+    assert iou(boxes, boxes[:7]) == pytest.approx(np.array(expected))
+
+
+def read_bccd(folder: Path) -> dict[str, RawSplit]:
+    splits = find_dataset(folder).splits
+    return {name: read_split(name, {**config, 'metainfo': {'classes': NAMES}}) for name, config in splits.items()}
+
+
+def inject(split: RawSplit, seed: int) -> tuple[RawSplit, list[tuple[str, str, np.ndarray]]]:
+    """Remove, shift by 0.3 to 0.5 of their sides, and relabel boxes; return the split and (kind, image, box)."""
+    rng, split = np.random.RandomState(seed), deepcopy(split)
+    boxes = split.boxes_xyxy
+    sides = boxes[:, 2:] - boxes[:, :2]
+    removed, shifted, relabelled = rng.permutation(np.flatnonzero((sides > 0).all(1)))[: 3 * INJECTED].reshape(3, -1)
+    angle, far = rng.uniform(0, 2 * np.pi, INJECTED), rng.uniform(0.3, 0.5, INJECTED)
+    offset = (far * np.stack([np.cos(angle), np.sin(angle)])).T * sides[shifted]
+    split.numbers[shifted] += np.tile(offset, 2)
+    split.labels[relabelled] = (split.labels[relabelled] + rng.randint(1, 3, INJECTED)) % 3
+    changed = split.boxes_xyxy
+    truth = [
+        (kind, split.paths[split.image[index]], changed[index])
+        for kind, own in zip(KINDS, (removed, shifted, relabelled), strict=True)
+        for index in own
+    ]
+    kept = np.setdiff1d(np.arange(len(boxes)), removed)
+    for name in ('numbers', 'image', 'labels', 'ignored', 'areas', 'outlines'):
+        setattr(split, name, getattr(split, name)[kept])
+    split.where = [split.where[index] for index in kept]
+    return split, truth
+
+
+def hits(suspicion: tuple, others: list[tuple[str, str, np.ndarray]], least: float = 0.5) -> list[int]:
+    _, path, box, _ = suspicion
+    return [k for k, (_, other, own) in enumerate(others) if other == path and slow_iou(box, own) >= least]
+
+
+def test_injected_label_errors_are_suspected(bccd_dir, golden_dir):
+    config = REPO / 'configs' / 'yolov5' / 'yolov5_n_320_bccd.py'
+    detector = Detector(config, golden_dir / 'yolov5n_bccd.pt', nms_iou=None)
+    test = read_bccd(bccd_dir)['test']  # the checkpoint has not seen these 72 images
+    detections = {}
+    for path in test.paths:
+        found = detector(path, score_thr=0.05)
+        detections[path] = np.column_stack([found.boxes_xyxy, found.scores, found.labels])
+    before = [one for one in suspect_labels([test], detections) if one[0] in KINDS]
+    known = [(kind, path, np.array(box)) for kind, path, box, _ in before]
+    recalls, precisions, plain = [], [], []
+    for seed in range(5):
+        split, truth = inject(test, seed)
+        suspicions = [one for one in suspect_labels([split], detections) if one[0] in KINDS]
+        found = [hits(one, truth) for one in suspicions]
+        # BCCD lacks the boxes of many cells: what its own labels raise as well is no mistake of the check
+        wrong = [one for one, own in zip(suspicions, found, strict=True) if not own and not hits(one, known, 0.9)]
+        right = sum(map(bool, found))
+        recalls.append(len(set().union(*found)) / len(truth))
+        precisions.append(right / (right + len(wrong)))
+        plain.append(right / len(suspicions))
+    assert np.mean(recalls) == pytest.approx(0.83, abs=0.02)
+    assert np.mean(precisions) == pytest.approx(0.95, abs=0.02)
+    assert np.mean(plain) == pytest.approx(0.16, abs=0.01)  # against the injected errors alone
+
+
+def test_copies_between_splits_are_found(bccd_dir, tmp_path):
+    """Ten training images as copies among those of validation: five as they are, five at half size, quality 50."""
+    raw = read_bccd(bccd_dir)
+    facts = inspect_splits(list(raw.values()))
+    own = {one.check: one.items for one in check_splits(list(raw.values()), facts)}
+    assert 'leak-copy' not in own
+    assert [Path(item['image']).stem[-3:] for item in own['leak-near']] == ['037']  # BCCD's own: it is image 038
+    rng = np.random.RandomState(0)
+    chosen = [raw['train'].paths[index] for index in rng.permutation(len(raw['train'].paths))[:10]]
+    names = []
+    for number, path in enumerate(chosen):
+        target = tmp_path / f'{number}.jpg'
+        if number < 5:
+            shutil.copy(path, target)
+        else:
+            image = cv2.resize(cv2.imread(path), None, fx=0.5, fy=0.5)
+            cv2.imwrite(str(target), image, [cv2.IMWRITE_JPEG_QUALITY, 50])
+        names.append(str(target))
+    raw['val'].paths += names
+    raw['val'].sizes_wh = np.concatenate([raw['val'].sizes_wh, np.full((10, 2), np.nan)])
+    found = {one.check: one.items for one in check_splits(list(raw.values()), inspect_splits(list(raw.values())))}
+    assert [item['image'] for item in found['leak-copy']] == names[:5]
+    assert {item['image'] for item in found['leak-near']} == {*names[5:], own['leak-near'][0]['image']}
