@@ -16,6 +16,7 @@ from mmyolo_ext.apis.config_nodes import LOADERS, closest, explicit_settings, in
 from mmyolo_ext.apis.data import set_data
 from mmyolo_ext.apis.recipe import set_recipe
 from mmyolo_ext.apis.shortcuts import SHORTCUTS, apply_shortcuts, set_patience
+from mmyolo_ext.apis.tiled import set_tiles
 from mmyolo_ext.checkpoint.config_text import parse_config
 from mmyolo_ext.checkpoint.safe_load import read_checkpoint
 from mmyolo_ext.engine.stopping import StopTraining
@@ -42,7 +43,7 @@ KNOWN_KEYS = (
     *('gpu_ids', 'strategy', 'memory_format', 'compile_parts', 'step_guard', 'metainfo'),
     *VARIABLES,
     *SHORTCUTS,
-    *('data', 'recipe', 'patience', 'chosen_recipe'),
+    *('data', 'recipe', 'patience', 'chosen_recipe', 'tile'),
 )
 # Names that other trainers give to our settings
 FOREIGN_KEYS = (
@@ -120,7 +121,7 @@ def load_config(path: str | Path, cfg_options: dict | None = None, with_recipe: 
     if options:
         _check_options(cfg, options)
     given = set(options)
-    for name in (*SHORTCUTS, 'data', 'recipe', 'patience'):
+    for name in (*SHORTCUTS, 'data', 'recipe', 'patience', 'tile'):
         if name in options:
             cfg[name] = options.pop(name)
     recipe = cfg.pop('recipe', 'auto' if cfg.get('data') else None)
@@ -208,6 +209,8 @@ def _finish(cfg: Config) -> None:
             set_data(cfg, cfg.pop('data'))
         if any(cfg.get(name) is not None for name in SHORTCUTS):
             apply_shortcuts(cfg)
+        if cfg.get('tile') is not None:
+            set_tiles(cfg, cfg.pop('tile'))
         fit_rect_batches(cfg)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f'the shortcuts meet a setting of another type than usual: {error!r}') from error
