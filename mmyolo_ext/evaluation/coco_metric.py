@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from importlib.util import find_spec
 from itertools import chain, zip_longest
+from pathlib import Path
 
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO
@@ -44,6 +45,10 @@ class CocoMetric(Base):
         dataset: Config of the dataset of the split, in place of ``ann_file``, for the formats that are no COCO JSON.
         **kwargs: As mmdet's ``CocoMetric``, with ``metric='bbox'`` only.
 
+    Attributes:
+        predictions: Of the last evaluation, on rank 0: ``img_id``, ``bboxes`` (N, 4) xyxy, ``scores`` and ``labels``
+            of each image.
+
     Raises:
         ValueError: For other metrics, or an annotation file that is missing or broken.
     """
@@ -55,6 +60,7 @@ class CocoMetric(Base):
             raise ValueError(f"metric must be 'bbox', got {kwargs['metric']!r}: use mmdet.CocoMetric for others")
         super().__init__(classwise=classwise, **kwargs)
         self.ann_file = ann_file
+        self.predictions: list[dict] = []
         content = None if ann_file is None else read_coco(ann_file, self.backend_args)
         if dataset is not None:
             reader = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True, 'test_mode': True})
@@ -103,6 +109,7 @@ class CocoMetric(Base):
         if self.ann_file is not None and self.cat_ids is None:
             self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
             self._report_difference()
+        self.predictions = [dict(prediction) for _, prediction in results]
         if not self.format_only and not any(len(prediction['scores']) for _, prediction in results):
             MMLogger.get_current_instance().warning('No boxes were predicted: every average precision is 0.')
             nothing = {'bboxes': np.zeros((1, 4)), 'scores': np.zeros(1), 'labels': np.zeros(1, int)}
@@ -128,8 +135,14 @@ class CocoMetric(Base):
         Returns:
             The path of ``OUTFILE_PREFIX.bbox.json`` by the names that mmdet uses.
         """
+        path = f'{outfile_prefix}.bbox.json'
+        put_text(json.dumps(self.detections(results)), path)
+        return {'bbox': path, 'proposal': path}
+
+    def detections(self, predictions: Sequence[dict]) -> list[dict]:
+        """Return predictions in COCO's format of results: ``image_id, bbox`` (x, y, width, height), ``score, ...``."""
         detections = []
-        for result in results:
+        for result in predictions:
             boxes = np.asarray(result['bboxes'], dtype=np.float64).reshape(-1, 4)
             boxes[:, 2:] -= boxes[:, :2]
             numbers = boxes.tolist(), np.asarray(result['scores']).tolist(), np.asarray(result['labels']).tolist()
@@ -137,9 +150,20 @@ class CocoMetric(Base):
                 {'image_id': result['img_id'], 'bbox': box, 'score': score, 'category_id': self.cat_ids[label]}
                 for box, score, label in zip(*numbers, strict=True)
             ]
-        path = f'{outfile_prefix}.bbox.json'
-        put_text(json.dumps(detections), path)
-        return {'bbox': path, 'proposal': path}
+        return detections
+
+    def write_report(self, folder: str, predictions: Sequence[dict], **parts) -> Path:
+        """Write the report of predictions, see :func:`mmyolo_ext.evaluation.report.write_report`."""
+        from .report import write_report  # matplotlib and images, which a training needs at its end only
+
+        ground_truth = self._coco_api.dataset
+        return write_report(
+            folder,
+            ground_truth={**ground_truth, 'info': {}},
+            detections=self.detections(predictions),
+            class_names=self.dataset_meta['classes'],
+            **parts,
+        )
 
 
 def clean(content: dict, path: str) -> tuple[dict, dict[str, list[int]]]:

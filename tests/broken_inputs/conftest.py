@@ -28,7 +28,7 @@ from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
 from mmyolo_ext.datasets.digits import make_digits
-from mmyolo_ext.engine.hooks import CurvesHook
+from mmyolo_ext.engine.hooks import CurvesHook, ReportHook
 
 REPO = Path(__file__).parents[2]
 TRAIN_IMAGES, VAL_IMAGES = 24, 8
@@ -138,6 +138,7 @@ def run_tool(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv('LOCAL_RANK', '0')
     # What takes most of the time of a run this short: curves, and the config's text, which is the same unformatted.
     monkeypatch.setattr(CurvesHook, 'after_train', lambda self, runner: None)
+    monkeypatch.setattr(ReportHook, '_write', lambda self, *args: None)
     monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **style: (text, True))
     forget_instances()
     out, code = io.StringIO(), 0

@@ -6,6 +6,7 @@ from .ema import StepEMAHook
 from .evaluation import EagerEvaluationHook, FuseHook, TestTimeHook
 from .preflight import PreflightHook
 from .recipe import AccumulateHook, CloseMosaicHook, SampleSeedHook
+from .report import ReportHook
 from .training_info import TrainingInfoHook
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     'EarlyStoppingHook',
     'FuseHook',
     'PreflightHook',
+    'ReportHook',
     'SampleSeedHook',
     'StepEMAHook',
     'TestTimeHook',

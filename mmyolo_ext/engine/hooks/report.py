@@ -1,0 +1,156 @@
+"""Write the report of a training or test when it ends."""
+
+import platform
+import shlex
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import get_world_size, master_only
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmyolo_ext.engine.data_checks import leaf_datasets
+from mmyolo_ext.engine.fit_checks import unwrapped
+from mmyolo_ext.engine.hooks.curves import read_scalars
+from mmyolo_ext.registry import HOOKS
+from mmyolo_ext.version import __version__
+
+PACKAGES = ('torch', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'numpy', 'faster-coco-eval')
+MOST_IMAGES = 20_000  # of a training split whose annotations are read again
+
+
+@HOOKS.register_module()
+class ReportHook(Hook):
+    """Write ``report/index.html`` into the work dir when a training or test ends (docs/guides/report.md).
+
+    The report of a training shows the best validation of this process, by the first metric of ``save_best``. It needs
+    ``mmyolo_ext.CocoMetric``. A report that cannot be written is a warning; the run goes on.
+
+    Args:
+        min_precision: Choose the operating point as the lowest confidence with this precision, from 0 to 1, instead of
+            that with the highest F1.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, min_precision: float | None = None) -> None:
+        if min_precision is not None and not 0 < min_precision <= 1:
+            raise ValueError(f'min_precision must be above 0 and at most 1, got {min_precision}')
+        self.min_precision = min_precision
+        self._best: tuple[float, int, list[dict]] | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        self._best, self._started = None, time.monotonic()
+
+    @master_only
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        metric = _metric(runner.val_loop.evaluator)
+        if metric is not None:
+            score = _score(runner, metrics or {})
+            if self._best is None or score > self._best[0]:
+                self._best = score, runner.epoch, metric.predictions
+
+    @master_only
+    def after_train(self, runner: Runner) -> None:
+        if self._best is None:
+            return
+        score, epoch, predictions = self._best
+        minutes = (time.monotonic() - self._started) / 60
+        facts = {
+            'split': 'validation',
+            'best epoch': f'{epoch} of {runner.max_epochs}',
+            'checkpoint': runner.message_hub.get_info('best_ckpt') or runner.message_hub.get_info('last_ckpt'),
+            'time': f'{minutes:.1f} min' + (' since it was resumed' if getattr(runner, 'resumed', False) else ''),
+        }
+        self._write(runner, runner.val_loop, predictions, facts)
+
+    @master_only
+    def after_test(self, runner: Runner) -> None:
+        metric = _metric(runner.test_loop.evaluator)
+        if metric is not None:
+            facts = {'split': 'test', 'checkpoint': runner.cfg.get('load_from')}
+            self._write(runner, runner.test_loop, metric.predictions, facts)
+
+    def _write(self, runner: Runner, loop: Any, predictions: list[dict], facts: dict[str, Any]) -> None:
+        folder = Path(runner.work_dir) / 'report'
+        try:
+            leaves = leaf_datasets(loop.dataloader.dataset)
+            train = _train_leaves(runner)
+            page = _metric(loop.evaluator).write_report(
+                folder,
+                predictions,
+                facts={**self._facts(runner, leaves, train), **facts},
+                log=read_scalars(sorted(Path(runner.work_dir).glob('*/vis_data/scalars.json'))),
+                config=runner.cfg,
+                image_root=(leaves[0].data_prefix or {}).get('img') if len(leaves) == 1 else None,
+                train_ground_truth=_content(train),
+            )
+        except Exception as error:
+            text = ' '.join(str(error).split())
+            runner.logger.warning(f'The report was not written: {type(error).__name__}: {text}')
+        else:
+            runner.logger.info(f'Report: {page}')
+
+    def _facts(self, runner: Runner, leaves: list, train: list) -> dict[str, Any]:
+        model, cfg = unwrapped(runner.model), runner.cfg
+        parts = [type(part).__name__ for part in (getattr(model, n, None) for n in ('backbone', 'neck', 'bbox_head'))]
+        count = sum(parameter.numel() for parameter in model.parameters())
+        loader = cfg.get('train_dataloader') or {}
+        program, *arguments = sys.argv
+        command = f'{program} {shlex.join(arguments)}'
+        return {
+            'title': f'Report of {Path(runner.work_dir).name}',
+            'model': f'{", ".join(part for part in parts if part != "NoneType")}; {count:,} parameters',
+            'training data': ', '.join(_source(leaf) for leaf in train) or None,
+            'evaluated data': ', '.join(_source(leaf) for leaf in leaves),
+            'device': str(next(model.parameters()).device),
+            'processes': get_world_size(),
+            'command': command,
+            'seed': runner.seed,
+            'batch_size': (loader.get('batch_size') or 0) * get_world_size() or None,
+            'min_precision': self.min_precision,
+            'versions': {'mmyolo_ext': __version__, 'Python': platform.python_version(), **_versions()},
+            'overridden': {one['path']: one['value'] for one in cfg.get('chosen_recipe') or ()},
+            'reproduce': command,
+        }
+
+
+def _metric(evaluator: Evaluator) -> Any:
+    """Return the metric that writes reports, or None."""
+    return next((metric for metric in evaluator.metrics if hasattr(metric, 'write_report')), None)
+
+
+def _score(runner: Runner, metrics: dict[str, float]) -> float:
+    checkpoint = (runner.cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    names = checkpoint.get('save_best') or 'coco/bbox_mAP'
+    return metrics.get(names if isinstance(names, str) else names[0], 0.0)
+
+
+def _train_leaves(runner: Runner) -> list:
+    loader = getattr(runner._train_loop, 'dataloader', None)  # a test has the config of a loop, or none
+    return leaf_datasets(loader.dataset) if hasattr(loader, 'dataset') else []
+
+
+def _source(dataset: Any) -> str:
+    return f'{getattr(dataset, "source", getattr(dataset, "ann_file", "?"))} ({len(dataset):,} images)'
+
+
+def _content(leaves: list) -> dict | None:
+    """Return the annotations of the training split, if it is one of a size that is read fast."""
+    if len(leaves) != 1 or not hasattr(leaves[0], 'read_content') or len(leaves[0]) > MOST_IMAGES:
+        return None
+    return leaves[0].read_content()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
