@@ -78,7 +78,7 @@ def report(findings: Sequence[Finding]) -> str:
     """Return findings as text, the worst first."""
     lines = []
     for one in findings:
-        lines.append(f'{one.severity:8} {one.check}: {one.count} {CHECKS[one.check][1]}. Cure: {one.cure}')
+        lines.append(f'{one.severity:8} {one.check} ({one.count}): {CHECKS[one.check][1]}. Cure: {one.cure}')
         places = [' '.join(filter(None, (item['image'], item['note']))) for item in one.items[:SHOWN]]
         lines += [f'         {place}' for place in places if place]
         lines += ['         ...'] if one.count > SHOWN else []

@@ -150,7 +150,8 @@ class Finding:
         count: Number of items.
         message: What was found, in one line.
         cure: What to do.
-        items: ``{'image': path, 'boxes': [[x1, y1, x2, y2], ...], 'note': text}`` of each; the path may be ''.
+        items: ``{'image': path, 'boxes': [[x1, y1, x2, y2], ...], 'note': text}`` of each; the path may be ''. Copies
+            have ``other``, the path of the image that they resemble.
     """
 
     check: str
@@ -235,11 +236,15 @@ def _finding(check: str, items: list[dict]) -> Finding:
     severity, text, cure = CHECKS[check]
     example = next((item for item in items if item['image'] or item['note']), None)
     shown = '' if example is None else ': ' + ', '.join(filter(None, (example['image'], example['note'])))
-    return Finding(check, severity, len(items), f'{len(items)} {text}{shown}', cure, items)
+    return Finding(check, severity, len(items), f'{text} ({len(items)}){shown}', cure, items)
 
 
 def _item(image: str, boxes: Sequence = (), note: str = '') -> dict:
-    return {'image': image, 'boxes': [[round(float(v), 2) for v in box] for box in boxes], 'note': note}
+    return {'image': image, 'boxes': [[round(float(v), 2) for v in box] for box in boxes], 'note': _printable(note)}
+
+
+def _printable(text: str) -> str:
+    return text.encode(errors='replace').decode()  # names may hold lone surrogates
 
 
 Found = Iterator[tuple[str, dict]]
@@ -256,8 +261,9 @@ def _files(split: RawSplit, facts: dict[str, ImageFacts]) -> Found:
     read = [facts[path] for path in split.paths if facts[path].size_wh]
     coloured = sum(not fact.grey for fact in read)
     sharpness = np.median([fact.sharpness for fact in read]) if len(read) >= MIN_IMAGES else 0
-    for path, (width, height) in zip(dict.fromkeys(split.paths), split.sizes_wh, strict=False):
-        fact = facts[path]
+    first_of = {path: number for number, path in reversed(list(enumerate(split.paths)))}
+    for path in dict.fromkeys(split.paths):
+        fact, (width, height) = facts[path], split.sizes_wh[first_of[path]]
         for check, note in fact.faults:
             yield check, _item(path, note=note)
         if fact.size_wh is None:
@@ -536,7 +542,7 @@ def _copies(raw: list[RawSplit], facts: dict[str, ImageFacts]) -> Found:
         for path in paths[1:]:
             within = owner[path] is owner[first]
             note = f'{owner[path].name}, as {first}' + ('' if within else f' of {owner[first].name}')
-            yield 'duplicate-image' if within else 'leak-copy', _item(path, note=note)
+            yield 'duplicate-image' if within else 'leak-copy', {**_item(path, note=note), 'other': first}
             own = _boxes_of(owner[path], path)
             if own != boxes:
                 note = f'{len(own)} boxes, {first} has {len(boxes)}'
@@ -551,7 +557,7 @@ def _copies(raw: list[RawSplit], facts: dict[str, ImageFacts]) -> Found:
         reported.add(second)
         within = owner[first] is owner[second]
         note = f'{owner[second].name}, like {first}' + ('' if within else f' of {owner[first].name}')
-        yield 'near-duplicate' if within else 'leak-near', _item(second, note=note)
+        yield 'near-duplicate' if within else 'leak-near', {**_item(second, note=note), 'other': first}
 
 
 def _boxes_of(split: RawSplit, path: str) -> list[tuple]:

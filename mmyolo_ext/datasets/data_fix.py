@@ -58,6 +58,8 @@ def _fix(
     stated = np.where(np.isnan(split.sizes_wh), real, split.sizes_wh)
     boxes = _converted(split, stated[split.image], changes)
     content: dict[str, list] = {'images': [], 'annotations': []}
+    order = np.argsort(split.image, kind='stable')
+    starts = np.searchsorted(split.image[order], np.arange(len(split.paths) + 1))
     for number, path in enumerate(split.paths):
         fact, factors = facts[path], real[number] / stated[number]
         if fact.size_wh is None:
@@ -71,7 +73,7 @@ def _fix(
             image = {'id': number + 1, 'file_name': os.path.basename(path), 'path': path}
             content['images'].append({**image, 'width': fact.size_wh[0], 'height': fact.size_wh[1]})
             changes['sizes of images corrected'] += bool((factors != 1).any())
-            own = np.flatnonzero(split.image == number)
+            own = order[starts[number] : starts[number + 1]]
             content['annotations'] += _boxes(
                 split, own, boxes[own] * np.tile(factors, 2), real[number], labels, changes
             )

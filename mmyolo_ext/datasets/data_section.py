@@ -1,10 +1,12 @@
 """Show findings as HTML, with images."""
 
 import base64
+import contextlib
 import html
 from collections.abc import Sequence
 
 import cv2
+import numpy as np
 
 from mmyolo_ext.image_io import read_image
 
@@ -54,7 +56,8 @@ def data_section(findings: Sequence[Finding]) -> str:
         severity, text, _ = CHECKS[finding.check]
         parts.append(
             f'<details{is_open}><summary><span class="badge" style="background:{COLOURS[severity]}">{severity}</span>'
-            f'{finding.count:,} {html.escape(text)}<span class="name">{finding.check}</span></summary>'
+            f'{html.escape(text[0].upper() + text[1:])}: {finding.count:,}'
+            f'<span class="name">{finding.check}</span></summary>'
             f'<p class="cure">Cure: {html.escape(finding.cure)}.</p>'
             f'<div class="images">{"".join(figures)}</div>{_notes(finding)}</details>'
         )
@@ -78,7 +81,7 @@ def _notes(finding: Finding) -> str:
 
 
 def _figure(item: dict) -> str:
-    """Return an image with its boxes; nothing if the image cannot be read."""
+    """Return an image with its boxes, and the image that it resembles beside it; nothing if it cannot be read."""
     try:
         image, _ = read_image(item['image'])
     except ValueError:
@@ -90,9 +93,13 @@ def _figure(item: dict) -> str:
         x1, y1, x2, y2 = (int(min(max(value * scale, -SIDE), 2 * SIDE)) for value in box)
         cv2.rectangle(image, (x1, y1), (x2, y2), (255, 255, 255), 3)
         cv2.rectangle(image, (x1, y1), (x2, y2), (40, 40, 230), 2)
+    if item.get('other'):
+        with contextlib.suppress(ValueError):
+            other = cv2.resize(read_image(item['other'])[0], size_wh, interpolation=cv2.INTER_AREA)
+            image = cv2.resize(np.hstack([image, other]), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     text = base64.b64encode(cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]).decode()
     caption = html.escape(item['note'] or item['image'])
     return (
-        f'<figure><img alt="{html.escape(item["image"])}" src="data:image/jpeg;base64,{text}" width="{size_wh[0]}" '
-        f'height="{size_wh[1]}"><figcaption>{caption}</figcaption></figure>'
+        f'<figure><img alt="{html.escape(item["image"])}" src="data:image/jpeg;base64,{text}" '
+        f'width="{image.shape[1]}" height="{image.shape[0]}"><figcaption>{caption}</figcaption></figure>'
     )

@@ -42,9 +42,12 @@ def suspect_labels(raw: Sequence[RawSplit], detections: dict[str, np.ndarray]) -
     for split in raw:
         boxes = split.boxes_xyxy
         fine = np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        order = np.argsort(split.image, kind='stable')
+        starts = np.searchsorted(split.image[order], np.arange(len(split.paths) + 1))
         for number, path in enumerate(split.paths):
             if path in detections:
-                own = np.flatnonzero(fine & (split.image == number))
+                own = order[starts[number] : starts[number + 1]]
+                own = own[fine[own]]
                 rows = detections[path][detections[path][:, 4] >= FAINT]
                 found += _suspects(split, path, own, rows[np.argsort(-rows[:, 4], kind='stable')])
     found.sort(key=lambda row: -row[0])

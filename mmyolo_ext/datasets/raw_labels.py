@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mmyolo_ext.coco_json import check_file_name, read_coco, split_images, take_images
+from mmyolo_ext.coco_json import LARGEST_SIDE, check_file_name, read_coco, split_images, take_images
 from mmyolo_ext.image_io import IMAGE_SUFFIXES, image_size
 
 from . import labelme, sources, voc, yolo_txt
 
 UNKNOWN = -1
+LARGEST = 1e9  # px, of coordinates; larger ones are read as this
 
 
 @dataclass
@@ -84,6 +85,8 @@ def read_split(name: str, source: dict | tuple) -> RawSplit:
     if reader is None:
         reader = _coco if kind in ('CheckedCocoDataset', 'CocoDataset') else _any
     split = RawSplit(name)
+    if source.get('part') == 'train':
+        split.faults.append(('no-val', '', 'a part of the training images is validated'))
     if source.get('part') is None or reader is _coco:
         return reader(split, source)
     return take_part(reader(split, source), source)
@@ -432,12 +435,12 @@ def _coco(split: RawSplit, config: dict) -> RawSplit:
 
 
 def _valid_entries(content: dict) -> dict:
-    images = [one for one in content['images'] if isinstance(one, dict) and 'id' in one]
-    known = {str(one['id']) for one in images}
+    images = [one for one in content['images'] if isinstance(one, dict) and type(one.get('id')) is int]
+    known = {one['id'] for one in images}
     annotations = [
         one
         for one in content['annotations']
-        if isinstance(one, dict) and 'category_id' in one and str(one.get('image_id')) in known
+        if isinstance(one, dict) and type(one.get('category_id')) is int and one.get('image_id') in known
     ]
     return {**content, 'images': images, 'annotations': annotations}
 
@@ -449,8 +452,10 @@ def _read_coco(split: RawSplit, content: dict, locate, classes: tuple[str, ...] 
     split.classes = tuple(classes or names)
     missing = [name for name in split.classes if name not in names]
     split.faults += [('class-not-in-file', '', f'{name!r}; the file has {", ".join(names)}') for name in missing]
-    labels = {one.get('id'): split.classes.index(one['name']) for one in categories if one['name'] in split.classes}
-    others = {one.get('id'): one['name'] for one in categories if one['name'] not in split.classes}
+    labels = {
+        repr(one.get('id')): split.classes.index(one['name']) for one in categories if one['name'] in split.classes
+    }
+    others = {repr(one.get('id')): one['name'] for one in categories if one['name'] not in split.classes}
     for kind in ('images', 'annotations', 'categories'):
         ids = [one.get('id') for one in content[kind] if isinstance(one, dict)]
         for repeated, times in Counter(map(repr, ids)).items():
@@ -459,7 +464,7 @@ def _read_coco(split: RawSplit, content: dict, locate, classes: tuple[str, ...] 
     positions, sizes = {}, []
     for image in content['images']:
         name = image.get('file_name') if isinstance(image, dict) else None
-        if not isinstance(name, str) or 'id' not in image:
+        if not _is_file_name(name) or 'id' not in image:
             split.faults.append(('label-broken', '', f'an image without id or file_name: {str(image)[:80]}'))
             continue
         try:
@@ -469,7 +474,10 @@ def _read_coco(split: RawSplit, content: dict, locate, classes: tuple[str, ...] 
             continue
         positions[repr(image['id'])] = len(sizes)
         sides = [image.get(side) for side in ('width', 'height')]
-        sizes.append([side if type(side) in (int, float) and side > 0 else np.nan for side in sides])
+        valid = all(type(side) in (int, float) and 0 < side <= LARGEST_SIDE for side in sides)
+        sizes.append(sides if valid else (np.nan, np.nan))
+        if not valid:
+            split.faults.append(('label-broken', path, f'width and height are {str(sides)[:80]}'))
         split.paths.append(path)
     rows, areas, outlines = [], [], []
     known = {repr(image.get('id')) for image in content['images'] if isinstance(image, dict)}
@@ -482,7 +490,7 @@ def _read_coco(split: RawSplit, content: dict, locate, classes: tuple[str, ...] 
             if repr(annotation.get('image_id')) not in known:
                 split.faults.append(('unknown-image', '', f'{where}: image_id {annotation.get("image_id")}'))
             continue
-        path, category = split.paths[image], annotation.get('category_id')
+        path, category = split.paths[image], repr(annotation.get('category_id'))
         if category not in labels:
             check = 'class-other' if category in others else 'class-out-of-range'
             split.faults.append((check, path, f'{where}: {others.get(category, f"category_id {category}")}'))
@@ -493,14 +501,18 @@ def _read_coco(split: RawSplit, content: dict, locate, classes: tuple[str, ...] 
             continue
         ignored = bool(annotation.get('iscrowd') or annotation.get('ignore'))
         rows.append(
-            (image, labels[category], [min(max(v, -1e12), 1e12) if v == v else v for v in box], ignored, where)
+            (image, labels[category], [min(max(v, -LARGEST), LARGEST) if v == v else v for v in box], ignored, where)
         )
         area = annotation.get('area')
-        areas.append(area if type(area) in (int, float) else np.nan)
+        areas.append(min(area, LARGEST**2) if type(area) in (int, float) else np.nan)
         outlines.append(_outline(annotation.get('segmentation')))
     _fill(split, sizes, rows)
     split.areas, split.outlines = np.array(areas, np.float64), np.array(outlines, np.float64).reshape(-1, 4)
     return split
+
+
+def _is_file_name(name: object) -> bool:
+    return isinstance(name, str) and '\0' not in name and name == name.encode(errors='ignore').decode() and name != ''
 
 
 def _outline(segmentation: object) -> tuple[float, ...]:
@@ -508,7 +520,7 @@ def _outline(segmentation: object) -> tuple[float, ...]:
     try:
         points = np.concatenate([np.array(part, np.float64).reshape(-1, 2) for part in segmentation])
         return (*points.min(0), *points.max(0))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return (np.nan,) * 4
 
 

@@ -1,6 +1,7 @@
 """Each check finds its fault and nothing else; injected label errors are found; a repaired copy is clean."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from PIL import Image
 
 from mmyolo_ext.cli.check import main
 from mmyolo_ext.datasets import find_dataset
-from mmyolo_ext.datasets.data_check import CHECKS, check_data
+from mmyolo_ext.datasets.data_check import CHECKS, check_data, check_splits, inspect_splits
+from mmyolo_ext.datasets.data_fix import fix_splits
 from mmyolo_ext.datasets.data_section import data_section
 from mmyolo_ext.datasets.image_facts import ImageFacts, difference_hash, near_pairs
 from mmyolo_ext.datasets.raw_labels import find_splits, read_split
@@ -719,6 +721,78 @@ def test_refused_data_are_checked_all_the_same(tmp_path, capsys):
     assert ended.value.code == 1
     text = capsys.readouterr().out
     assert 'data-refused' in text and 'cat of val is not in train' in text and 'class-not-in-train' in text
+
+
+def test_detections_of_a_run(folder, tmp_path, capsys):
+    data = Data(shutil.copytree(folder, tmp_path / 'data'))
+    boxes = [one for content in data.contents.values() for one in content['annotations']]
+    truth = {
+        'images': [
+            {**image, 'file_name': str(data.root / image['file_name'])}
+            for content in data.contents.values()
+            for image in content['images']
+        ],
+        'categories': [{'id': 8, 'name': 'bee'}, {'id': 9, 'name': 'ant'}],  # in any order
+    }
+    ids = {1: 9, 2: 8}
+    results = [
+        {'image_id': one['image_id'], 'category_id': ids[one['category_id']], 'bbox': one['bbox'], 'score': 0.9}
+        for one in boxes
+    ]
+    file = tmp_path / 'report/detections.json'
+    write(file, json.dumps(results))
+    data.box(4)['category_id'] = 2
+    data.val['annotations'][3]['bbox'][1] += 9
+    for split, content in data.contents.items():
+        write(data.root / f'{split}.json', json.dumps(content))
+    with pytest.raises(SystemExit, match='2'):
+        main([str(data.root), '--predictions', str(file)])
+    assert 'ground_truth.json' in capsys.readouterr().err
+    write(file.with_name('ground_truth.json'), json.dumps(truth))
+    with pytest.raises(SystemExit, match='1'):
+        main([str(data.root), '--predictions', str(file), '--json'])
+    found = {one['check']: one['items'] for one in json.loads(capsys.readouterr().out)['findings']}
+    assert [Path(item['image']).name for item in found['label-class']] == ['1.png']
+    assert [Path(item['image']).name for item in found['label-misplaced']] == ['12.png']
+    assert not found.keys() & {'label-missing', 'label-undetected'}
+
+
+@pytest.mark.parametrize('seed', range(12))
+def test_any_json_is_checked(seed, folder):
+    """Values of any type and size at any place are findings and no traceback."""
+    rng = random.Random(seed)
+    data = Data(folder)
+    values = [
+        None,
+        [],
+        {},
+        'x',
+        -1,
+        1e308,
+        float('nan'),
+        2**70,
+        True,
+        '../x',
+        '\ud800',
+        'a\0b',
+        10**400,
+        [[1, 2], [3]],
+    ]
+    for _ in range(8):
+        entries = rng.choice([*data.contents.values()])[rng.choice(['images', 'annotations', 'categories'])]
+        position = rng.randrange(len(entries))
+        if isinstance(entries[position], dict) and rng.random() < 0.9:
+            key = rng.choice([*entries[position], 'segmentation'])
+            value = rng.choice(values)
+            entries[position][key] = [1, 2, value, 4] if key == 'bbox' and rng.random() < 0.5 else value
+        else:
+            entries[position] = rng.choice(values)
+    raw = [read_split(split, (content, str(folder))) for split, content in data.contents.items()]
+    facts = inspect_splits(raw)
+    findings = check_splits(raw, facts)
+    assert {one.check for one in findings} & {check for check, row in CHECKS.items() if row[0] != 'note'}
+    assert json.dumps([one.to_dict() for one in findings]) and data_section(findings).encode()
+    fix_splits(raw, facts)
 
 
 def test_a_section_holds_its_images_and_escapes_names(folder):
