@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 SAME_PART = 0.5  # IoU in the area that two tiles share, from which two boxes are of one object
-INSIDE = 0.75  # share of a cut box in a complete one of another tile, from which it is a part of it
+INSIDE = 0.75  # share of a cut box in a larger one of other tiles, from which it is a part of that object
 WEAK = 0.3  # of the best score of an object: parts below do not enlarge its box
 EDGE = 0.01  # of the side of a tile, at least 2 px: a box this close to the border of its tile is cut by it
 
@@ -57,7 +57,7 @@ def merge(
        object takes at most one box of each tile; pairs with high scores come first.
     2. The box of an object is the best complete one; if every tile cuts it, the hull of its parts. The score is the
        best of those that make the box.
-    3. Cut boxes inside a complete one of another tile are dropped, and NMS by class removes what overlaps still.
+    3. Cut boxes inside a better box of other tiles are dropped, and NMS by class removes what overlaps still.
 
     Args:
         detections: Boxes (n, 4) xyxy in px of the tile, scores (n,) and labels (n,) of each tile.
@@ -104,7 +104,7 @@ def _join(
     opened = np.where(cut, [-np.inf, -np.inf, np.inf, np.inf], boxes)  # the object goes on there
     complete = ~cut.any(1)
     of_tile = [np.flatnonzero(tile == index) for index in range(len(frames))]
-    pairs, absorbed = [], np.zeros(len(boxes), bool)
+    pairs = []
     for one, other in combinations(range(len(frames)), 2):
         low, high = np.maximum(frames[one], frames[other])[:2], np.minimum(frames[one], frames[other])[2:]
         i, j = of_tile[one], of_tile[other]
@@ -119,10 +119,6 @@ def _join(
         row, column = np.nonzero(agree >= SAME_PART)
         strength = agree[row, column] * np.minimum(scores[i[row]], scores[j[column]])
         pairs.append(np.stack([strength, i[row], j[column]], axis=1))
-        for parts, others, of_class in ((i, j, same), (j, i, same.T)):
-            inside = _intersections(boxes[parts], boxes[others]) >= INSIDE * _areas(boxes[parts])[:, None]
-            better = complete[others] & (scores[parts][:, None] <= scores[others])
-            absorbed[parts] |= (inside & better & of_class).any(1) & ~complete[parts]
 
     members = {index: [index] for index in range(len(boxes))}
     owner = list(range(len(boxes)))
@@ -134,19 +130,26 @@ def _join(
         members[a] += members.pop(b)
         for index in members[a]:
             owner[index] = a
-    merged = []
+    merged, is_part = [], []
     for group in members.values():
         group = np.array(group)
-        if complete[group].any():
+        is_part.append(not complete[group].any())
+        if not is_part[-1]:
             group = group[complete[group]]
             group = group[[scores[group].argmax()]]
-        elif absorbed[group].all():
-            continue
         group = group[scores[group] >= WEAK * scores[group].max()]
         box = np.concatenate([boxes[group, :2].min(0), boxes[group, 2:].max(0)])
         merged.append((box, scores[group].max(), labels[group[0]]))
-    boxes, scores, labels = zip(*merged, strict=True)
-    return np.array(boxes), np.array(scores), np.array(labels)
+    boxes, scores, labels = map(np.array, zip(*merged, strict=True))
+    of_group = [{tile[index] for index in group} for group in members.values()]
+    keep = np.ones(len(boxes), bool)
+    around = boxes + [-edge, -edge, edge, edge]
+    areas = _areas(boxes)
+    for part in np.flatnonzero(is_part):
+        inside = _intersections(boxes[[part]], around)[0] >= INSIDE * areas[part]
+        larger = np.flatnonzero(inside & (labels == labels[part]) & (scores >= scores[part]) & (areas > areas[part]))
+        keep[part] = all(of_group[part] & of_group[other] for other in larger)
+    return boxes[keep], scores[keep], labels[keep]
 
 
 def _areas(boxes: np.ndarray) -> np.ndarray:

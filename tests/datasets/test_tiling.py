@@ -1,9 +1,19 @@
 """Tiles of large images: geometry, merging of detections across borders, and the dataset of tiles."""
 
+import json
+
+import cv2
 import numpy as np
 import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
 
+from mmyolo_ext.datasets import CachedDataset, CheckedCocoDataset, RectBatchDataset, TiledDataset
+from mmyolo_ext.evaluation import TiledCocoMetric
 from mmyolo_ext.tiling import merge, tiles
+
+CLASSES = ('red', 'blue')
 
 
 @pytest.mark.parametrize(
@@ -45,7 +55,7 @@ def visible(boxes, places, noise=None):
     return found
 
 
-@pytest.mark.parametrize('overlap', [0.0, 0.1, 0.2, 0.5])
+@pytest.mark.parametrize('overlap', [0.0, 0.2, 0.4])
 @pytest.mark.parametrize('noisy', [False, True])
 def test_an_object_across_borders_is_one_box(overlap, noisy):
     """200 random objects, up to 1.5 tiles long, each across at least one border: one box each, at its place."""
@@ -64,3 +74,154 @@ def test_an_object_across_borders_is_one_box(overlap, noisy):
         assert len(boxes) == len(scores) == len(labels) == 1 and labels[0] == 1
         exact += np.abs(boxes[0] - truth[0, :4]).max() < (5 if noisy else 2.01)
     assert exact == 200
+
+
+def test_a_crowd_keeps_its_objects():
+    """Objects side by side, of two classes, of up to a tile: as many boxes as objects, each at its place."""
+    generator = np.random.default_rng(1)
+    image_hw = (1000, 1400)
+    places = tiles(*image_hw, 320, 0.2)
+    for cell in (40, 90, 250):  # objects touch in both directions: cell by cell, shrunk by at most a fifth
+        corners = [(x, y) for y in range(0, 1000 - cell, cell) for x in range(0, 1400 - cell, cell)]
+        corners = np.array(corners, float)
+        sides = cell * generator.uniform(0.8, 1, corners.shape)
+        truth = np.concatenate([corners, corners + sides, generator.integers(0, 2, (len(corners), 1))], axis=1)
+        boxes, _, labels = merge(visible(truth, places), places, image_hw)
+        assert len(boxes) == len(truth)
+        for box, label in zip(boxes, labels, strict=True):
+            assert (np.abs(truth - [*box, label]).max(1) <= 2).sum() == 1
+
+
+def test_classes_scores_and_parts():
+    places = [(0, 0, 100, 100), (80, 0, 100, 100)]
+    left = (np.array([[60.0, 10, 100, 50]]), np.array([0.6]), np.array([0]))
+    # x 80..120 of the image, so both are parts of 60..120; the best score counts
+    boxes, scores, _ = merge([left, ([[0, 10, 40, 50]], [0.8], [0])], places, (100, 180))
+    np.testing.assert_allclose(boxes, [[60, 10, 120, 50]])
+    assert scores[0] == np.float32(0.8)
+    # of another class, or far below in score: two objects; a weak part does not enlarge the box of a strong one
+    assert len(merge([left, ([[0, 10, 40, 50]], [0.8], [1])], places, (100, 180))[0]) == 2
+    np.testing.assert_allclose(
+        merge([left, ([[0, 10, 40, 50]], [0.1], [0])], places, (100, 180))[0], [[60, 10, 100, 50]]
+    )
+    # a complete box is better than the hull; 90..100 is a poor part of it
+    boxes, _, _ = merge([([[90, 20, 100, 40]], [0.5], [0]), ([[10, 10, 60, 50]], [0.7], [0])], places, (100, 180))
+    np.testing.assert_allclose(boxes, [[90, 10, 140, 50]])
+    assert [len(part) for part in merge([([], [], []), ([], [], [])], places, (100, 180))] == [0, 0, 0]
+
+
+@pytest.fixture(scope='module')
+def large(tmp_path_factory):
+    """(folder, content) of two large images, one without boxes."""
+    folder, generator = tmp_path_factory.mktemp('large'), np.random.default_rng(0)
+    content = {
+        'images': [],
+        'annotations': [],
+        'categories': [{'id': i + 1, 'name': n} for i, n in enumerate(CLASSES)],
+    }
+    for number in range(2):
+        cv2.imwrite(str(folder / f'{number}.png'), generator.integers(0, 255, (150, 260, 3), np.uint8))
+        content['images'].append({'id': number + 1, 'file_name': f'{number}.png', 'height': 150, 'width': 260})
+    for k in range(9):
+        x, y, w, h = 28 * k, 15 * k, 20 + k, 15
+        content['annotations'].append(
+            {'id': k + 1, 'image_id': 1, 'category_id': k % 2 + 1, 'bbox': [x, y, w, h], 'area': w * h, 'iscrowd': 0}
+        )
+    (folder / 'all.json').write_text(json.dumps(content))
+    return folder, content
+
+
+def inner(folder, test_mode=False, pipeline=None):
+    return CheckedCocoDataset(
+        ann_file='all.json',
+        data_root=f'{folder}/',
+        data_prefix={'img': ''},
+        metainfo={'classes': CLASSES},
+        test_mode=test_mode,
+        pipeline=pipeline or [{'type': 'mmyolo_ext.LoadImage'}],
+    )
+
+
+def test_tiles_have_their_pixels_and_the_visible_boxes(large):
+    folder, content = large
+    dataset = TiledDataset(inner(folder), size=64, overlap=0.25, min_visible=0.5, background=1)
+    places = tiles(150, 260, 64, 0.25)
+    assert len(dataset) == 2 * len(places)
+    counts = [0, 0]
+    for index, (x, y, w, h) in enumerate(places):
+        expected = []
+        for annotation in content['annotations']:  # pixel by pixel
+            bx, by, bw, bh = annotation['bbox']
+            seen = np.zeros((150, 260), bool)
+            seen[by : by + bh, bx : bx + bw] = True
+            rows, columns = np.nonzero(seen[y : y + h, x : x + w])
+            if len(rows):
+                box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+                ignored = int(len(rows) / seen.sum() < 0.5)
+                counts[ignored] += 1
+                expected.append((box, annotation['category_id'] - 1, ignored))
+        info = dataset.get_data_info(index)
+        found = [(one['bbox'], one['bbox_label'], one['ignore_flag']) for one in info['instances']]
+        assert found == expected and (info['height'], info['width']) == (h, w)
+        assert sorted(dataset.get_cat_ids(index)) == sorted(label for _, label, ignored in expected if not ignored)
+        image = cv2.imread(str(folder / '0.png'))[y : y + h, x : x + w]
+        np.testing.assert_array_equal(dataset[index]['img'], image)
+    assert [dataset.report['boxes'], dataset.report['ignored']] == counts and min(counts) > 0
+
+
+def test_background_tiles_are_kept_at_a_rate(large):
+    def count(rate, **kwargs):
+        return TiledDataset(inner(large[0], **kwargs), size=32, overlap=0.5, background=rate).report
+
+    every, none, some = count(1), count(0), count(0.3)
+    total = every['background']
+    assert none['background'] == 0 and none['background_dropped'] == total and none['boxes'] == every['boxes']
+    assert abs(some['background'] / total - 0.3) < 3 * (0.21 / total) ** 0.5
+    assert count(0.3) == some and count(0, test_mode=True)['background'] == total
+
+
+def test_cache_and_rectangles_give_the_same_tiles(large):
+    pipeline = [
+        {'type': 'mmyolo_ext.LoadImage'},
+        {'type': 'mmdet.LoadAnnotations', 'with_bbox': True},
+        {'type': 'mmyolo_ext.Letterbox', 'size_hw': (64, 64)},
+        {'type': 'mmyolo_ext.PackInputs'},
+    ]
+    plain = TiledDataset(inner(large[0]), size=64, background=1)
+    cached = CachedDataset(TiledDataset(inner(large[0]), size=64, background=1))
+    rect = RectBatchDataset(TiledDataset(inner(large[0], True, pipeline), size=64), batch_size=4, size=64, extra=0)
+    assert len(plain) == len(cached) == len(rect)
+    for index in (0, 3, 3, 11):
+        np.testing.assert_array_equal(plain[index]['img'], cached[index]['img'])
+        packed, info = rect[index], rect.get_data_info(index)
+        sample = plain[int(rect.order[index])]
+        np.testing.assert_array_equal(packed['inputs'].numpy().transpose(1, 2, 0), sample['img'])
+        assert packed['data_samples'].tile_xywh == info['tile_xywh']
+        assert len(cached[index]['gt_bboxes']) == len(plain.get_data_info(index)['instances'])
+    with pytest.raises(ValueError, match=r'must begin with mmyolo_ext.LoadImage, got LoadImageFromFile'):
+        TiledDataset(inner(large[0], pipeline=[{'type': 'mmcv.LoadImageFromFile'}]), size=64)
+
+
+def test_the_metric_is_that_of_whole_images(large):
+    """Visible parts of the ground truth score 1 on whole images, though tiles are seen twice by two ranks."""
+    folder, content = large
+    dataset = TiledDataset(inner(folder, test_mode=True), size=64, overlap=0.25)
+    metric = TiledCocoMetric(ann_file=str(folder / 'all.json'))
+    metric.dataset_meta = dataset.metainfo
+    truth = [
+        [*one['bbox'][:2], *np.add(one['bbox'][:2], one['bbox'][2:]), one['category_id'] - 1]
+        for one in content['annotations']
+    ]
+    for index in [*range(len(dataset)), 0, 1]:
+        info = dataset.get_data_info(index)
+        seen = visible(np.array(truth, float) if info['img_id'] == 1 else np.zeros((0, 5)), [info['tile_xywh']])[0]
+        sample = DetDataSample(
+            metainfo={**{k: info[k] for k in ('img_id', 'tile_xywh', 'image_hw')}, 'ori_shape': (64, 64)}
+        )
+        fields = dict(zip(('bboxes', 'scores', 'labels'), map(torch.as_tensor, seen), strict=True))
+        sample.pred_instances = InstanceData(**fields)
+        metric.process({}, [sample.to_dict()])
+    scores = metric.evaluate(len(dataset))
+    assert scores['coco/bbox_mAP'] == pytest.approx(1) and scores['coco/red_precision'] == pytest.approx(1)
+    with pytest.raises(ValueError, match='only 0 of 5 tiles'):
+        metric.evaluate(5)
