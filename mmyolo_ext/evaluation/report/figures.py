@@ -51,6 +51,7 @@ class Figures:
             figure = Figure(figsize=size, layout='constrained')
             plot(figure.add_subplot())
             FigureCanvasAgg(figure).print_figure(self.folder / f'{name}.png', dpi=130)
+            figure.set_layout_engine('none')  # the SVG keeps the places of the PNG
             figure.patch.set_alpha(0)
             figure.axes[0].patch.set_alpha(0)
             text = io.StringIO()

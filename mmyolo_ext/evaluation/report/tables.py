@@ -1,10 +1,14 @@
 """The sections of a report that do not depend on detections: training curves, data and config."""
 
 import html
+import re
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 from mmengine.config import Config
+
+from mmyolo_ext.coco_json import check_boxes
 
 from . import figures as charts
 from .page import caption, facts_table, plots, table
@@ -64,13 +68,17 @@ def data_plots(figures: charts.Figures, splits: dict[str, dict | None], config: 
     names = list(dict.fromkeys(category['name'] for gt in splits.values() for category in gt['categories']))
     facts, counts, side, ratio, centre, fit = [], {}, {}, {}, {}, {}
     for name, gt in splits.items():
-        sizes = {entry['id']: (entry['width'], entry['height']) for entry in gt['images']}
         by_id = {category['id']: category['name'] for category in gt['categories']}
-        chosen = [entry for entry in gt['annotations'] if not entry.get('iscrowd') and entry['category_id'] in by_id]
-        boxes = np.array([entry['bbox'] for entry in chosen], dtype=np.float64).reshape(-1, 4)
-        image_wh = np.array([sizes[entry['image_id']] for entry in chosen], dtype=np.float64).reshape(-1, 2)
-        labels = [by_id[entry['category_id']] for entry in chosen]
-        counts[name] = {one: labels.count(one) for one in names}
+        _, faults, _, xywh, sizes_wh = check_boxes(gt)  # the training split may hold boxes that training drops
+        good = [
+            at
+            for at, (entry, fault) in enumerate(zip(gt['annotations'], faults, strict=True))
+            if fault is None and not entry.get('iscrowd')
+        ]
+        chosen = [gt['annotations'][at] for at in good]
+        boxes, image_wh = xywh[good], sizes_wh[good]
+        labels = Counter(by_id[entry['category_id']] for entry in chosen)
+        counts[name] = {one: labels[one] for one in names}
         empty = len(gt['images']) - len({entry['image_id'] for entry in chosen})
         facts.append((name, len(gt['images']), empty, len(boxes), len(boxes) / max(len(gt['images']), 1)))
         if len(boxes):
@@ -129,11 +137,12 @@ def config_section(config: Config | None, facts: dict) -> str:
     if overridden:
         parts += ['<h3>Overridden values</h3>', facts_table(overridden)]
     if config is not None:
-        last = {key.split('.')[-1] for key in overridden}
-        lines = [
-            f'<mark>{html.escape(line)}</mark>' if line.strip().split('=')[0].strip() in last else html.escape(line)
-            for line in config.pretty_text.splitlines()
-        ]
+        lines, part = [], ''
+        for line in config.pretty_text.splitlines():
+            part = line.split(' = ')[0] if re.match(r'\w+ = ', line) else part
+            keys = [key.split('.') for key in overridden]
+            is_changed = any(key[0] == part and re.search(rf'\b{re.escape(key[-1])} ?=', line) for key in keys)
+            lines.append(f'<mark>{html.escape(line)}</mark>' if is_changed else html.escape(line))
         note = caption('Lines of overridden keys are marked.') if overridden else ''
         parts += ['<h3>Full config</h3>', note, '<pre>', '\n'.join(lines), '</pre>']
     return ''.join(parts)
