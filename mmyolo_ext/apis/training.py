@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import utils as devices
-from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -135,15 +134,14 @@ def train(model: str | Path, data: str | Path | None = None, recipe: str | None 
 
 def run_config(cfg: Config) -> Run:
     """Train as a config of :func:`build_config` defines it."""
-    if is_main_process():
-        for choice in cfg.get('chosen_recipe') or ():
-            print(f'recipe: {Choice(**choice)}')
     with config_errors_named(cfg, 'train'):
         if cfg.get('load_from'):
             check_start(cfg)
         if cfg.get('launcher', 'none') != 'none':
             prepare_processes(cfg, cfg.launcher)
         runner = RUNNERS.build(cfg)
+    for choice in cfg.get('chosen_recipe') or ():
+        runner.logger.info(f'recipe: {Choice(**choice)}')
     check_config(cfg, 'train')
     with config_errors_named(cfg):
         runner.train()

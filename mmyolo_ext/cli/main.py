@@ -4,6 +4,9 @@ Nothing heavy is imported before a subcommand is chosen, so that ``mmyolo-ext --
 """
 
 import importlib
+import os
+import select
+import signal
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -47,12 +50,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         if words[1:] in (['-h'], ['--help']):
             print(f'example: {example}\n')
         sys.argv = [f'mmyolo-ext {name}', *words[1:]]  # argparse and the messages of runs name the program by it
-        importlib.import_module(f'mmyolo_ext.cli.{module}').main(words[1:])
+        _run(module, words[1:])
     else:
         match = get_close_matches(name, COMMANDS, 1)
         hint = f'did you mean {match[0]!r}?' if match else f'commands are {", ".join(COMMANDS)}'
         print(f'error: there is no command {name!r}: {hint}', file=sys.stderr)
         sys.exit(2)
+
+
+def _run(module: str, words: Sequence[str]) -> None:
+    try:
+        importlib.import_module(f'mmyolo_ext.cli.{module}').main(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        stdout = select.poll()
+        stdout.register(sys.stdout, 0)
+        if not any(event & select.POLLERR for _, event in stdout.poll(0)):
+            raise
+        # a reader such as head has seen enough; the flush when Python ends needs somewhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def help_text() -> str:

@@ -17,7 +17,10 @@ LOG_FILE_ONLY = {
     *(('faster_coco_metric', None), ('coco_metric', None)),  # steps, the table of classes, scores for spreadsheets
 }
 # beginnings of lines that repeat what another line says
-REPEATED = ('Exp name: ', 'Saving checkpoint at ', 'Checkpoints will be saved to ', 'Load checkpoint from ')
+REPEATED = (
+    *('Exp name: ', 'Saving checkpoint at ', 'Checkpoints will be saved to '),
+    *('Load checkpoint from ', 'Loads checkpoint by '),
+)
 FIRST_LINE_ONLY = ('Training ',)  # the table of parameter groups follows
 SCORES = {
     **{'bbox_mAP': 'AP', 'bbox_mAP_50': 'AP50', 'bbox_mAP_75': 'AP75'},

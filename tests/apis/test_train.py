@@ -82,8 +82,8 @@ def test_arguments_that_cannot_be_meant(config_file, tmp_path, overrides, messag
 
 
 def test_a_training_by_the_recipe(config_file, tmp_path, capsys):
-    run = train(config_file, work_dir=tmp_path / 'run', epochs=3, patience=1)
-    printed = capsys.readouterr().out
+    run = train(config_file, work_dir=tmp_path / 'run', epochs=3, patience=1, log_level='INFO')
+    printed = ''.join(capsys.readouterr())
     # 6 images: 2 steps of 4 per epoch, 6 steps, a tenth of them is less than the 2 that are the least
     assert 'recipe: default_hooks.ema = momentum=0.5, gamma=2 (over the last 2 steps' in printed
     assert run.work_dir == tmp_path / 'run' and run.best.name.startswith('best_coco_bbox_mAP_epoch_')
