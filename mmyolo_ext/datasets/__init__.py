@@ -3,6 +3,7 @@
 from . import transforms
 from .cached_dataset import CachedDataset
 from .checked_coco import CheckedCocoDataset
+from .data_section import run_data_section
 from .labelme import LabelmeDataset
 from .mix_dataset import MixDataset
 from .rect_batch_dataset import RectBatchDataset
@@ -25,6 +26,7 @@ __all__ = [
     'TiledDataset',
     'YOLOTxtDataset',
     'find_dataset',
+    'run_data_section',
     'stack_inputs',
     'transforms',
 ]

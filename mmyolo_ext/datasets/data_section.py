@@ -3,15 +3,19 @@
 import base64
 import contextlib
 import html
+import os
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
 from mmyolo_ext.image_io import read_image
+from mmyolo_ext.registry import FUNCTIONS
 
-from .data_check import CHECKS, SEVERITIES, Finding
+from .checked_coco import CheckedCocoDataset
+from .data_check import CHECKS, SEVERITIES, Finding, check_data
 
+MOST_CHECKED = 3000  # images of a run that its report checks
 SHOWN_IMAGES, SHOWN_NOTES = 4, 8  # of a finding
 MOST_IMAGES = 80  # of a page
 SIDE, QUALITY = 240, 75  # px of the longer side, JPEG
@@ -64,6 +68,35 @@ def data_section(findings: Sequence[Finding]) -> str:
     if not findings:
         parts.append('<p>Nothing was found.</p>')
     return '\n'.join([*parts, '</section>'])
+
+
+@FUNCTIONS.register_module()
+def run_data_section(splits: dict[str, object], evaluated: str, detections: Sequence[dict]) -> str:
+    """Check the data of a run, with its detections, for its report.
+
+    Args:
+        splits: 'train', 'val' and 'test' to the datasets.
+        evaluated: The split of the detections.
+        detections: COCO results.
+
+    Returns:
+        HTML; how to get it, if there are more than 3000 images; '' if a dataset is not one of ours.
+    """
+    if not splits or not all(isinstance(dataset, CheckedCocoDataset) for dataset in splits.values()):
+        return ''
+    if sum(map(len, splits.values())) > MOST_CHECKED:
+        return '<p>Check the data by <code>mmyolo-ext check</code>: of this many images, it takes minutes.</p>'
+    dataset = splits[evaluated]
+    infos = [dataset.get_data_info(index) for index in range(len(dataset))]
+    paths = {info['img_id']: os.path.abspath(info['img_path']) for info in infos}
+    labels = {category: label for label, category in enumerate(dataset.cat_ids)}
+    rows: dict[str, list] = {path: [] for path in paths.values()}
+    for one in detections:
+        if one['image_id'] in paths and one['category_id'] in labels:
+            x, y, w, h = one['bbox']
+            rows[paths[one['image_id']]].append((x, y, x + w, y + h, one['score'], labels[one['category_id']]))
+    arrays = {path: np.array(own, np.float64).reshape(-1, 6) for path, own in rows.items()}
+    return data_section(check_data(splits, arrays))
 
 
 def data_page(findings: Sequence[Finding], title: str) -> str:

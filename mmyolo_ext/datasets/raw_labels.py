@@ -16,6 +16,7 @@ from mmyolo_ext.coco_json import LARGEST_SIDE, check_file_name, read_coco, split
 from mmyolo_ext.image_io import IMAGE_SUFFIXES, image_size
 
 from . import labelme, sources, voc, yolo_txt
+from .checked_coco import CheckedCocoDataset
 
 UNKNOWN = -1
 LARGEST = 1e9  # px, of coordinates; larger ones are read as this
@@ -67,12 +68,13 @@ class RawSplit:
         return np.concatenate([start, start + second], 1)
 
 
-def read_split(name: str, source: dict | tuple) -> RawSplit:
+def read_split(name: str, source: dict | tuple | CheckedCocoDataset) -> RawSplit:
     """Read a split.
 
     Args:
         name: 'train', 'val' or 'test'.
-        source: The config of a dataset, or a pair of the content of a COCO file and the folder of its images.
+        source: The config of a dataset, one of our datasets, or a pair of the content of a COCO file and the folder of
+            its images.
 
     Raises:
         ValueError: If nothing of it can be read.
@@ -80,6 +82,8 @@ def read_split(name: str, source: dict | tuple) -> RawSplit:
     if isinstance(source, tuple):
         content, root = source
         return _read_coco(RawSplit(name), content, lambda file: os.path.join(root, file), None)
+    if isinstance(source, CheckedCocoDataset):
+        source = _config_of(source)
     kind = str(source.get('type', '')).rpartition('.')[2]
     reader = {'YOLOTxtDataset': _yolo, 'CheckedVOCDataset': _voc, 'LabelmeDataset': _labelme}.get(kind)
     if reader is None:
@@ -90,6 +94,31 @@ def read_split(name: str, source: dict | tuple) -> RawSplit:
     if source.get('part') is None or reader is _coco:
         return reader(split, source)
     return take_part(reader(split, source), source)
+
+
+def _config_of(dataset: CheckedCocoDataset) -> dict:
+    """Return the config by which the labels of a dataset are read again."""
+    names = (
+        'metainfo',
+        'data_prefix',
+        'part',
+        'val_fraction',
+        'split_seed',
+        'allow_outside',
+        'one_based',
+        'difficult',
+    )
+    config = {name: getattr(dataset, name) for name in names if hasattr(dataset, name)}
+    config |= {'type': type(dataset).__name__, 'ann_file': dataset.ann_file}  # data_root is part of the paths
+    if isinstance(dataset, yolo_txt.YOLOTxtDataset):
+        return {**config, 'data_yaml': dataset.ann_file, 'split': dataset._split}
+    if isinstance(dataset, labelme.LabelmeDataset):
+        return {
+            **config,
+            'data_root': dataset.data_root,
+            'ann_file': os.path.relpath(dataset.source, dataset.data_root),
+        }
+    return config
 
 
 def take_part(split: RawSplit, config: dict) -> RawSplit:

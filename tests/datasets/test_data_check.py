@@ -18,6 +18,7 @@ from mmyolo_ext.datasets.data_fix import fix_splits
 from mmyolo_ext.datasets.data_section import data_section
 from mmyolo_ext.datasets.image_facts import ImageFacts, difference_hash, near_pairs
 from mmyolo_ext.datasets.raw_labels import find_splits, read_split
+from mmyolo_ext.datasets.sources import build
 
 REPO = Path(__file__).parents[2]
 W, H = 96, 64
@@ -638,6 +639,8 @@ def test_every_format_gives_a_copy_between_splits(name, tmp_path):
     assert [item['image'] for item in found['leak-copy']] == [splits['val'].paths[0]]
     assert 'label-broken' not in found and 'size-differs' not in found
     for split, raw in splits.items():  # the boxes of the dataset, read in another way
+        of_dataset = read_split(split, build(source.splits[split]))
+        assert of_dataset.paths == raw.paths and (of_dataset.numbers == raw.numbers).all()
         content = source.read(split)
         expected = [one['bbox'] for one in content['annotations']]
         boxes = raw.boxes_xyxy

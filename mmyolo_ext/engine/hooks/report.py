@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from mmyolo_ext.engine.data_checks import leaf_datasets
 from mmyolo_ext.engine.fit_checks import unwrapped
 from mmyolo_ext.engine.hooks.curves import read_scalars
-from mmyolo_ext.registry import HOOKS
+from mmyolo_ext.registry import FUNCTIONS, HOOKS
 from mmyolo_ext.version import __version__
 
 PACKAGES = ('torch', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'numpy', 'faster-coco-eval')
@@ -88,6 +88,7 @@ class ReportHook(Hook):
                 config=runner.cfg,
                 image_root=(leaves[0].data_prefix or {}).get('img') if len(leaves) == 1 else None,
                 train_ground_truth=_content(train),
+                data_section=_data_section(runner, loop, facts['split'], train, predictions),
             )
         except Exception as error:
             text = ' '.join(str(error).split())
@@ -144,6 +145,22 @@ def _content(leaves: list) -> dict | None:
     if len(leaves) != 1 or not hasattr(leaves[0], 'read_content') or len(leaves[0]) > MOST_IMAGES:
         return None
     return leaves[0].read_content()
+
+
+def _data_section(runner: Runner, loop: Any, split: str, train: list, predictions: list[dict]) -> str | None:
+    """Return the check of the data, if each split is one dataset of ours; a failure is a warning."""
+    own = 'test' if split == 'test' else 'val'
+    parts = {'train': train, own: leaf_datasets(loop.dataloader.dataset)}
+    splits = {name: leaves[0] for name, leaves in parts.items() if len(leaves) == 1}
+    if not hasattr(splits.get(own), 'read_content'):
+        return None
+    try:
+        detections = _metric(loop.evaluator).detections(predictions)
+        return FUNCTIONS.get('mmyolo_ext.run_data_section')(splits, own, detections)
+    except Exception as error:
+        text = ' '.join(str(error).split())
+        runner.logger.warning(f'The report has no check of the data: {type(error).__name__}: {text}')
+        return None
 
 
 def _versions() -> dict[str, str]:
