@@ -154,8 +154,11 @@ def _plain(value: Any) -> Any:
 
 
 def _write_json(path: Path, value: Any) -> None:
+    """Write a JSON file; one of boxes, which hold plain numbers, at once and in one line."""
     is_large = isinstance(value, list) or 'annotations' in value
-    path.write_text(json.dumps(_plain(value), indent=None if is_large else 1), encoding='utf-8')
+    path.write_text(
+        json.dumps(value, default=_plain) if is_large else json.dumps(_plain(value), indent=1), encoding='utf-8'
+    )
 
 
 def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence]) -> None:
