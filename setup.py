@@ -34,6 +34,7 @@ VERSION: dict = {}
 exec((ROOT / 'mmyolo_ext' / 'version.py').read_text(), VERSION)
 
 EXTRAS = {
+    'app': ['gradio>=6'],
     'demo': ['scikit-learn'],
     'export': ['onnx', 'onnxruntime'],
     'logs': ['tensorboard'],

@@ -1,0 +1,270 @@
+"""A web page on Gradio that shows what detectors find on an image or a video; two models at a time.
+
+A network runs once per image. It returns all predictions with a score of at least :data:`LOWEST`, before NMS; the page
+then applies confidence, NMS and one class per prediction to them each time a control is moved.
+"""
+
+import base64
+import html
+import json
+import os
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mmyolo_ext.apis.inference import CHECKPOINTS, EXPORTS, Detector
+from mmyolo_ext.apis.inputs import frame_rate
+from mmyolo_ext.apis.outputs import Outputs, describe
+from mmyolo_ext.apis.results import Detections
+from mmyolo_ext.apis.tracking import LOW_SCORE, track
+from mmyolo_ext.export.runtime import need, suppress
+
+LOWEST = 0.05  # score of predictions that are kept
+MOST, SHOWN = 3000, 300  # predictions of an image before NMS, and boxes after it
+NO_MODEL = 'none'
+COLUMNS = ('class', 'score', 'x1', 'y1', 'x2', 'y2')
+CSS = """
+.gradio-container { max-width: 1500px !important; margin: auto; }
+.json-link { font-size: 0.9em; }
+iframe.report { width: 100%; height: 80vh; border: 1px solid var(--border-color-primary); border-radius: 8px; }
+"""
+
+
+class Model:
+    """A detector that is loaded when it is first used, and returns its predictions before NMS.
+
+    Args:
+        path: A checkpoint, an export, or the folder of a run, of which the best checkpoint is taken.
+        device: As for :class:`Detector`.
+
+    Attributes:
+        runs: How many images the network has seen.
+
+    Raises:
+        ValueError: If there is no model at ``path``.
+    """
+
+    def __init__(self, path: str | Path, device: str | None = None) -> None:
+        self.folder = Path(path) if Path(path).is_dir() else Path(path).parent
+        self.file, self._device, self.runs = find_model(Path(path)), device, 0
+        self.name = self.file.stem if self.folder == Path() else f'{self.folder.name}/{self.file.stem}'
+
+    @cached_property
+    def detector(self) -> Detector:
+        """The detector, whose NMS drops nothing."""
+        on = {} if self.file.suffix.lower() in EXPORTS else {'device': self._device}
+        detector = Detector(self.file, nms_iou=None, **on)
+        keep_all(detector)
+        return detector
+
+    def find(self, image: str | Path | np.ndarray) -> Detections:
+        """Return all predictions on an image, see :func:`chosen`."""
+        self.runs += 1
+        return self.detector(image, LOWEST)
+
+
+def find_model(path: Path) -> Path:
+    """Return the model file that ``path`` is, or the best, else the newest checkpoint of a run."""
+    if path.is_file() and path.suffix.lower() in (*CHECKPOINTS, *EXPORTS):
+        return path
+    found = sorted(path.glob('best_*.pth'), key=os.path.getmtime) or sorted(path.glob('*.pth'), key=os.path.getmtime)
+    if not path.is_dir() or not found:
+        wanted = ', '.join((*CHECKPOINTS, *EXPORTS))
+        raise ValueError(f'a model is a file ({wanted}) or the folder of a run with a checkpoint, got {path}')
+    return found[-1]
+
+
+def keep_all(detector: Detector) -> None:
+    """Let NMS drop nothing, so that :func:`chosen` can; an export with NMS in its graph keeps its own."""
+    if detector._torch is None:
+        detector.model.rules |= {'nms_iou': 1, 'max_per_img': MOST}
+        return
+    for part in (getattr(detector.model, name, None) for name in ('bbox_head', 'roi_head')):
+        test_cfg = getattr(part, 'test_cfg', None) or {}
+        test_cfg |= {'max_per_img': MOST, 'score_thr': max(LOWEST, test_cfg.get('score_thr', 0))}
+        if 'nms' in test_cfg:
+            test_cfg['nms']['iou_threshold'] = 1.0
+
+
+def chosen(found: Detections, confidence: float, nms_iou: float, exclusive: bool) -> Detections:
+    """Return the boxes that a detector with these thresholds finds, from predictions before NMS.
+
+    Args:
+        found: Predictions, best first.
+        confidence: Lowest score.
+        nms_iou: Of two boxes of a class that overlap by more, the worse is dropped.
+        exclusive: A prediction counts for its best class only.
+    """
+    found = found.keep(found.scores >= confidence)
+    if exclusive:
+        # the classes of a prediction share its box, and the best comes first
+        _, first = np.unique(found.boxes_xyxy, axis=0, return_index=True)
+        found = found.keep(np.sort(first))
+    boxes = suppress(*found, {'class_agnostic': False, 'nms_iou': nms_iou, 'max_per_img': SHOWN})
+    return Detections(*boxes, found.names, found.image_hw, found.image, found.frame, found.time)
+
+
+def table(found: Detections) -> list[list]:
+    """Return a row of :data:`COLUMNS` per box."""
+    return [
+        [found.names[label], round(score, 3), *(round(side, 1) for side in box)]
+        for box, score, label in zip(*(field.tolist() for field in found), strict=True)
+    ]
+
+
+def json_link(found: Detections, name: str) -> str:
+    """Return a link that holds the detections as JSON."""
+    content = base64.b64encode(json.dumps(describe(name, found)).encode()).decode()
+    link = f'<a download="{html.escape(Path(name).stem)}.json" href="data:application/json;base64,{content}">'
+    return f'<span class="json-link">{len(found.scores)} boxes &middot; {link}Download JSON</a></span>'
+
+
+def build(models: list[Model]) -> Any:
+    """Return the page as ``gradio.Blocks``; :func:`launch` serves it."""
+    os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
+    os.environ['HF_HUB_DISABLE_TELEMETRY'] = '1'
+    gr = need('gradio')
+    by_name = {model.name: model for model in models}
+    names = list(by_name)
+
+    def detect(file: str | None, *chosen_names: str) -> list[Detections | None]:
+        try:
+            return [by_name[name].find(file) if file and name in by_name else None for name in chosen_names]
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    def show(found: list, confidence: float, nms_iou: float, exclusive: bool) -> list:
+        outputs = []
+        for number, one in enumerate(found):
+            if one is None:
+                outputs += [gr.update(visible=number == 0), None, '', []]
+                continue
+            kept = chosen(one, confidence, nms_iou, exclusive)
+            drawn = cv2.cvtColor(kept.plot(), cv2.COLOR_BGR2RGB)
+            outputs += [gr.update(visible=True), drawn, json_link(kept, str(one.image)), table(kept)]
+        return outputs
+
+    def film(
+        file: str | None,
+        name: str,
+        confidence: float,
+        nms_iou: float,
+        exclusive: bool,
+        tracked: bool,
+        progress: Any = gr.Progress(),  # noqa: B008  Gradio finds it as a default
+    ) -> tuple[str, dict]:
+        if not file:
+            raise gr.Error('Choose a video first.', print_exception=False)
+        try:
+            return detect_video(by_name[name], file, (confidence, nms_iou, exclusive), tracked, progress)
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    with gr.Blocks(title='mmyolo_ext', analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        state = gr.State([None, None])
+        with gr.Row():
+            first = gr.Dropdown(names, value=names[0], label='Model')
+            second = gr.Dropdown([NO_MODEL, *names], value=names[1] if names[1:] else NO_MODEL, label='Compare with')
+            confidence = gr.Slider(LOWEST, 1, 0.25, step=0.01, label='Confidence')
+            nms_iou = gr.Slider(0.05, 0.95, 0.45, step=0.01, label='IoU of NMS')
+            exclusive = gr.Checkbox(False, label='One class per prediction')
+        controls = [confidence, nms_iou, exclusive]
+        with gr.Tab('Image'):
+            with gr.Row():
+                image = gr.File(label='Image', file_types=['image'], type='filepath', height=140)
+            with gr.Row():
+                views = [view for number in range(2) for view in result_view(gr, number)]
+        with gr.Tab('Video'), gr.Row():
+            with gr.Column():
+                video = gr.File(label='Video', file_types=['video'], type='filepath', height=140)
+                tracked = gr.Checkbox(False, label='Number the objects (ByteTrack)')
+                start = gr.Button('Detect', variant='primary')
+                counts = gr.JSON(label='Counts')
+            seen = gr.Video(label='Detections', interactive=False)
+        reports = {
+            name: file for name, model in by_name.items() if (file := model.folder / 'report/index.html').is_file()
+        }
+        if reports:
+            with gr.Tab('Report') as tab:
+                report = gr.HTML()
+            tab.select(lambda name: frame_of(reports.get(name)), first, report)
+            first.change(lambda name: frame_of(reports.get(name)), first, report)
+        quick = {'show_progress': 'hidden', 'trigger_mode': 'always_last'}
+        for change in (image.change, first.change, second.change):
+            change(detect, [image, first, second], state).then(show, [state, *controls], views)
+        for control in controls:
+            control.change(show, [state, *controls], views, **quick)
+        start.click(film, [video, first, *controls, tracked], [seen, counts])
+    return page
+
+
+def result_view(gr: Any, number: int) -> tuple:
+    """Return column, image, link and table of one of the two models."""
+    with gr.Column(visible=number == 0, elem_id=f'result-{number}') as column:
+        view = gr.Image(label=f'Detections {"AB"[number]}', interactive=False, format='jpeg', buttons=['fullscreen'])
+        link = gr.HTML(elem_id=f'json-{number}')
+        rows = gr.Dataframe(headers=list(COLUMNS), interactive=False, max_height=300, elem_id=f'table-{number}')
+    return column, view, link, rows
+
+
+def frame_of(report: Path | None) -> str:
+    """Return a report as a page within the page."""
+    if report is None:
+        return 'This model has no report: <code>mmyolo-ext report RUN</code> writes it.'
+    return (
+        f'<iframe class="report" sandbox="allow-scripts" srcdoc="{html.escape(report.read_text("utf-8"))}"></iframe>'
+    )
+
+
+def detect_video(
+    model: Model, file: str, thresholds: tuple[float, float, bool], tracked: bool, progress: Any
+) -> tuple[str, dict]:
+    """Write a WebM, which browsers play, with the boxes of a video; return its path and the counts."""
+    capture = cv2.VideoCapture(file)
+    count, rate = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), frame_rate(capture)
+    capture.release()
+    confidence, *rest = thresholds
+    found = model.detector([file], min(confidence, LOW_SCORE) if tracked else confidence)
+    found = (chosen(one, LOWEST, *rest) for one in found)
+    folder, writer = Path(tempfile.mkdtemp()), None
+    with Outputs(folder, model.detector.names, ()) as outputs:
+        for one in track(found, confidence) if tracked else found:
+            model.runs += 1
+            outputs.add(file, 'film', one)
+            drawn = one.plot()
+            if writer is None:
+                code = cv2.VideoWriter_fourcc(*'VP80')
+                writer = cv2.VideoWriter(str(folder / 'film.webm'), code, rate, drawn.shape[1::-1])
+            writer.write(drawn)
+            if one.frame % 10 == 0:
+                progress((one.frame + 1, max(count, one.frame + 1)), unit='frames')
+    if writer is None:
+        raise ValueError(f'{Path(file).name} has no frames')
+    writer.release()
+    return str(folder / 'film.webm'), outputs.counts(file)
+
+
+def launch(page: Any, host: str, port: int | None, most_mb: int, wait: bool = True) -> str:
+    """Serve a page and return its address; no request leaves this machine, and only ``host`` is listened on."""
+    gr = need('gradio')
+    theme = gr.themes.Soft(font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'])
+    page.queue(default_concurrency_limit=1)
+    _, address, _ = page.launch(
+        **{'server_name': host, 'server_port': port, 'share': False, 'max_file_size': f'{most_mb}mb'},
+        **{
+            'theme': theme,
+            'css': CSS,
+            'ssr_mode': False,
+            'footer_links': [],
+            'quiet': True,
+            'prevent_thread_lock': True,
+        },
+    )
+    print(f'open {address} (Ctrl-C ends)', flush=True)
+    if wait:
+        page.block_thread()
+    return address
