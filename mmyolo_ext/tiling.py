@@ -9,7 +9,7 @@ import numpy as np
 
 SAME_PART = 0.5  # IoU in the area that two tiles share, from which two boxes are of one object
 INSIDE = 0.75  # share of a cut box in a larger one of other tiles, from which it is a part of that object
-WEAK = 0.3  # of the best score of an object: parts below do not enlarge its box
+WEAK = 0.3  # of the best score of an object: boxes below do not change its box
 EDGE = 0.01  # of the side of a tile, at least 2 px: a box this close to the border of its tile is cut by it
 
 
@@ -55,8 +55,8 @@ def merge(
 
     1. Two boxes of a class in different tiles are of one object if they agree in the area that the tiles share. An
        object takes at most one box of each tile; pairs with high scores come first.
-    2. The box of an object is the best complete one; if every tile cuts it, the hull of its parts. The score is the
-       best of those that make the box.
+    2. The box of an object is the best complete one; if every tile cuts it, the hull of its parts. Boxes with less
+       than 0.3 of the best score do not count. The score is the best of those that make the box.
     3. Cut boxes inside a better box of other tiles are dropped, and NMS by class removes what overlaps still.
 
     Args:
@@ -132,12 +132,12 @@ def _join(
             owner[index] = a
     merged, is_part = [], []
     for group in members.values():
-        group = np.array(group)
+        best = scores[group].max()
+        group = np.array([index for index in group if scores[index] >= WEAK * best])
         is_part.append(not complete[group].any())
         if not is_part[-1]:
             group = group[complete[group]]
             group = group[[scores[group].argmax()]]
-        group = group[scores[group] >= WEAK * scores[group].max()]
         box = np.concatenate([boxes[group, :2].min(0), boxes[group, 2:].max(0)])
         merged.append((box, scores[group].max(), labels[group[0]]))
     boxes, scores, labels = map(np.array, zip(*merged, strict=True))
