@@ -18,6 +18,7 @@ from .data_check import CHECKS, SEVERITIES, Finding, check_data
 MOST_CHECKED = 3000  # images of a run that its report checks
 SHOWN_IMAGES, SHOWN_NOTES = 4, 8  # of a finding
 MOST_IMAGES = 80  # of a page
+FAINT = 9  # px, below which a box is shown in a circle
 SIDE, QUALITY = 240, 75  # px of the longer side, JPEG
 COLOURS = {'error': '#d5383e', 'warning': '#b7791f', 'note': '#4a78c2'}
 STYLE = """
@@ -96,7 +97,7 @@ def run_data_section(splits: dict[str, object], evaluated: str, detections: Sequ
             x, y, w, h = one['bbox']
             rows[paths[one['image_id']]].append((x, y, x + w, y + h, one['score'], labels[one['category_id']]))
     arrays = {path: np.array(own, np.float64).reshape(-1, 6) for path, own in rows.items()}
-    return data_section(check_data(splits, arrays))
+    return '<h3>Check of the data</h3>' + data_section(check_data(splits, arrays))
 
 
 def data_page(findings: Sequence[Finding], title: str) -> str:
@@ -124,6 +125,8 @@ def _figure(item: dict) -> str:
     image = cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
     for box in item['boxes']:
         x1, y1, x2, y2 = (int(min(max(value * scale, -SIDE), 2 * SIDE)) for value in box)
+        if max(x2 - x1, y2 - y1) < FAINT:
+            cv2.circle(image, ((x1 + x2) // 2, (y1 + y2) // 2), FAINT, (40, 40, 230), 2)
         cv2.rectangle(image, (x1, y1), (x2, y2), (255, 255, 255), 3)
         cv2.rectangle(image, (x1, y1), (x2, y2), (40, 40, 230), 2)
     if item.get('other'):

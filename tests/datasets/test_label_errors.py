@@ -65,6 +65,40 @@ def hits(suspicion: tuple, others: list[tuple[str, str, np.ndarray]], least: flo
     return [k for k, (_, other, own) in enumerate(others) if other == path and slow_iou(box, own) >= least]
 
 
+BOX = [10, 10, 30, 30]
+# detections (x1, y1, x2, y2, score, label) on an image whose only box is BOX of class 0, and what is suspected
+RULES = {
+    'nothing': ([(*BOX, 0.9, 0)], []),
+    'no detection': ([], ['label-undetected']),
+    'a faint detection is none': ([(*BOX, 0.04, 0)], ['label-undetected']),
+    'an IoU of 0.33 is a detection': ([(20, 10, 40, 30, 0.2, 0)], []),
+    'another class, more confident by 0.1': ([(*BOX, 0.7, 1), (*BOX, 0.6, 0)], []),
+    'another class, more confident by 0.2': ([(*BOX, 0.8, 1), (*BOX, 0.6, 0)], ['label-class']),
+    'another class at 0.2': ([(*BOX, 0.2, 1)], []),
+    'beside its place, IoU 0.33': ([(20, 10, 40, 30, 0.5, 0)], ['label-misplaced']),
+    'in its place, IoU 0.67': ([(14, 10, 34, 30, 0.5, 0)], []),
+    'beside and in its place': ([(20, 10, 40, 30, 0.3, 0), (*BOX, 0.5, 0)], []),
+    'elsewhere': ([(*BOX, 0.5, 0), (50, 50, 60, 60, 0.41, 1)], ['label-missing']),
+    'elsewhere at 0.39': ([(*BOX, 0.5, 0), (50, 50, 60, 60, 0.39, 1)], []),
+    'elsewhere, twice': ([(*BOX, 0.5, 0), (50, 50, 60, 60, 0.9, 1), (50, 50, 60, 61, 0.8, 0)], ['label-missing']),
+}
+
+
+@pytest.mark.parametrize('name', RULES)
+def test_rules(name):
+    rows, expected = RULES[name]
+    content = {
+        'images': [{'id': 1, 'file_name': 'a.png', 'width': 100, 'height': 80}],
+        'annotations': [{'id': 1, 'image_id': 1, 'category_id': 5, 'bbox': [10, 10, 20, 20]}],
+        'categories': [{'id': 5, 'name': 'ant'}, {'id': 6, 'name': 'bee'}],
+    }
+    split = read_split('val', (content, '.'))
+    detections = {split.paths[0]: np.array(rows, np.float64).reshape(-1, 6)}
+    assert [check for check, *_ in suspect_labels([split], detections)] == expected
+    split.ignored[:] = True  # what an ignore region covers is no suspicion
+    assert {check for check, *_ in suspect_labels([split], detections)} <= {'label-missing'}
+
+
 def test_injected_label_errors_are_suspected(bccd_dir, golden_dir):
     config = REPO / 'configs' / 'yolov5' / 'yolov5_n_320_bccd.py'
     detector = Detector(config, golden_dir / 'yolov5n_bccd.pt', nms_iou=None)
