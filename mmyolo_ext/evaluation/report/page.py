@@ -22,7 +22,7 @@ p.caption{color:var(--soft);margin:.2em 0 .9em;max-width:62em}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(115px,1fr));gap:.7em;margin:1em 0}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:.6em .9em}
 .card span{display:block;color:var(--soft);font-size:.82em}.card b{font-size:1.45em;font-variant-numeric:tabular-nums}
-.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(265px,1fr));gap:1em}
+.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:1em}
 .plots figure,.wide{margin:0;background:var(--card);border:1px solid var(--line);border-radius:10px;padding:.6em}
 .plots figcaption,.wide figcaption{font-size:.85em;color:var(--soft);padding:0 .3em}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.9em;font-variant-numeric:tabular-nums}
@@ -38,12 +38,12 @@ font-size:.82em}pre mark{background:#f5c04266;color:inherit}
 .images{display:grid;grid-template-columns:repeat(auto-fill,minmax(420px,1fr));gap:1em;margin:.8em 0}
 figure.pair{margin:0}figure.pair>div{display:flex;gap:4px}figure.pair figcaption{font-size:.8em;color:var(--soft)}
 .im{flex:1;position:relative;background:var(--line) center/100% 100% no-repeat;border-radius:6px;overflow:hidden}
-.im svg{width:100%;height:100%;display:block;filter:drop-shadow(0 0 .8px #000a)}
+.im svg{width:100%;height:100%;display:block}
 .im b{position:absolute;left:4px;top:4px;font-size:.68em;font-weight:500;
 background:#000a;color:#fff;padding:0 .45em;border-radius:4px}
-rect{fill:none;vector-effect:non-scaling-stroke;stroke-width:1.2px;pointer-events:all;stroke-opacity:.75}
+rect{fill:none;vector-effect:non-scaling-stroke;stroke-width:1.3px;pointer-events:all;stroke-opacity:.85}
 rect.m{stroke-width:3px;stroke-opacity:1}
-.gt,.k-gt{stroke:#fff;color:#aaa}.correct,.k-correct{stroke:#2bd47d;color:#22b469}.missed,.k-missed{stroke:#ff4fa3;color:#ff4fa3}
+.gt,.k-gt{stroke:#16d5ff;color:#0fb5da}.correct,.k-correct{stroke:#2bd47d;color:#22b469}.missed,.k-missed{stroke:#ff4fa3;color:#ff4fa3}
 .crowd{stroke:#999;stroke-dasharray:4}
 .classification,.k-classification{stroke:#ff9f1c;color:#e88c0c}.localization,.k-localization{stroke:#3fa7ff;color:#2f8fe0}
 .both,.k-both{stroke:#c77dff;color:#b060f0}.duplicate,.k-duplicate{stroke:#ffe14d;color:#c9ab00}

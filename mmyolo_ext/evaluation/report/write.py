@@ -192,7 +192,7 @@ def _write_tables(folder: Path, numbers: Numbers) -> None:
 
 def _summary(numbers: Numbers, facts: dict, split: str) -> str:
     point = numbers.point
-    rows = {name: value for name, value in facts.items() if name not in KEPT_APART}
+    rows = {name: value for name, value in facts.items() if value is not None and name not in KEPT_APART}
     return (
         caption(f'{split} split; AP by the rules of COCO, of IoU 0.5 to 0.95, all detections.')
         + html_page.cards({AP_TITLES[name]: value for name, value in numbers.ap.items()})
@@ -311,5 +311,6 @@ def _errors(figures: charts.Figures, numbers: Numbers, gallery: Gallery, where: 
         if images:
             note = f'{counts[name]:,} errors; the worst images, boxes of the type thick'
             inside = f'<div class="images">{images}</div>'
-            parts.append(details(name.capitalize(), inside, note, f'error-{name}'))
+            is_most = counts[name] == max(counts.values())
+            parts.append(details(name.capitalize(), inside, note, f'error-{name}', is_most))
     return ''.join(parts)
