@@ -322,12 +322,15 @@ def read_data(cfg: Config) -> tuple[int, tuple[str, ...], float | None, tuple[in
     """Read the training data of a config: images, class names, ``small_side`` and ``input_hw`` of :class:`Facts`."""
     input_hw = resized_hw(cfg, 'val_dataloader') or resized_hw(cfg, 'train_dataloader') or (640, 640)
     images, names, sides = 0, (), []
+    wrappers = [node for _, node in nodes(cfg.train_dataloader.dataset, '') if kind(node) == 'TiledDataset']
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'), _quiet():
         for leaf in leaf_datasets(cfg.train_dataloader.dataset):
             try:
                 dataset = DATASETS.build({**leaf, 'pipeline': [], 'lazy_init': False})
             except (KeyError, IndexError, TypeError, AttributeError) as error:  # of other datasets on broken files
                 raise ValueError(f'recipe = "auto" cannot read the training data {dict(leaf)}: {error!r}') from error
+            if wrappers:  # a step has tiles, not images
+                dataset = DATASETS.build({**wrappers[0], 'dataset': dataset})
             names = names or tuple((getattr(dataset, 'metainfo', None) or {}).get('classes') or ())
             for index in range(0, len(dataset), -(-len(dataset) // SAMPLED) or 1):
                 sides += _sides(dataset.get_data_info(index), input_hw)

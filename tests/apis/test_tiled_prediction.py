@@ -10,6 +10,7 @@ from mmengine.registry import DATASETS
 from tiny_coco import REPO, make_tiny_coco, write_user_config
 
 from mmyolo_ext.apis import Detector, load_config
+from mmyolo_ext.apis.recipe import read_data
 from mmyolo_ext.cli import voc2coco
 from mmyolo_ext.cli.predict import parse_args
 from mmyolo_ext.evaluation.coco_metric import CocoMetric
@@ -105,7 +106,7 @@ def test_the_setting_tile(tmp_path):
     assert len(train) == 2 * (9 + 6 + 3) and len(val) == 9 + 6 + 3 + 9 + 6
     assert train[0]['inputs'].shape == (3, 64, 64) and val[0]['data_samples'].ori_shape == (40, 40)
     assert cfg.val_evaluator.type == cfg.test_evaluator.type == 'mmyolo_ext.TiledCocoMetric'
-    assert 'tile' not in cfg
+    assert 'tile' not in cfg and read_data(cfg)[0] == len(train)
     by_option = load_config(write_user_config(tmp_path / 'other.py', data), {'tile': 40})
     assert by_option.val_dataloader.dataset.dataset.size == 40
     with pytest.raises(ValueError, match=r"tile must be the side .*got \{'width': 3\}"):
