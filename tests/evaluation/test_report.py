@@ -3,7 +3,9 @@
 import csv
 import json
 import re
+import subprocess
 from pathlib import Path
+from shutil import which
 
 import cv2
 import numpy as np
@@ -17,6 +19,7 @@ from mmyolo_ext.cli import report as command
 from mmyolo_ext.cli import voc2coco
 from mmyolo_ext.evaluation.errors import find_errors
 from mmyolo_ext.evaluation.matching import average_precision, calibration, confuse, curve, match
+from mmyolo_ext.evaluation.report import figures as charts
 from mmyolo_ext.evaluation.report import read_report, write_report
 
 REPO = Path(__file__).parents[2]
@@ -93,7 +96,8 @@ def test_a_page_and_files_with_the_same_numbers(case, tmp_path):
     assert re.search('id="error-missed">.*?<figcaption>(.*?)<', text)[1] == worst
 
 
-def test_the_command_writes_it_again(case, tmp_path, capsys):
+def test_the_command_writes_it_again(case, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(charts.Figures, 'draw', lambda *_: '')
     gt, detections, images = case
     folder = tmp_path / 'run/report'
     write_report(folder, ground_truth=gt, detections=detections, image_root=images, train_ground_truth=gt)
@@ -128,6 +132,37 @@ def test_nothing_found(tmp_path):
     assert [row['name'] for row in read_report(tmp_path)[2]['per_class']] == ['owl', 'cat']
     with pytest.raises(ValueError, match=r"classes \['bat'\] are not among"):
         write_report(tmp_path, ground_truth=gt, detections=[], class_names=['bat'])
+
+
+def test_the_page_is_small_though_images_are_many_and_full(tmp_path, monkeypatch):
+    gt, detections = make_case(0, images=150, boxes=160, found=170, classes=12)
+    pixels = np.random.RandomState(0).randint(0, 255, (240, 320, 3), np.uint8)  # noise: the largest JPEG files
+    for image in gt['images']:
+        assert cv2.imwrite(str(tmp_path / image['file_name']), pixels)
+    monkeypatch.setattr(charts.Figures, 'draw', lambda *_: '')
+    text = write_report(tmp_path, ground_truth=gt, detections=detections, image_root=tmp_path).read_text()
+    assert 2_000_000 < len(text) < 3_500_000
+    assert all(f'id="error-{name}"' in text for name in ('classification', 'localization'))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not which('chromium'), reason='chromium is not installed')
+def test_a_browser_shows_the_images_without_complaints(tmp_path):
+    gt, detections = make_case(1)
+    for image in gt['images']:
+        assert cv2.imwrite(str(tmp_path / image['file_name']), np.full((240, 320, 3), (200, 0, 180), np.uint8))
+    page = write_report(tmp_path / 'report', ground_truth=gt, detections=detections, image_root=tmp_path)
+    options = ['--headless', '--no-sandbox', '--disable-gpu', '--enable-logging=stderr', '--window-size=1200,9000']
+    shot = tmp_path / 'shot.png'
+    done = subprocess.run(
+        ['chromium', *options, f'--user-data-dir={tmp_path}/user', f'--screenshot={shot}', page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert 'CONSOLE' not in done.stderr
+    colours = cv2.imread(str(shot)).reshape(-1, 3).astype(int)
+    assert (np.abs(colours - (200, 0, 180)).max(1) < 12).sum() > 100_000  # px
 
 
 @pytest.mark.slow

@@ -14,8 +14,8 @@ from ..errors import CODES, NONE
 from .numbers import Numbers
 
 SIDE, QUALITY = 360, 72  # px of the longer side, JPEG
-MOST_BYTES = 3_000_000  # of all images as base64; the page stays under 5 MB
-MOST_BOXES = 300  # of one panel
+MOST_BYTES = 2_700_000  # of all images as base64 and of their boxes; the page stays under 5 MB
+MOST_BOXES = 150  # of one panel
 NAMES = {code: name for name, code in CODES.items()} | {NONE: 'correct'}
 
 
@@ -62,7 +62,9 @@ class Gallery:
             for title, boxes in (('ground truth', truth), ('predictions', found))
         ]
         name = html.escape(Path(entry['file_name']).name)
-        return f'<figure class="pair"><div>{"".join(panels)}</div><figcaption>{name}</figcaption></figure>'
+        text = f'<figure class="pair"><div>{"".join(panels)}</div><figcaption>{name}</figcaption></figure>'
+        self.left -= len(text)
+        return text
 
     def worst(self, name: str, count: int) -> str:
         """Return the images with the worst errors of a type: by the sum of scores, or the number of missed boxes."""
@@ -111,10 +113,8 @@ class Gallery:
         )
 
     def _add(self, image: int) -> bool:
-        if image in self.styles:
-            return True
-        if self.left <= 0:
-            return False
+        if image in self.styles or self.left <= 0:
+            return self.left > 0
         try:
             pixels, _ = read_image(str(self.root / self.images[image]['file_name']))
             height, width = pixels.shape[:2]
@@ -125,7 +125,7 @@ class Gallery:
         except ValueError:
             data = ''  # the boxes are drawn on an empty panel
         self.styles[image] = data
-        self.left -= len(data) + 4000  # boxes of both panels
+        self.left -= len(data)
         return True
 
 
