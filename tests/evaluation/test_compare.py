@@ -1,0 +1,144 @@
+"""The comparison of runs: bootstrap, changed objects, spread, and the page, against counts by hand and by COCO."""
+
+import json
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from mmyolo_ext.cli.compare import main
+from mmyolo_ext.evaluation.report import write_report
+from mmyolo_ext.evaluation.report.compare import Compared, bootstrap, changes_between, groups
+
+NAMES = ('ant', 'bee')
+
+
+def case(seed: int, images: int = 12) -> tuple[dict, list[dict], list[dict]]:
+    """Random ground truth, and the detections of a worse and of a better detector."""
+    rng = np.random.default_rng(seed)
+    annotations, sides = [], ([], [])
+    for image in range(images):
+        for _ in range(rng.integers(1, 5)):
+            box = [*rng.integers(0, 150, 2).tolist(), *rng.integers(15, 60, 2).tolist()]
+            label = int(rng.integers(2))
+            annotations.append(
+                {
+                    **{'id': len(annotations) + 1, 'image_id': image + 1, 'category_id': label + 1, 'bbox': box},
+                    **{'area': box[2] * box[3], 'iscrowd': 0},
+                }
+            )
+            for side, shift, share in ((sides[0], 8, 0.6), (sides[1], 3, 0.9)):
+                if rng.random() < share:
+                    moved = (np.array(box) + rng.integers(-shift, shift + 1, 4)).clip(1).tolist()
+                    score = float(rng.random())
+                    side.append({'image_id': image + 1, 'category_id': label + 1, 'bbox': moved, 'score': score})
+    entries = [{'id': n + 1, 'file_name': f'{n}.png', 'width': 220, 'height': 220} for n in range(images)]
+    categories = [{'id': n + 1, 'name': name} for n, name in enumerate(NAMES)]
+    return {'images': entries, 'annotations': annotations, 'categories': categories}, *sides
+
+
+def coco_ap(ground_truth: dict, detections: list[dict], image_ids=None) -> float:
+    truth = COCO()
+    truth.dataset = ground_truth
+    truth.createIndex()
+    evaluation = COCOeval(truth, truth.loadRes(detections), 'bbox')
+    if image_ids is not None:
+        evaluation.params.imgIds = image_ids
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation.stats[0]
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp('runs')
+    ground_truth, worse, better = case(0)
+    for name, detections, seed in (('a', worse, 0), ('b', better, 1), ('c', better, 2)):
+        facts = {'split': 'validation', 'seed': seed, 'model': name}
+        write_report(tmp_path / name / 'report', ground_truth=ground_truth, detections=detections, facts=facts)
+    return tmp_path, ground_truth, worse, better
+
+
+def test_the_difference_is_that_of_coco_and_the_interval_holds_it(runs):
+    folder, ground_truth, worse, better = runs
+    first, other = Compared('a', folder / 'a'), Compared('b', folder / 'b')
+    difference, (low, high), samples = bootstrap(first, other, samples=200)
+    assert difference == pytest.approx(coco_ap(ground_truth, better) - coco_ap(ground_truth, worse), abs=1e-9)
+    assert samples == 200 and 0 < low < difference < high
+    assert bootstrap(first, first, samples=60)[:2] == (0, (0, 0))
+
+
+def test_a_resampled_ap_is_that_of_the_repeated_images(runs):
+    from mmyolo_ext.evaluation.matching import match
+    from mmyolo_ext.evaluation.report.compare import IOUS, _mean_aps
+
+    _, ground_truth, worse, _ = runs
+    weights = np.array([2, 0, 1, 3, 0, 0, 1, 1, 2, 0, 1, 1], float)
+    repeated = {**ground_truth, 'images': [], 'annotations': []}
+    detections = []
+    for place, count in enumerate(weights.astype(int)):
+        for copy in range(count):
+            image = 1000 * (copy + 1) + place
+            repeated['images'].append({**ground_truth['images'][place], 'id': image})
+            for one in ground_truth['annotations']:
+                if one['image_id'] == place + 1:
+                    number = len(repeated['annotations']) + 1
+                    repeated['annotations'].append({**one, 'image_id': image, 'id': number})
+            detections += [{**one, 'image_id': image} for one in worse if one['image_id'] == place + 1]
+    matchings = [match(ground_truth, worse, iou) for iou in IOUS]
+    # copies of a detection have equal scores: their order changes the precision between them alone
+    assert _mean_aps(matchings, weights[None])[0] == pytest.approx(coco_ap(repeated, detections), abs=0.01)
+
+
+def test_changed_objects_by_hand(tmp_path):
+    objects = [[0, 0, 20, 20], [50, 0, 20, 20], [100, 0, 20, 20], [150, 0, 20, 20]]
+    ground_truth = {
+        'images': [{'id': 1, 'file_name': 'a.png', 'width': 200, 'height': 50}],
+        'categories': [{'id': 1, 'name': 'ant'}],
+        'annotations': [
+            {'id': n + 1, 'image_id': 1, 'category_id': 1, 'bbox': box, 'area': 400, 'iscrowd': 0}
+            for n, box in enumerate(objects)
+        ],
+    }
+    for name, found in (('a', (0, 1)), ('b', (1, 2))):
+        seen = [{'image_id': 1, 'category_id': 1, 'bbox': objects[n], 'score': 0.9} for n in found]
+        write_report(tmp_path / name / 'report', ground_truth=ground_truth, detections=seen)
+    answer = changes_between(Compared('a', tmp_path / 'a'), Compared('b', tmp_path / 'b'))
+    assert [answer[name] for name in ('fixed', 'broken', 'found_by_both', 'found_by_none')] == [1, 1, 1, 1]
+    assert answer['objects'].tolist() == [-1, 0, 1, 0]
+
+
+def test_the_page(runs, capsys):
+    folder, *_ = runs
+    for name, seed in (('a', 0), ('b', 1), ('c', 2)):
+        (folder / name / 'mine.py').write_text(f'lr = {0.1 if name == "a" else 0.2}\nseed = {seed}\n')
+    main([str(folder / name) for name in 'abc'] + ['--out', str(folder / 'out')])
+    assert str(folder / 'out' / 'index.html') in capsys.readouterr().out
+    text = (folder / 'out' / 'index.html').read_text()
+    assert 'mean ± standard deviation of 2 runs of one config' in text and 'beyond what the choice' in text
+    assert '-lr = 0.1' in text and 'http://' not in text.replace('http://www.w3.org', '') and 'https://' not in text
+    numbers = json.loads((folder / 'out' / 'comparison.json').read_text())
+    assert numbers['changes']['b'] == numbers['changes']['c'] and numbers['runs']['c']['seed'] == 2
+
+
+def test_runs_of_one_config_differ_in_seed_alone(runs):
+    folder, *_ = runs
+    texts = ('lr = 1\nseed = 0', 'lr = 1\nseed = 1', 'lr = 2\nseed = 0', '', '')
+    all_runs = [Compared(str(n), folder / 'a', config=text) for n, text in enumerate(texts)]
+    assert [[run.name for run in group] for group in groups(all_runs)] == [['0', '1'], ['2'], ['3'], ['4']]
+
+
+def test_runs_that_cannot_be_compared(runs, capsys):
+    folder, ground_truth, worse, _ = runs
+    with pytest.raises(SystemExit):
+        main([str(folder / 'a')])
+    assert 'a comparison needs at least two runs, got 1' in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([str(folder / 'a'), str(folder / 'nothing')])
+    assert 'holds no report' in capsys.readouterr().err
+    fewer = {**ground_truth, 'annotations': ground_truth['annotations'][1:]}
+    write_report(folder / 'd' / 'report', ground_truth=fewer, detections=worse)
+    main([str(folder / 'a'), str(folder / 'd'), '--out', str(folder / 'out')])
+    assert 'evaluated on other images or objects' in (folder / 'out' / 'index.html').read_text()
