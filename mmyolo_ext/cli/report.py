@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,7 +50,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = args.run / 'report' if (args.run / 'report').is_dir() else args.run
     facts = {**numbers.get('facts', {}), **chosen}
     log = read_scalars(sorted(folder.parent.glob('*/vis_data/scalars.json')))
-    configs = sorted(folder.parent.glob('*.py'))
     print(
         write_report(
             folder,
@@ -57,10 +57,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             detections=detections,
             facts=facts,
             log=log,
-            config=Config.fromfile(configs[0]) if len(configs) == 1 else None,
+            config=config_of(folder.parent),
             keep_data=True,
         )
     )
+
+
+def config_of(work_dir: Path) -> Config | None:
+    """Return the config of the training in a work dir; tests of checkpoints leave theirs named by the time."""
+    configs = [path for path in work_dir.glob('*.py') if not re.fullmatch(r'\d{8}_\d{6}', path.stem)]
+    return Config.fromfile(max(configs, key=lambda path: path.stat().st_mtime)) if configs else None
 
 
 def _of_files(args: argparse.Namespace, facts: dict) -> Path:

@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.half:
             cfg.test_cfg.fp16 = True
         hooks = ['FuseHook', 'TestTimeHook'] if args.fuse else ['TestTimeHook']
+        if 'report' not in (cfg.get('default_hooks') or {}):  # mmdet's configs, and checkpoints of earlier versions
+            hooks.append('ReportHook')
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), *({'type': f'mmyolo_ext.{name}'} for name in hooks)]
         runner = RUNNERS.build(cfg)
     check_config(cfg, 'test')
