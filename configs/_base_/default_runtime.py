@@ -18,6 +18,7 @@ default_hooks = dict(
     close_mosaic=dict(type='mmyolo_ext.CloseMosaicHook', num_last_epochs=10),
     sync_buffers=dict(type='SyncBuffersHook'),
     curves=dict(type='mmyolo_ext.CurvesHook'),
+    progress=dict(type='mmyolo_ext.ProgressHook'),
     report=dict(type='mmyolo_ext.ReportHook'),
 )
 

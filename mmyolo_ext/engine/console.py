@@ -1,7 +1,10 @@
 """What a run shows on the screen: warnings, a short summary, progress. The log file holds every line in full."""
 
 import logging
+import os
 import re
+import sys
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -21,6 +24,7 @@ REPEATED = (
     *('Exp name: ', 'Saving checkpoint at ', 'Checkpoints will be saved to '),
     *('Load checkpoint from ', 'Loads checkpoint by '),
 )
+INSIDE_EPOCH = r'(?:Epoch|Iter)\((?:train|val|test)\) +(?:\[ *\d+\])?\[ *(\d+)/ *(\d+)\]'
 FIRST_LINE_ONLY = ('Training ',)  # the table of parameter groups follows
 SCORES = {
     **{'bbox_mAP': 'AP', 'bbox_mAP_50': 'AP50', 'bbox_mAP_75': 'AP75'},
@@ -29,11 +33,19 @@ SCORES = {
 
 
 class ConsoleFilter(logging.Filter):
-    """Keep lines for the log file from the screen; warnings and lines of this package pass."""
+    """Keep lines for the log file from the screen; warnings and lines of this package pass.
+
+    Attributes:
+        bars: Whether a progress bar shows what the lines inside of an epoch do.
+    """
+
+    bars = False
 
     def filter(self, record: logging.LogRecord) -> bool:
         host = 'mmengine' in record.pathname or 'mmdet' in record.pathname
         hidden = host and LOG_FILE_ONLY & {(record.module, record.funcName), (record.module, None)}
+        if self.bars and (found := re.match(INSIDE_EPOCH, record.getMessage())):
+            hidden = hidden or found[1] != found[2]
         return record.levelno != logging.INFO or not (hidden or record.getMessage().startswith(REPEATED))
 
 
@@ -61,6 +73,67 @@ def quieten(logger: MMLogger) -> None:
         if on_screen and handler.level > logging.DEBUG and not isinstance(handler.formatter, ConsoleFormatter):
             handler.addFilter(ConsoleFilter())
             handler.setFormatter(ConsoleFormatter(handler.formatter))
+
+
+class Display:
+    """A progress bar at the bottom of a terminal, with a line of numbers below it; lines of the log appear above.
+
+    No thread redraws it, because loaders fork workers: :meth:`update` does, at most ``RATE`` times a second.
+    """
+
+    RATE = 5.0
+
+    def __init__(self, logger: logging.Logger) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.text import Text
+
+        class Bars(Progress):
+            note = ''
+
+            def get_renderables(self):
+                yield self.make_tasks_table(self.tasks)
+                if self.note:
+                    yield Text(self.note, style='dim')
+
+        columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        screen = [handler for handler in logger.handlers if getattr(handler, 'stream', None) is sys.stdout]
+        self._handlers = [(handler, handler.stream) for handler in screen]
+        self._filters = [f for handler in logger.handlers for f in handler.filters if isinstance(f, ConsoleFilter)]
+        self._bars = Bars(*columns, auto_refresh=False, transient=True)
+        self._task, self._drawn = None, 0.0
+        self._bars.start()
+        for handler, _ in self._handlers:
+            handler.setStream(sys.stdout)  # Rich has replaced it
+        for console_filter in self._filters:
+            console_filter.bars = True
+
+    @classmethod
+    def on_terminal(cls, logger: logging.Logger) -> 'Display | None':
+        """Return a display if standard output is a terminal that can move its cursor, else None."""
+        is_terminal = sys.stdout is not None and sys.stdout.isatty() and os.environ.get('TERM', 'dumb') != 'dumb'
+        return cls(logger) if is_terminal else None
+
+    def begin(self, text: str, total: int, done: int = 0) -> None:
+        """Replace the bar by a new one."""
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        self._task, self._bars.note = self._bars.add_task(text, total=total, completed=done), ''
+        self._bars.refresh()
+
+    def update(self, done: int, note: str = '') -> None:
+        """Set the length of the bar and the line below it."""
+        now = time.monotonic()
+        if now - self._drawn >= 1 / self.RATE:
+            self._drawn, self._bars.note = now, note
+            self._bars.update(self._task, completed=done, refresh=True)
+
+    def close(self) -> None:
+        """Remove the bar, and give the log its stream back."""
+        self._bars.stop()
+        for handler, stream in self._handlers:
+            handler.setStream(stream)
+        for console_filter in self._filters:
+            console_filter.bars = False
 
 
 def short(message: str) -> str:

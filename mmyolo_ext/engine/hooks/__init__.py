@@ -5,6 +5,7 @@ from .curves import CurvesHook
 from .ema import StepEMAHook
 from .evaluation import EagerEvaluationHook, FuseHook, TestTimeHook
 from .preflight import PreflightHook
+from .progress import ProgressHook
 from .recipe import AccumulateHook, CloseMosaicHook, SampleSeedHook
 from .report import ReportHook
 from .training_info import TrainingInfoHook
@@ -18,6 +19,7 @@ __all__ = [
     'EarlyStoppingHook',
     'FuseHook',
     'PreflightHook',
+    'ProgressHook',
     'ReportHook',
     'SampleSeedHook',
     'StepEMAHook',
