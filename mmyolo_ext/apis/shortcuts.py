@@ -9,6 +9,7 @@
 ``max_epochs``     length of the training: loop and schedules; close-mosaic and validation are kept within it
 ``batch_size``     images per batch of every dataloader
 ``patience``       epochs without a better score after which the training stops
+``logger``         one or several of ``'tensorboard', 'wandb', 'mlflow', 'clearml'``, which get the numbers of the log
 =================  ====================================================================================================
 """
 
@@ -23,6 +24,12 @@ from mmyolo_ext.apis.config_nodes import LOADERS, kind, leaf_datasets, walk
 # Epochs in the first tenth of a training are a warm-up, whose length does not follow the training's.
 WARMUP_SHARE = 10
 SWITCHES = ('CloseMosaicHook',)
+TRACKERS = {
+    'tensorboard': 'TensorboardVisBackend',
+    'wandb': 'WandbVisBackend',
+    'mlflow': 'MLflowVisBackend',
+    'clearml': 'ClearMLVisBackend',
+}
 # arguments that are the input's (height, width), as ours are
 HEIGHT_WIDTH = {
     **dict.fromkeys(('Mosaic', 'RandomAffine', 'MosaicAffine', 'CachedDataset', 'RectBatchDataset'), 'size'),
@@ -110,6 +117,22 @@ def _set_batch_size(cfg: Config, size: int, val_loaders: Sequence[str]) -> None:
     for loader in LOADERS:
         if cfg.get(loader):
             cfg[loader]['batch_size'] = size
+
+
+def _set_logger(cfg: Config, names: str | list | tuple, val_loaders: Sequence[str]) -> None:
+    chosen = [names] if isinstance(names, str) else names
+    if not isinstance(chosen, (list, tuple)) or not all(isinstance(name, str) and name in TRACKERS for name in chosen):
+        raise ValueError(f'logger must be one or several of {", ".join(TRACKERS)}, got {names!r}')
+    if not cfg.get('visualizer'):
+        raise ValueError('logger cannot be applied: the config has no visualizer')
+    backends = cfg.visualizer.get('vis_backends') or []
+    backends = [backends] if isinstance(backends, dict) else list(backends)
+    present = {backend.get('name') for backend in backends}
+    for name in dict.fromkeys(chosen):
+        if name not in present:
+            guarded = {'type': TRACKERS[name]}
+            backends.append({'type': 'mmyolo_ext.GuardedVisBackend', 'name': name, 'backend': guarded})
+    cfg.visualizer['vis_backends'] = backends
 
 
 # max_epochs
@@ -292,4 +315,5 @@ SHORTCUTS: dict[str, Callable[[Config, object, Sequence[str]], None]] = {
     'input_size': _set_input_size,
     'max_epochs': _set_max_epochs,
     'batch_size': _set_batch_size,
+    'logger': _set_logger,
 }

@@ -22,7 +22,8 @@ from mmyolo_ext.registry import HOOKS
 
 # keys that apis.load_config replaces by settings; a runner that finds them got a raw config
 SHORTCUTS = (
-    *('class_names', 'train_ann', 'train_img', 'val_ann', 'val_img', 'input_size', 'data', 'recipe', 'patience'),
+    *('class_names', 'train_ann', 'train_img', 'val_ann', 'val_img', 'input_size'),
+    *('data', 'recipe', 'patience', 'logger'),
 )
 
 

@@ -1,0 +1,201 @@
+"""Progress on a terminal and in files; trackers that fail."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.hooks import Hook
+from mmengine.visualization.vis_backend import BaseVisBackend
+from toy_runner import toy_runner
+
+from mmyolo_ext.apis.config import load_config
+from mmyolo_ext.engine.hooks.progress import ProgressHook
+from mmyolo_ext.registry import VISBACKENDS
+
+HERE = Path(__file__).parent
+LOGGING = {
+    'runtime_info': {'type': 'mmyolo_ext.TrainingInfoHook'},
+    'logger': {'type': 'LoggerHook', 'interval': 2},
+    'checkpoint': {'type': 'CheckpointHook', 'interval': 1, 'max_keep_ckpts': -1},
+}
+PROGRAM = """
+import sys
+sys.path[:0] = [{here!r}, {tests!r}]
+from test_progress import LOGGING, Talk
+from toy_runner import toy_runner
+hooks = [dict(type='mmyolo_ext.ProgressHook'), Talk()]
+toy_runner(sys.argv[1], hooks=hooks, default_hooks=LOGGING, log_level='INFO').train()
+print('the end')
+"""
+
+
+class Talk(Hook):
+    """Log a warning in the second epoch."""
+
+    def before_train_epoch(self, runner):
+        if runner.epoch == 1:
+            runner.logger.warning('something to read')
+
+
+class FailAt(Hook):
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration:
+            raise RuntimeError('no more')
+
+
+class KeepLosses(Hook):
+    priority = 'VERY_HIGH'
+
+    def __init__(self):
+        self.losses = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses.append(float(outputs['loss'].detach()))
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+
+
+def status(folder):
+    return json.loads((folder / 'status.json').read_text())
+
+
+def progress_runner(folder, *hooks, **settings):
+    return toy_runner(folder, hooks=[ProgressHook(), *hooks], default_hooks=LOGGING, **settings)
+
+
+def test_files_hold_the_numbers_of_the_log(tmp_path):
+    kept = KeepLosses()
+    progress_runner(tmp_path, kept).train()
+    # 5 iterations an epoch, a line at every second one and at the end of an epoch
+    assert [row['iter'] for row in rows(tmp_path)] == [2, 4, 5, 7, 9, 10, 12, 14, 15, 17, 19, 20]
+    assert [row['epoch'] for row in rows(tmp_path)] == [epoch for epoch in (1, 2, 3, 4) for _ in range(3)]
+    for row in rows(tmp_path):  # means over a window of 10 iterations
+        assert row['loss'] == pytest.approx(np.mean(kept.losses[max(row['iter'] - 10, 0) : row['iter']]), rel=1e-5)
+    found = status(tmp_path)
+    assert {**found, **dict.fromkeys(('updated', 'pid', 'metrics'))} == {
+        **{'state': 'finished', 'epoch': 4, 'max_epochs': 4, 'iter': 20, 'max_iters': 20, 'eta_seconds': 0.0},
+        **dict.fromkeys(('updated', 'pid', 'metrics')),
+    }
+    assert found['pid'] == os.getpid() and found['metrics']['loss'] == rows(tmp_path)[-1]['loss']
+    assert not list(tmp_path.glob('*.tmp'))
+
+
+def test_failure_is_in_the_status_and_resuming_repeats_no_row(tmp_path):
+    with pytest.raises(RuntimeError, match='no more'):
+        progress_runner(tmp_path, FailAt(13)).train()
+    assert status(tmp_path)['state'] == 'failed' and status(tmp_path)['error'] == 'RuntimeError: no more'
+    assert rows(tmp_path)[-1]['iter'] == 12  # the last checkpoint is that of iteration 10
+    with (tmp_path / 'metrics.jsonl').open('a') as file:
+        file.write('{"split": "tr')  # as a kill leaves it
+    progress_runner(tmp_path, resume=True, experiment_name='resumed').train()
+    assert [row['iter'] for row in rows(tmp_path)] == [2, 4, 5, 7, 9, 10, 12, 14, 15, 17, 19, 20]
+    progress_runner(tmp_path, experiment_name='another', max_epochs=1).train()
+    assert [row['iter'] for row in rows(tmp_path)] == [2, 4, 5]
+
+
+def test_folder_that_cannot_be_written_ends_no_training(tmp_path, caplog):
+    (tmp_path / 'status.json').mkdir()
+    runner = progress_runner(tmp_path)
+    warnings = []
+    runner.logger.warning = warnings.append
+    runner.train()
+    assert len([text for text in warnings if 'not written' in text]) == 1 and runner.iter == 20
+
+
+def program(folder):
+    return [sys.executable, '-c', PROGRAM.format(here=str(HERE), tests=str(HERE.parent)), str(folder)]
+
+
+def test_terminal_shows_bars_and_keeps_messages(tmp_path):
+    leader, follower = pty.openpty()
+    environment = {**os.environ, 'TERM': 'xterm', 'COLUMNS': '120'}
+    process = subprocess.Popen(program(tmp_path), stdout=follower, stderr=follower, env=environment)
+    os.close(follower)
+    seen = b''
+    while True:
+        try:
+            part = os.read(leader, 65536)
+        except OSError:  # Linux: the other side has closed
+            break
+        if not part:
+            break
+        seen += part
+    os.close(leader)
+    assert process.wait() == 0, seen.decode()
+    text = seen.decode()
+    plain = re.sub(r'\x1b\[[0-9;?]*[A-Za-z]', '', text)
+    for epoch in (1, 2, 3, 4):
+        assert f'Epoch {epoch}/4' in plain
+    assert 'ETA 0:00:0' in plain and 'something to read' in plain
+    assert 'Epoch(train)' not in plain  # the bar shows it
+    assert text.rindex('\x1b[?25h') > text.rindex('\x1b[?25l')  # the cursor is back
+    assert plain.rstrip().endswith('the end')
+
+
+def test_pipe_gets_plain_lines(tmp_path):
+    done = subprocess.run(program(tmp_path), capture_output=True, text=True, env={**os.environ, 'TERM': 'xterm'})
+    assert done.returncode == 0, done.stderr
+    assert '\x1b' not in done.stdout and done.stdout.count('Epoch(train)') == 8  # two lines an epoch
+
+
+@VISBACKENDS.register_module()
+class RecordingVisBackend(BaseVisBackend):
+    """Keeps steps; fails at one of them."""
+
+    steps: list = []
+
+    def __init__(self, save_dir, fails_at=None):
+        super().__init__(save_dir)
+        self.fails_at = fails_at
+
+    def _init_env(self):
+        pass
+
+    @property
+    def experiment(self):
+        return self
+
+    def add_scalars(self, scalar_dict, step=0, file_path=None, **kwargs):
+        if self.fails_at is not None and step >= self.fails_at:
+            raise ConnectionError('no route')
+        self.steps.append(step)
+
+
+@pytest.mark.parametrize(
+    ('backend', 'steps', 'reason'),
+    [
+        ({'type': 'mmyolo_ext.RecordingVisBackend'}, [2, 4, 7, 9], None),
+        ({'type': 'mmyolo_ext.RecordingVisBackend', 'fails_at': 5}, [2, 4], 'ConnectionError: no route'),
+        ({'type': 'mmyolo_ext.RecordingVisBackend', 'wrong': 1}, [], 'TypeError'),
+        ({'type': 'NoSuchVisBackend'}, [], 'KeyError'),
+    ],
+)
+def test_failing_tracker_is_switched_off(tmp_path, backend, steps, reason):
+    RecordingVisBackend.steps.clear()
+    guarded = {'type': 'mmyolo_ext.GuardedVisBackend', 'backend': backend}
+    runner = progress_runner(tmp_path, max_epochs=2, visualizer={'type': 'Visualizer', 'vis_backends': [guarded]})
+    runner.train()
+    assert RecordingVisBackend.steps == steps and runner.iter == 10
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert log.count('is switched off') == (reason is not None) and (reason or '') in log
+
+
+def test_logger_shortcut(tmp_path):
+    config = HERE.parents[1] / 'configs/yolov5/yolov5_n_640_coco.py'
+    cfg = load_config(config, {'logger': ['tensorboard', 'wandb']})
+    assert [backend.get('name') for backend in cfg.visualizer.vis_backends] == [None, 'tensorboard', 'wandb']
+    assert cfg.visualizer.vis_backends[1].backend == {'type': 'TensorboardVisBackend'}
+    assert 'logger' not in cfg
+    with pytest.raises(ValueError, match="logger must be one or several of tensorboard.*got 'tensorbord'"):
+        load_config(config, {'logger': 'tensorbord'})
