@@ -50,6 +50,7 @@ ELSEWHERE = {
     'mmyolo-ext configs': 'tests/package/test_model_index.py::test_list',
     'mmyolo-ext doctor': 'tests/cli/test_doctor.py::test_a_good_stack_has_no_fault',
     'mmyolo-ext check': 'tests/datasets/test_data_check.py::test_the_command_and_the_repaired_copy',
+    'mmyolo-ext compare': 'tests/evaluation/test_compare.py::test_the_page',
     'mmyolo-ext convert': 'tests/datasets/test_sources.py::test_the_command_converts',
     'mmyolo-ext report': 'tests/evaluation/test_report.py::test_the_command_writes_it_again',
     'mmyolo-ext mmdet': 'tests/mmdet_tools/test_mmdet_tools.py::test_browse_dataset',
