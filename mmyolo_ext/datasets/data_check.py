@@ -349,7 +349,7 @@ def _box_item(split: RawSplit, index: int) -> dict:
     name = split.classes[label] if 0 <= label < len(split.classes) else f'class {label}'
     numbers = ' '.join(f'{value:g}' for value in np.round(split.numbers[index], 2))
     note = f'{split.where[index]}: {name}, {split.format} {numbers} px'
-    return _item(split.paths[split.image[index]], np.nan_to_num(split.boxes_xyxy[[index]], posinf=0, neginf=0), note)
+    return _item(split.paths[split.image[index]], np.nan_to_num(split.take_xyxy([index]), posinf=0, neginf=0), note)
 
 
 def other_format(split: RawSplit, sizes: np.ndarray) -> str | None:
@@ -562,5 +562,5 @@ def _copies(raw: list[RawSplit], facts: dict[str, ImageFacts]) -> Found:
 
 def _boxes_of(split: RawSplit, path: str) -> list[tuple]:
     own = split.image == split.paths.index(path)
-    rows = np.concatenate([split.labels[own, None], split.boxes_xyxy[own].round(0)], 1)
+    rows = np.concatenate([split.labels[own, None], split.take_xyxy(own).round(0)], 1)
     return sorted(map(tuple, rows.tolist()))

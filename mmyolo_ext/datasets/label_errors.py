@@ -56,7 +56,7 @@ def suspect_labels(raw: Sequence[RawSplit], detections: dict[str, np.ndarray]) -
 
 def _suspects(split: RawSplit, path: str, own: np.ndarray, rows: np.ndarray) -> Iterator[tuple]:
     """Yield (confidence, *suspicion) of one image; ``own`` are its boxes, ``rows`` its detections by score."""
-    boxes, labels, ignored = split.boxes_xyxy[own], split.labels[own], split.ignored[own]
+    boxes, labels, ignored = split.take_xyxy(own), split.labels[own], split.ignored[own]
     overlaps = iou(boxes, rows[:, :4])  # (G, D)
     scores, same = rows[:, 4], labels[:, None] == rows[None, :, 5]
     taken = _matched(overlaps, same, scores)

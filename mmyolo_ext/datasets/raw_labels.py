@@ -61,9 +61,14 @@ class RawSplit:
     @property
     def boxes_xyxy(self) -> np.ndarray:
         """The boxes (G, 4) px, not clipped."""
-        first, second = self.numbers[:, :2], self.numbers[:, 2:]
+        return self.take_xyxy(slice(None))
+
+    def take_xyxy(self, index: slice | np.ndarray | list[int]) -> np.ndarray:
+        """Return some of the boxes, xyxy px; of a large split, ``boxes_xyxy`` takes long in a loop."""
+        numbers = self.numbers[index]
+        first, second = numbers[:, :2], numbers[:, 2:]
         if self.format == 'xyxy':
-            return self.numbers
+            return numbers
         start = first - second / 2 if self.format == 'cxcywh' else first
         return np.concatenate([start, start + second], 1)
 
