@@ -123,6 +123,32 @@ def json_link(found: Detections, name: str) -> str:
     return f'<span class="json-link">{len(found.scores)} boxes &middot; {link}Download JSON</a></span>'
 
 
+def worst_images(folder: Path) -> list[tuple[str, Detections]]:
+    """Return a text and the ground truth of each image of the report of a run, those with most errors first.
+
+    Errors are missed objects and false detections at the report's operating point, by its matching.
+    """
+    from mmyolo_ext.evaluation.matching import match
+    from mmyolo_ext.evaluation.report.write import read_report
+
+    truth, detections, numbers = read_report(folder)
+    matching = match(truth, detections)
+    kept = matching.kept(numbers['operating_point']['confidence'])
+    images, names = truth['images'], tuple(matching.class_names)
+    false = np.bincount(matching.image[kept & (matching.partner < 0)], minlength=len(images))
+    missed = np.bincount(matching.gt_image[~matching.gt_crowd], minlength=len(images))
+    missed -= np.bincount(matching.image[kept & (matching.partner >= 0)], minlength=len(images))
+    found = []
+    for at in np.argsort(-(false + missed), kind='stable').tolist():
+        own = matching.gt_image == at
+        boxes = matching.gt_xywh[own]
+        boxes[:, 2:] += boxes[:, :2]
+        file = images[at]['file_name']
+        text = f'{Path(file).name}: {missed[at]} missed, {false[at]} false'
+        found.append((text, Detections(boxes, np.ones(len(boxes)), matching.gt_label[own], names, image=file)))
+    return found
+
+
 def build(models: list[Model]) -> Any:
     """Return the page as ``gradio.Blocks``; :func:`launch` serves it."""
     os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
@@ -130,6 +156,20 @@ def build(models: list[Model]) -> Any:
     gr = need('gradio')
     by_name = {model.name: model for model in models}
     names = list(by_name)
+    reports = {name: model.folder / 'report' for name, model in by_name.items()}
+    reports = {name: folder for name, folder in reports.items() if (folder / 'report.json').is_file()}
+    worst = {name: worst_images(folder) for name, folder in reports.items()}
+
+    def choices(name: str) -> Any:
+        options = [(text, number) for number, (text, _) in enumerate(worst.get(name, []))]
+        return gr.update(choices=options, value=None, visible=bool(options))
+
+    def choose(number: int | None, name: str) -> list:
+        if number is None:
+            return [gr.skip(), gr.update(visible=False)]
+        truth = worst[name][number][1]
+        drawn = cv2.cvtColor(truth.plot(), cv2.COLOR_BGR2RGB)
+        return [str(truth.image), gr.update(value=drawn, visible=True)]
 
     def detect(file: str | None, *chosen_names: str) -> list[Detections | None]:
         try:
@@ -165,7 +205,7 @@ def build(models: list[Model]) -> Any:
             raise gr.Error(str(error), print_exception=False) from error
 
     with gr.Blocks(title='mmyolo_ext', analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        state = gr.State([None, None])
+        source, state = gr.State(), gr.State([None, None])
         with gr.Row():
             first = gr.Dropdown(names, value=names[0], label='Model')
             second = gr.Dropdown([NO_MODEL, *names], value=names[1] if names[1:] else NO_MODEL, label='Compare with')
@@ -176,8 +216,12 @@ def build(models: list[Model]) -> Any:
         with gr.Tab('Image'):
             with gr.Row():
                 image = gr.File(label='Image', file_types=['image'], type='filepath', height=140)
+                example = gr.Dropdown([], label='Image of the validation set, most errors first', visible=False)
             with gr.Row():
                 views = [view for number in range(2) for view in result_view(gr, number)]
+                truth = gr.Image(
+                    label='Ground truth', interactive=False, format='jpeg', visible=False, elem_id='truth'
+                )
         with gr.Tab('Video'), gr.Row():
             with gr.Column():
                 video = gr.File(label='Video', file_types=['video'], type='filepath', height=140)
@@ -185,17 +229,18 @@ def build(models: list[Model]) -> Any:
                 start = gr.Button('Detect', variant='primary')
                 counts = gr.JSON(label='Counts')
             seen = gr.Video(label='Detections', interactive=False)
-        reports = {
-            name: file for name, model in by_name.items() if (file := model.folder / 'report/index.html').is_file()
-        }
         if reports:
             with gr.Tab('Report') as tab:
                 report = gr.HTML()
             tab.select(lambda name: frame_of(reports.get(name)), first, report)
             first.change(lambda name: frame_of(reports.get(name)), first, report)
         quick = {'show_progress': 'hidden', 'trigger_mode': 'always_last'}
-        for change in (image.change, first.change, second.change):
-            change(detect, [image, first, second], state).then(show, [state, *controls], views)
+        page.load(choices, first, example)
+        first.change(choices, first, example)
+        image.change(lambda file: [file, gr.update(visible=False)], image, [source, truth])
+        example.change(choose, [example, first], [source, truth])
+        for change in (source.change, first.change, second.change):
+            change(detect, [source, first, second], state).then(show, [state, *controls], views)
         for control in controls:
             control.change(show, [state, *controls], views, **quick)
         start.click(film, [video, first, *controls, tracked], [seen, counts])
@@ -213,11 +258,10 @@ def result_view(gr: Any, number: int) -> tuple:
 
 def frame_of(report: Path | None) -> str:
     """Return a report as a page within the page."""
-    if report is None:
+    page = report and report / 'index.html'
+    if page is None or not page.is_file():
         return 'This model has no report: <code>mmyolo-ext report RUN</code> writes it.'
-    return (
-        f'<iframe class="report" sandbox="allow-scripts" srcdoc="{html.escape(report.read_text("utf-8"))}"></iframe>'
-    )
+    return f'<iframe class="report" sandbox="allow-scripts" srcdoc="{html.escape(page.read_text("utf-8"))}"></iframe>'
 
 
 def detect_video(
