@@ -57,7 +57,7 @@ def curves_section(figures: charts.Figures, log: list[dict], batch_size: int | N
         add('Images per second in training.', 'images_per_second', {'images/s': rate}, 'images/s')
     wait = column('data_time', lambda row: row['data_time'] / max(row.get('time', 0), 1e-9))
     add('Share of a step spent waiting for data.', 'data_wait', {'data': wait}, 'share')
-    add('GPU memory, peak.', 'memory', {'memory': column('memory')}, 'MB')
+    add('Memory: the peak of the GPU, or, on a CPU, of the process.', 'memory', {'memory': column('memory')}, 'MB')
     return caption('From the log of the run; a step is one batch.') + plots(drawn) if drawn else ''
 
 
