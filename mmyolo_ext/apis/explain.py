@@ -110,7 +110,7 @@ def explain(
     data = model.data_preprocessor({key: [value] for key, value in sample.items()}, False)
     features: list[Tensor] = []
     handle = layer.register_forward_hook(_keep(features))
-    inputs = data['inputs'].requires_grad_()
+    inputs = data['inputs']
     try:
         with _with_gradients(model):
             # boxes stay in px of the network input
@@ -128,7 +128,7 @@ def explain(
         raw = [_of_score(found.scores[index], features, method) for index in order]
     maps, shares = _scaled(raw, size_hw)
     preprocessor = model.data_preprocessor
-    pixels = inputs.detach()[0]
+    pixels = inputs[0]
     if getattr(preprocessor, '_enable_normalize', False):
         pixels = pixels * preprocessor.std + preprocessor.mean
     pixels = pixels.permute(1, 2, 0).clamp(0, 255).round().byte().cpu().numpy()
@@ -150,8 +150,12 @@ def _with_gradients(model: nn.Module) -> Iterator[None]:
 
 
 def _keep(features: list[Tensor]) -> Callable:
-    def hook(module: nn.Module, inputs: tuple, outputs: Sequence[Tensor] | Tensor) -> None:
-        features[:] = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    """Return a hook that keeps the outputs as leaves: level by level, without what a level hands to the next one."""
+
+    def hook(module: nn.Module, inputs: tuple, outputs: Sequence[Tensor] | Tensor) -> Sequence[Tensor] | Tensor:
+        levels = [outputs] if isinstance(outputs, Tensor) else outputs
+        features[:] = [level.detach().requires_grad_() for level in levels]
+        return features[0] if isinstance(outputs, Tensor) else tuple(features)
 
     return hook
 

@@ -1,0 +1,70 @@
+"""Heat maps against slow formulas, and on a YOLOv5 and a detector of mmdet."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mmyolo_ext.apis.explain import eigen_cam, explain, grad_cam, layer_cam
+from mmyolo_ext.apis.training import read_run_config
+from mmyolo_ext.cli.explain import main
+from mmyolo_ext.registry import MODELS
+from tests.tiny_coco import make_tiny_coco, write_user_config
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """Config and checkpoint of random weights, and an image."""
+    folder = tmp_path_factory.mktemp('explain')
+    data = make_tiny_coco(folder / 'data')
+    config = write_user_config(folder / 'mine.py', data)
+    torch.manual_seed(0)
+    model = MODELS.build(read_run_config(config, None, 'auto', {}).model)
+    torch.save({'state_dict': model.state_dict(), 'meta': {}}, folder / 'a.pth')
+    return config, folder / 'a.pth', data / 'val' / '000.png'
+
+
+def test_maps_are_those_of_loops():
+    rng = np.random.default_rng(0)
+    features, gradients = rng.normal(size=(2, 3, 4, 5)).astype(np.float32)
+    grad, layer = np.zeros((4, 5)), np.zeros((4, 5))
+    for y in range(4):
+        for x in range(5):
+            for channel in range(3):
+                value = features[channel, y, x]
+                grad[y, x] += gradients[channel].mean() * value
+                layer[y, x] += max(gradients[channel, y, x], 0) * value
+    values = torch.from_numpy(features), torch.from_numpy(gradients)
+    assert np.allclose(grad_cam(*values), grad.clip(0), atol=1e-6)
+    assert np.allclose(layer_cam(*values), layer.clip(0), atol=1e-6)
+    rows = features.reshape(3, -1).T
+    left, singular, _ = np.linalg.svd(rows, full_matrices=False)
+    assert np.allclose(eigen_cam(values[0]), np.abs(left[:, 0] * singular[0]).reshape(4, 5), atol=1e-5)
+
+
+def test_after_the_neck_a_yolo_detection_depends_on_one_cell_of_one_level(trained):
+    config, checkpoint, image = trained
+    seen = explain(checkpoint, image, config, 'gradcam', 'neck', 0.0, 3, 'cpu')
+    assert seen.maps.shape == (3, 3, 64, 64) and seen.strides == (8, 16, 32)
+    # the head is a 1x1 convolution per level
+    assert ((seen.shares > 0).sum(1) <= 1).all() and seen.shares.any()
+    before = explain(checkpoint, image, config, 'layercam', 'backbone', 0.0, 3, 'cpu')
+    assert np.allclose(before.shares.sum(1), 1) and ((before.shares > 0).sum(1) > 1).any()
+    assert before.maps.max() == 1 and before.maps.min() == 0
+    assert (before.detections.scores == seen.detections.scores).all()
+    assert before.draw().shape == (3 * 64, 3 * 64, 3)
+
+
+def test_the_command_and_its_errors(trained, tmp_path, capsys):
+    config, checkpoint, image = trained
+    words = [str(checkpoint), str(image), '--config', str(config), '--device', 'cpu']
+    main([*words, '--out', str(tmp_path / 'a.png'), '--score-thr', '0', '--max', '2'])
+    assert cv2.imread(str(tmp_path / 'a.png')).shape == (2 * 64, 3 * 64, 3)
+    assert capsys.readouterr().out.count('stride 8: ') == 2
+    main([*words, '--out', str(tmp_path / 'b.png'), '--method', 'eigencam', '--score-thr', '1'])
+    assert cv2.imread(str(tmp_path / 'b.png')).shape == (64, 3 * 64, 3)
+    with pytest.raises(SystemExit):
+        main([*words, '--score-thr', '1'])
+    assert 'lower score_thr' in capsys.readouterr().err
+    with pytest.raises(ValueError, match='method must be one of layercam, gradcam, eigencam'):
+        explain(checkpoint, image, config, 'cam')
