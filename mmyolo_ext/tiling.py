@@ -10,7 +10,7 @@ import numpy as np
 SAME_PART = 0.5  # IoU in the area that two tiles share, from which two boxes are of one object
 INSIDE = 0.75  # share of a cut box in a larger one of other tiles, from which it is a part of that object
 WEAK = 0.3  # of the best score of an object: boxes below do not change its box
-EDGE = 0.01  # of the side of a tile, at least 2 px: a box this close to the border of its tile is cut by it
+EDGE = 0.02  # of the side of a tile, at least 2 px: a box this close to the border of its tile is cut by it
 
 
 def check_tiling(size: int, overlap: float) -> None:

@@ -60,7 +60,7 @@ def visible(boxes, places, noise=None):
 def test_an_object_across_borders_is_one_box(overlap, noisy):
     """200 random objects, up to 1.5 tiles long, each across at least one border: one box each, at its place."""
     generator = np.random.default_rng(0)
-    image_hw, size = (900, 1300), 320
+    image_hw, size = (960, 1280), 320  # whole tiles: an overlap of 0 leaves them with a common border only
     places = tiles(*image_hw, size, overlap)
     borders = sorted({x for x, *_ in places} | {x + w for x, _, w, _ in places} - {0})
     exact = 0
@@ -104,6 +104,9 @@ def test_classes_scores_and_parts():
     np.testing.assert_allclose(
         merge([left, ([[0, 10, 40, 50]], [0.1], [0])], places, (100, 180))[0], [[60, 10, 100, 50]]
     )
+    # two objects of a tile stay two, though a part in the other tile fits both: x 80..95 of the image
+    both = ([[20, 10, 95, 50], [75, 12, 95, 52]], [0.7, 0.6], [0, 0])
+    assert len(merge([both, ([[0, 10, 15, 50]], [0.5], [0])], places, (100, 180))[0]) == 2
     # a complete box is better than the hull; 90..100 is a poor part of it
     boxes, _, _ = merge([([[90, 20, 100, 40]], [0.5], [0]), ([[10, 10, 60, 50]], [0.7], [0])], places, (100, 180))
     np.testing.assert_allclose(boxes, [[90, 10, 140, 50]])
