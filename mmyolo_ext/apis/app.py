@@ -220,7 +220,12 @@ def build(models: list[Model]) -> Any:
             with gr.Row():
                 views = [view for number in range(2) for view in result_view(gr, number)]
                 truth = gr.Image(
-                    label='Ground truth', interactive=False, format='jpeg', visible=False, elem_id='truth'
+                    label='Ground truth',
+                    interactive=False,
+                    format='jpeg',
+                    buttons=['fullscreen'],
+                    visible=False,
+                    elem_id='truth',
                 )
         with gr.Tab('Video'), gr.Row():
             with gr.Column():
