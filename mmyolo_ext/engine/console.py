@@ -100,7 +100,7 @@ class Display:
         self._handlers = [(handler, handler.stream) for handler in screen]
         self._filters = [f for handler in logger.handlers for f in handler.filters if isinstance(f, ConsoleFilter)]
         self._bars = Bars(*columns, auto_refresh=False, transient=True)
-        self._task, self._drawn = None, 0.0
+        self._task, self._total, self._drawn = None, 0, 0.0
         self._bars.start()
         for handler, _ in self._handlers:
             handler.setStream(sys.stdout)  # Rich has replaced it
@@ -117,13 +117,14 @@ class Display:
         """Replace the bar by a new one."""
         if self._task is not None:
             self._bars.remove_task(self._task)
+        self._total = total
         self._task, self._bars.note = self._bars.add_task(text, total=total, completed=done), ''
         self._bars.refresh()
 
     def update(self, done: int, note: str = '') -> None:
         """Set the length of the bar and the line below it."""
         now = time.monotonic()
-        if now - self._drawn >= 1 / self.RATE:
+        if done == self._total or now - self._drawn >= 1 / self.RATE:
             self._drawn, self._bars.note = now, note
             self._bars.update(self._task, completed=done, refresh=True)
 
