@@ -73,6 +73,17 @@ def test_the_best_validation_is_shown(runner, tmp_path):
     assert facts['min_precision'] == 0.9 and parts['image_root'] == 'images' and facts['seed'] == 7
 
 
+def test_save_best_auto_is_the_first_metric_and_nan_is_below_all(runner):
+    runner.cfg.default_hooks.checkpoint.save_best = 'auto'
+    hook = ReportHook()
+    hook.before_train(runner)
+    for epoch, score in enumerate((float('nan'), 0.2, 0.5, 0.1), 1):
+        runner.epoch, runner.metric.predictions = epoch, [{'epoch': epoch}]
+        hook.after_val_epoch(runner, {'coco/bbox_mAP': score, 'coco/bbox_mAP_50': 1 - score})
+    hook.after_train(runner)
+    assert runner.metric.written[0][1] == [{'epoch': 3}]
+
+
 def test_a_test_shows_itself(runner):
     runner.metric.predictions = [{'a': 1}]
     ReportHook().after_test(runner)

@@ -1,5 +1,6 @@
 """Write the report of a training or test when it ends."""
 
+import math
 import platform
 import shlex
 import sys
@@ -126,9 +127,12 @@ def _metric(evaluator: Evaluator) -> Any:
 
 
 def _score(runner: Runner, metrics: dict[str, float]) -> float:
+    """Return the score by which ``save_best`` chooses; one that is missing or NaN is below all others."""
     checkpoint = (runner.cfg.get('default_hooks') or {}).get('checkpoint') or {}
     names = checkpoint.get('save_best') or 'coco/bbox_mAP'
-    return metrics.get(names if isinstance(names, str) else names[0], 0.0)
+    name = names if isinstance(names, str) else names[0]
+    score = metrics.get(next(iter(metrics), name) if name == 'auto' else name, math.nan)  # as MMEngine reads 'auto'
+    return -math.inf if math.isnan(score) else score
 
 
 def _train_leaves(runner: Runner) -> list:
