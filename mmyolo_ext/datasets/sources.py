@@ -167,6 +167,14 @@ def _find_in_folder(folder: Path, given: Path) -> DataSource:
         places = '; '.join(f'{name}: {_shown(files[0], folder)}' for name, files in found.items())
         raise ValueError(f'{given} holds data in {len(found)} formats ({places}): give the file or folder of one')
     if not found:
+        classes = next(
+            (file for file in (folder / 'classes.txt', folder / 'labels/classes.txt') if file.is_file()), None
+        )
+        if classes:
+            raise ValueError(
+                f'{given} has {_shown(classes, folder)} but no data.yaml: write one beside it, with the lines '
+                '"train: images" and "names: [...]", the names of that file in its order'
+            )
         raise ValueError(f'{given} is not a data set: give {ACCEPTED}')
     if 'yolo' in found:
         if len(found['yolo']) > 1:

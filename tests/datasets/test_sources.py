@@ -243,6 +243,10 @@ def image_outside(root: Path) -> Path:
 BAD = {
     'missing': (lambda root: root / 'nothing', 'there is no data at'),
     'empty folder': (lambda root: root, 'is not a data set: give a data.yaml'),
+    'classes.txt alone': (
+        lambda root: write(root / 'classes.txt', 'a') and None or root,
+        'has classes.txt but no data.yaml',
+    ),
     'a text file': (lambda root: write(root / 'a.txt', 'x') or root / 'a.txt', 'is not a data set: give a data.yaml'),
     'two formats': (two_formats, r'holds data in 2 formats \(yolo: data.yaml; voc: Annotations\)'),
     'classes in another order': (other_classes, r"differ between the splits: train has \('ant', 'bee'\), val has"),
