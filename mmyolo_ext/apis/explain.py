@@ -5,6 +5,7 @@ detection. Grad-CAM (Selvaraju et al., arXiv 1610.02391) weights the channels by
 LayerCAM (Jiang et al., 2021) weights each position by its own positive gradient, which keeps the place of an object.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -140,13 +141,21 @@ def explain(
 
 @contextmanager
 def _with_gradients(model: nn.Module) -> Iterator[None]:
-    """Compute gradients, also where a head decorates ``predict_by_feat`` by ``torch.no_grad``."""
+    """Compute gradients, also where heads decorate ``predict_by_feat`` by ``torch.no_grad`` or detach their maps."""
     with torch.enable_grad(), ExitStack() as stack:
         for module in model.modules():
             plain = getattr(getattr(type(module), 'predict_by_feat', None), '__wrapped__', None)
             if plain is not None:
                 stack.enter_context(patch.object(module, 'predict_by_feat', partial(plain, module)))
+        files = {kind.__module__ for module in model.modules() for kind in type(module).__mro__}
+        for file in files:  # mmdet's heads select the maps of an image by this function, which detaches them
+            if hasattr(sys.modules.get(file), 'select_single_mlvl'):
+                stack.enter_context(patch.object(sys.modules[file], 'select_single_mlvl', _select))
         yield
+
+
+def _select(maps: Sequence[Tensor], image: int, detach: bool = True) -> list[Tensor]:
+    return [level[image] for level in maps]
 
 
 def _keep(features: list[Tensor]) -> Callable:

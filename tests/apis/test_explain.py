@@ -9,7 +9,7 @@ from mmyolo_ext.apis.explain import eigen_cam, explain, grad_cam, layer_cam
 from mmyolo_ext.apis.training import read_run_config
 from mmyolo_ext.cli.explain import main
 from mmyolo_ext.registry import MODELS
-from tests.tiny_coco import make_tiny_coco, write_user_config
+from tests.tiny_coco import REPO, make_tiny_coco, write_user_config
 
 
 @pytest.fixture(scope='module')
@@ -53,6 +53,14 @@ def test_after_the_neck_a_yolo_detection_depends_on_one_cell_of_one_level(traine
     assert before.maps.max() == 1 and before.maps.min() == 0
     assert (before.detections.scores == seen.detections.scores).all()
     assert before.draw().shape == (3 * 64, 3 * 64, 3)
+
+
+def test_a_detector_of_mmdet(trained, tmp_path):
+    config = REPO / 'configs/yolov5_rtmdet/rtmdet_tiny_320_bccd.py'
+    model = MODELS.build(read_run_config(config, None, None, {}, training=False).model)
+    torch.save({'state_dict': model.state_dict(), 'meta': {}}, tmp_path / 'a.pth')
+    seen = explain(tmp_path / 'a.pth', trained[2], config, score_thr=0.0, max_detections=2, device='cpu')
+    assert seen.maps.shape == (2, 3, 320, 320) and np.allclose(seen.shares.sum(1), 1)
 
 
 def test_the_command_and_its_errors(trained, tmp_path, capsys):
