@@ -93,21 +93,21 @@ def test_a_resampled_ap_is_that_of_the_repeated_images(runs):
 
 
 def test_changed_objects_by_hand(tmp_path):
-    objects = [[0, 0, 20, 20], [50, 0, 20, 20], [100, 0, 20, 20], [150, 0, 20, 20]]
+    objects = [[30 * n, 0, 20, 20] for n in range(10)]
     ground_truth = {
-        'images': [{'id': 1, 'file_name': 'a.png', 'width': 200, 'height': 50}],
+        'images': [{'id': 1, 'file_name': 'a.png', 'width': 300, 'height': 50}],
         'categories': [{'id': 1, 'name': 'ant'}],
         'annotations': [
             {'id': n + 1, 'image_id': 1, 'category_id': 1, 'bbox': box, 'area': 400, 'iscrowd': 0}
             for n, box in enumerate(objects)
         ],
     }
-    for name, found in (('a', (0, 1)), ('b', (1, 2))):
+    for name, found in (('a', (0, 3, 4, 5)), ('b', (1, 2, 3, 4, 5))):
         seen = [{'image_id': 1, 'category_id': 1, 'bbox': objects[n], 'score': 0.9} for n in found]
         write_report(tmp_path / name / 'report', ground_truth=ground_truth, detections=seen)
     answer = changes_between(Compared('a', tmp_path / 'a'), Compared('b', tmp_path / 'b'))
-    assert [answer[name] for name in ('fixed', 'broken', 'found_by_both', 'found_by_none')] == [1, 1, 1, 1]
-    assert answer['objects'].tolist() == [-1, 0, 1, 0]
+    assert [answer[name] for name in ('fixed', 'broken', 'found_by_both', 'found_by_none')] == [2, 1, 3, 4]
+    assert answer['objects'].tolist() == [-1, 1, 1, *[0] * 7]
 
 
 def test_the_page(runs, capsys):
