@@ -153,13 +153,15 @@ def test_in_a_browser(run, tmp_path):
         page.goto(address)
         page.set_input_files('input[type=file] >> nth=0', str(image))
         page.wait_for_selector('#json-1 >> text=Download JSON', timeout=60_000)
+        page.wait_for_function("/^[0-9]+ boxes/.test(document.querySelector('#json-1').innerText)")
         before = [int(page.inner_text(f'#json-{number}').split()[0]) for number in (0, 1)]
         assert before[0] == before[1] > 3 and [model.runs for model in models] == [1, 1]  # two models side by side
         assert page.evaluate("document.querySelector('#result-0 img').naturalWidth") == 448  # 7 x 64
         threshold = page.locator('input[type=number]').first
         threshold.fill('0.6')
         threshold.press('Enter')
-        page.wait_for_function(f"!document.querySelector('#json-0').innerText.startsWith('{before[0]} ')")
+        text = "document.querySelector('#json-0').innerText"
+        page.wait_for_function(f"/^[0-9]+ boxes/.test({text}) && !{text}.startsWith('{before[0]} ')")
         after = int(page.inner_text('#json-0').split()[0])
         assert after < before[0] and [model.runs for model in models] == [1, 1]  # the networks did not run again
         with page.expect_download() as download:
