@@ -1,8 +1,11 @@
 """Write the report of a training or test when it ends."""
 
+import contextlib
+import json
 import math
 import platform
 import shlex
+import shutil
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -29,7 +32,8 @@ class ReportHook(Hook):
     """Write ``report/index.html`` into the work dir when a training or test ends (docs/guides/report.md).
 
     The report of a training shows the best validation of this process, by the first metric of ``save_best``. It needs
-    ``mmyolo_ext.CocoMetric``. A report that cannot be written is a warning; the run goes on.
+    ``mmyolo_ext.CocoMetric``. A report that cannot be written is a warning; the run goes on. A test keeps the report of
+    the training in the same work dir as ``report_validation``, and the reverse as ``report_test``.
 
     Args:
         min_precision: Choose the operating point as the lowest confidence with this precision, from 0 to 1, instead of
@@ -79,6 +83,7 @@ class ReportHook(Hook):
     def _write(self, runner: Runner, loop: Any, predictions: list[dict], facts: dict[str, Any]) -> None:
         folder = Path(runner.work_dir) / 'report'
         try:
+            _keep_other(folder, facts['split'])
             leaves = leaf_datasets(loop.dataloader.dataset)
             train = _train_leaves(runner)
             page = _metric(loop.evaluator).write_report(
@@ -119,6 +124,19 @@ class ReportHook(Hook):
             'overridden': {one['path']: one['value'] for one in cfg.get('chosen_recipe') or ()},
             'reproduce': command,
         }
+
+
+def _keep_other(folder: Path, split: str) -> None:
+    """Move the report of another split aside."""
+    numbers = folder / 'report.json'
+    kept = split
+    if numbers.exists():
+        with contextlib.suppress(ValueError, AttributeError):  # of a report that is damaged
+            kept = json.loads(numbers.read_text(encoding='utf-8')).get('facts', {}).get('split', split)
+    if kept != split:
+        aside = folder.with_name('report_test' if kept == 'test' else 'report_validation')
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
 
 
 def _metric(evaluator: Evaluator) -> Any:
