@@ -32,8 +32,8 @@ class ReportHook(Hook):
     """Write ``report/index.html`` into the work dir when a training or test ends (docs/guides/report.md).
 
     The report of a training shows the best validation of this process, by the first metric of ``save_best``. It needs
-    ``mmyolo_ext.CocoMetric``. A report that cannot be written is a warning; the run goes on. A test keeps the report of
-    the training in the same work dir as ``report_validation``, and the reverse as ``report_test``.
+    ``mmyolo_ext.CocoMetric``. A report that cannot be written is a warning; the run goes on. A test keeps the report
+    of the training in the same work dir as ``report_validation``, and the reverse as ``report_test``.
 
     Args:
         min_precision: Choose the operating point as the lowest confidence with this precision, from 0 to 1, instead of
