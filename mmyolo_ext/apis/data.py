@@ -13,6 +13,8 @@ from mmyolo_ext.datasets import DataSource, find_dataset
 # arguments of an innermost dataset that do not say where its data are
 KEPT = ('pipeline', 'test_mode', 'filter_cfg', 'indices', 'serialize_data', 'lazy_init', 'max_refetch')
 
+PLACES = ('data_root', 'train_ann', 'train_img', 'val_ann', 'val_img')
+
 
 def set_data(cfg: Config, path: str | Path) -> DataSource:
     """Put the splits of a data set into the loaders and evaluators of a config, in place.
@@ -45,6 +47,8 @@ def set_data(cfg: Config, path: str | Path) -> DataSource:
         leaves[0].update({**splits[split], **kept})
         if split != 'train':
             cfg[f'{split}_evaluator'] = _evaluator(cfg.get(f'{split}_evaluator'), _ground_truth(splits[split]))
+    for name in PLACES:  # variables of mmdet's configs, which would be read as shortcuts
+        cfg.pop(name, None)
     cfg.class_names = cfg.get('class_names') or source.class_names
     apply_shortcuts(cfg)
     return source

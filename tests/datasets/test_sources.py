@@ -29,6 +29,7 @@ from mmengine.registry import METRICS, init_default_scope
 from mmengine.structures import InstanceData
 
 from mmyolo_ext.apis.config import load_config
+from mmyolo_ext.apis.config_nodes import leaf_datasets
 from mmyolo_ext.cli.convert import convert, main
 from mmyolo_ext.coco_json import split_images
 from mmyolo_ext.datasets import find_dataset
@@ -109,6 +110,17 @@ def scores(data: Path) -> dict:
         sample = {'img_id': info['img_id'], 'ori_shape': (HEIGHT, WIDTH), 'pred_instances': predictions}
         metric.process({}, [sample])
     return metric.evaluate(len(dataset))
+
+
+def test_a_config_of_mmdet_reads_the_data_it_is_given(tmp_path: Path) -> None:
+    # its base has data_root = 'data/coco/'
+    cfg = load_config(
+        REPO / 'configs/mixed/fcos_shufflenetv2-1.0_fpn_gn-head_1x_coco.py', {'data': str(make_voc(tmp_path))}
+    )
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        (leaf,) = leaf_datasets(loader.dataset)
+        assert leaf.data_root == str(tmp_path) and leaf.type == 'mmyolo_ext.CheckedVOCDataset'
+    assert 'data_root' not in cfg and cfg.model.bbox_head.num_classes == 2
 
 
 def test_every_format_is_scored_as_coco(tmp_path: Path) -> None:
