@@ -185,7 +185,7 @@ def _weighted_ap(true: np.ndarray, weight: np.ndarray, objects: float) -> float:
 def _objects(ground_truth: dict) -> list:
     names = {category['id']: category['name'] for category in ground_truth['categories']}
     files = {image['id']: Path(image['file_name']).name for image in ground_truth['images']}
-    return sorted(files.items()) + [
+    return list(files.items()) + [
         (one['image_id'], names[one['category_id']], [round(value, 2) for value in one['bbox']])
         for one in ground_truth['annotations']
     ]
