@@ -239,6 +239,17 @@ def class_only_in_val(root: Path) -> Path:
     return root
 
 
+def damaged_zip(root: Path) -> Path:
+    """A zip whose compressed text is overwritten."""
+    path = root / 'a.zip'
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('data.yaml', 'names: [a, b]\n' * 100)
+    content = bytearray(path.read_bytes())
+    content[39:45] = b'\xff' * 6  # behind the header of 30 bytes and the name of 9
+    path.write_bytes(content)
+    return path
+
+
 def absolute_in_zip(root: Path) -> Path:
     make_yolo_ultralytics(root / 'elsewhere')
     with zipfile.ZipFile(root / 'a.zip', 'w') as archive:
@@ -281,6 +292,7 @@ BAD = {
     'zip absolute': (lambda root: make_outside_zip(root, '/x'), 'points outside of the zip'),
     'zip with a link': (lambda root: make_outside_zip(root, 'a', link=True), 'is a symbolic link'),
     'no zip': (lambda root: write(root / 'a.zip', 'x') or root / 'a.zip', 'cannot unpack .*: File is not a zip file'),
+    'damaged zip': (damaged_zip, 'cannot unpack .*: Error -3 while decompressing'),
     'yaml of a zip outside': (absolute_in_zip, 'outside of the zip'),
     'labelme image outside': (image_outside, "imagePath '../1.png' is outside"),
 }
