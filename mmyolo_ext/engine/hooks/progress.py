@@ -47,7 +47,7 @@ class ProgressHook(Hook):
     def before_train(self, runner: Runner) -> None:
         self._folder, self._latest = Path(runner.work_dir), {}
         self._start = (time.monotonic(), runner.iter)
-        self._guarded(runner, self._keep_rows, runner.iter if runner.resumed else 0)
+        self._guarded(runner, self._keep_rows, runner.iter if getattr(runner, 'resumed', False) else 0)
         self._write_status(runner, 'training')
 
     @master_only
