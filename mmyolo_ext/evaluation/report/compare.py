@@ -258,7 +258,13 @@ def _changes(first: Compared, run: Compared, answer: dict, images: dict[int, str
     parts = [f'<h3>{html.escape(run.name)}</h3>', caption(text)]
     changed = answer['objects']
     sides = [
-        Numbers(one.ground_truth, one.detections, match(one.ground_truth, one.detections)) for one in (first, run)
+        Numbers(
+            one.ground_truth,
+            one.detections,
+            match(one.ground_truth, one.detections),
+            one.facts.get('min_precision'),
+        )
+        for one in (first, run)
     ]
     galleries = [Gallery(one.ground_truth, side) for one, side in zip((first, run), sides, strict=True)]
     for gallery in galleries:
