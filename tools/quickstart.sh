@@ -103,11 +103,11 @@ import json, pathlib, sys
 run = pathlib.Path(sys.argv[1])
 for what, path in [
     ('images', 'predictions'), ('best weights', next(run.glob('best_*.pth')).name), ('curves', 'curves.png'),
-    ('log', 'train.log'),
+    ('log', 'train.log'), ('report', 'test/report/index.html'),
 ]:  # fmt: skip
     if (run / path).exists():
         print(f'  {what:13} {run / path}')
-results = max((run / 'test').rglob('*.json'), key=lambda path: path.stat().st_mtime)
+results = max((run / 'test').glob('[0-9]*/*.json'), key=lambda path: path.stat().st_mtime)
 scores = {key.split('/')[-1]: value for key, value in json.loads(results.read_text().splitlines()[-1]).items()}
 print(f'mAP50 {scores["bbox_mAP_50"]:.2f}  mAP50-95 {scores["bbox_mAP"]:.2f}')
 PYTHON
