@@ -30,7 +30,7 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
 NEVER, AT_ONCE = 2**31 - 1, 64 << 20  # bytes
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 # options that stand for config keys
-SETTINGS = ('epochs', 'batch_size', 'img_scale', 'patience', 'seed', 'load_from')
+SETTINGS = ('epochs', 'batch_size', 'img_scale', 'patience', 'seed', 'load_from', 'logger')
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:

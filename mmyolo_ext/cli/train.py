@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mmengine.config import Config
 
 from mmyolo_ext.apis.config_errors import config_errors_named
+from mmyolo_ext.apis.shortcuts import TRACKERS
 from mmyolo_ext.apis.start import set_start, turn_on_amp
 from mmyolo_ext.apis.training import run_config
 from mmyolo_ext.cli.common import add_common_options, load_for_run, tool
@@ -23,6 +24,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--patience', type=int, help='stop after this many epochs without a better score')
     parser.add_argument('--seed', type=int, help='of all random numbers')
     parser.add_argument('--load-from', metavar='WEIGHTS', help='checkpoint to start from')
+    parser.add_argument(
+        '--logger',
+        type=lambda text: text.split(','),
+        metavar='A,B',
+        help=f'send the numbers of the log to {", ".join(TRACKERS)}, or several of them joined by commas',
+    )
     parser.add_argument(
         '--recipe',
         choices=('auto', 'none'),

@@ -15,6 +15,8 @@ from mmengine.visualization.vis_backend import BaseVisBackend
 from toy_runner import toy_runner
 
 from mmyolo_ext.apis.config import load_config
+from mmyolo_ext.cli.common import load_for_run
+from mmyolo_ext.cli.train import parse_args
 from mmyolo_ext.engine.hooks.progress import ProgressHook
 from mmyolo_ext.registry import VISBACKENDS
 
@@ -199,3 +201,9 @@ def test_logger_shortcut(tmp_path):
     assert 'logger' not in cfg
     with pytest.raises(ValueError, match="logger must be one or several of tensorboard.*got 'tensorbord'"):
         load_config(config, {'logger': 'tensorbord'})
+
+
+def test_logger_option(tmp_path):
+    args = parse_args(['yolov5_n', '--logger', 'tensorboard,mlflow', '--work-dir', str(tmp_path)])
+    backends = load_for_run(args).visualizer.vis_backends
+    assert [backend.get('name') for backend in backends] == [None, 'tensorboard', 'mlflow']
