@@ -154,11 +154,14 @@ class Runner(MMEngineRunner):
 
     @staticmethod
     def build_dataloader(dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> DataLoader:
-        """Build a dataloader that has at least one batch.
+        """Build a dataloader that has at least one batch; without workers, none persist.
 
         Raises:
             ValueError: If the batch is larger than the dataset and ``drop_last`` drops it.
         """
+        if isinstance(dataloader, dict) and not dataloader.get('num_workers'):
+            # torch refuses the pair, and ``num_workers=0`` alone is what one sets to debug a dataset
+            dataloader = {**dataloader, 'persistent_workers': False, 'prefetch_factor': None}
         built = MMEngineRunner.build_dataloader(dataloader, *args, **kwargs)
         if built.drop_last and isinstance(built.dataset, Sized) and len(built) == 0:
             raise ValueError(
