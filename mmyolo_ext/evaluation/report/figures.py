@@ -23,6 +23,7 @@ COLOURS = (
     '#7cb518',
 )
 MOST_POINTS = 300  # of a line
+MARGIN = 0.04  # inch, around a chart
 
 
 class Figures:
@@ -48,12 +49,18 @@ class Figures:
         }
         style |= {'axes.prop_cycle': mpl.cycler(color=COLOURS), 'axes.titlesize': 10, 'font.family': 'sans-serif'}
         with mpl.rc_context(style):
-            figure = Figure(figsize=size, layout='constrained')
-            plot(figure.add_subplot())
-            FigureCanvasAgg(figure).print_figure(self.folder / f'{name}.png', dpi=130)
-            figure.set_layout_engine('none')  # the SVG keeps the places of the PNG
+            figure = Figure(figsize=size, dpi=130)
+            axes = figure.add_subplot()
+            plot(axes)
+            png = FigureCanvasAgg(figure)
+            # matplotlib's layout engines measure the text twice, and again for each file
+            inner, outer = axes.bbox, axes.get_tightbbox(png.get_renderer(), for_layout_only=True)
+            (left, bottom), (right, top) = np.abs(inner.get_points() - outer.get_points()) + MARGIN * figure.dpi
+            width, height = figure.bbox.size
+            figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
+            png.print_figure(self.folder / f'{name}.png')
             figure.patch.set_alpha(0)
-            figure.axes[0].patch.set_alpha(0)
+            axes.patch.set_alpha(0)
             text = io.StringIO()
             FigureCanvasSVG(figure).print_figure(text, metadata={'Date': None, 'Creator': None})
         return page_svg(text.getvalue(), name)
