@@ -1,5 +1,7 @@
 """A dataset of the tiles of large images, for training and for validation."""
 
+import pickle
+
 import numpy as np
 from mmengine.dataset import BaseDataset, Compose
 from mmengine.logging import print_log
@@ -92,11 +94,12 @@ class TiledDataset(Dataset):
         self.dataset.full_init()
         generator = np.random.default_rng(self.seed)
         counts = dict.fromkeys(('images', 'tiles', 'background', 'background_dropped', 'boxes', 'ignored'), 0)
-        samples = []
+        content = []  # bytes of each tile: an image of hundreds of boxes is read once, and processes share one array
         for index in range(len(self.dataset)):
             info = self.dataset.get_data_info(index)
             counts['images'] += 1
-            for place in tiles(*annotated_hw(info), self.size, self.overlap):
+            height, width = annotated_hw(info)
+            for place in tiles(height, width, self.size, self.overlap):
                 cut = self._instances(info, place)
                 boxes = sum(not instance['ignore_flag'] for instance in cut)
                 if not boxes and not self.test_mode and generator.random() >= self.background:
@@ -106,8 +109,10 @@ class TiledDataset(Dataset):
                 counts['background'] += not boxes
                 counts['boxes'] += boxes
                 counts['ignored'] += len(cut) - boxes
-                samples.append((index, *place))
-        self._samples = np.array(samples, np.int64).reshape(-1, 5)  # index of the image, x, y, width, height
+                size = {'width': place[2], 'height': place[3], 'image_hw': (height, width)}
+                content.append(pickle.dumps({**info, **size, 'instances': cut, 'tile_xywh': place}))
+        self._content = np.frombuffer(b''.join(content), np.uint8)
+        self._ends = np.cumsum([0, *map(len, content)])
         self.report, self._fully_initialized = counts, True
         text = ', '.join(f'{count} {name.replace("_", " ")}' for name, count in counts.items())
         print_log(f'tiles of {self.size} px that overlap by {self.overlap:g}: {text}', logger='current')
@@ -130,22 +135,13 @@ class TiledDataset(Dataset):
 
     def __len__(self) -> int:
         self.full_init()
-        return len(self._samples)
+        return len(self._ends) - 1
 
     def get_data_info(self, index: int) -> dict:
         """Return the annotation of a tile; ``tile_xywh`` is its place, ``image_hw`` the size of the whole image."""
         index = range(len(self))[index]
-        image, *place = self._samples[index].tolist()
-        info = self.dataset.get_data_info(image)
-        return {
-            **info,
-            'instances': self._instances(info, place),
-            'sample_idx': index,
-            'tile_xywh': tuple(place),
-            'image_hw': annotated_hw(info),
-            'width': place[2],
-            'height': place[3],
-        }
+        content = self._content[self._ends[index] : self._ends[index + 1]]
+        return {**pickle.loads(memoryview(content)), 'sample_idx': index}
 
     def get_cat_ids(self, index: int) -> list[int]:
         """Return the labels of a tile, for mmengine's ``ClassBalancedDataset``."""

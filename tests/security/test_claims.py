@@ -25,6 +25,7 @@ KNOWN = {
     ('mmyolo_ext/checkpoint/safe_pickle.py', 'torch.load'): 'likewise',
     ('mmyolo_ext/cli/run.py', 'exec'): "mmdet's own tools, named by the user",
     ('mmyolo_ext/datasets/shared_memory.py', 'pickle.loads'): 'bytes of a worker of the same run',
+    ('mmyolo_ext/datasets/tiling.py', 'pickle.loads'): 'annotations that the same process has pickled',
     ('mmyolo_ext/engine/non_finite.py', 'torch.load'): 'with weights_only=True',
     ('mmyolo_ext/export/formats.py', 'torch.jit.load'): 'a file that has just been written',
 }
