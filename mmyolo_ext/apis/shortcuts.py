@@ -15,6 +15,7 @@
 
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from functools import partial
 
 from mmengine.config import Config
@@ -24,11 +25,13 @@ from mmyolo_ext.apis.config_nodes import LOADERS, kind, leaf_datasets, walk
 # Epochs in the first tenth of a training are a warm-up, whose length does not follow the training's.
 WARMUP_SHARE = 10
 SWITCHES = ('CloseMosaicHook',)
+# ClearML would also patch torch and matplotlib, send all checkpoints, and write over the task before
+CLEARML = {'auto_connect_frameworks': False, 'reuse_last_task_id': False}
 TRACKERS = {
-    'tensorboard': 'TensorboardVisBackend',
-    'wandb': 'WandbVisBackend',
-    'mlflow': 'MLflowVisBackend',
-    'clearml': 'ClearMLVisBackend',
+    'tensorboard': {'type': 'TensorboardVisBackend'},
+    'wandb': {'type': 'WandbVisBackend'},
+    'mlflow': {'type': 'MLflowVisBackend'},
+    'clearml': {'type': 'ClearMLVisBackend', 'artifact_suffix': ('.py',), 'init_kwargs': CLEARML},
 }
 # arguments that are the input's (height, width), as ours are
 HEIGHT_WIDTH = {
@@ -130,8 +133,8 @@ def _set_logger(cfg: Config, names: str | list | tuple, val_loaders: Sequence[st
     present = {backend.get('name') for backend in backends}
     for name in dict.fromkeys(chosen):
         if name not in present:
-            guarded = {'type': TRACKERS[name]}
-            backends.append({'type': 'mmyolo_ext.GuardedVisBackend', 'name': name, 'backend': guarded})
+            guarded = {'type': 'mmyolo_ext.GuardedVisBackend', 'name': name, 'backend': deepcopy(TRACKERS[name])}
+            backends.append(guarded)
     cfg.visualizer['vis_backends'] = backends
 
 

@@ -42,6 +42,7 @@ from mmyolo_ext.engine.console import describe_start, quieten
 from mmyolo_ext.engine.fit_checks import unwrapped
 from mmyolo_ext.engine.hooks.checkpoint import CheckpointHook
 from mmyolo_ext.engine.hooks.progress import watched
+from mmyolo_ext.engine.loggers import close_trackers
 from mmyolo_ext.engine.prepare_model import forbid_changes, prepare_model
 from mmyolo_ext.engine.run_facts import facts_before, facts_of, optimizer_cfg, shifted, spelled
 from mmyolo_ext.engine.step_guard import StepGuard
@@ -105,8 +106,11 @@ class Runner(MMEngineRunner):
         self.checkpoints = CheckpointFolder(hook.folder(self.work_dir) if hook else self.work_dir)
         self.stopper, self._cfg_text = Stopper(), self.cfg.pretty_text  # formatting it takes a second
         self.logger.info(describe_start(self))
-        with self._locked(), watched(self):
-            model = super().train()
+        try:
+            with self._locked(), watched(self):
+                model = super().train()
+        finally:
+            close_trackers(self.visualizer)
         self.end_workers()
         return model
 
