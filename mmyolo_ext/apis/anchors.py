@@ -14,6 +14,7 @@ from scipy.cluster.vq import kmeans2
 from torch import nn
 
 from mmyolo_ext.apis.config_nodes import kind, leaf_datasets
+from mmyolo_ext.apis.model_names import config_folder
 from mmyolo_ext.apis.start import check_work_dir
 from mmyolo_ext.registry import DATASETS, MODELS
 
@@ -273,7 +274,11 @@ def assign_to_levels(anchors_wh: np.ndarray, strides: tuple[int, ...]) -> np.nda
 
 def config_text(fit: Fit, config: Path, out: Path) -> str:
     """Return the text of a config that replaces the anchors of another one."""
-    base = Path(os.path.relpath(config.resolve(), out.parent.resolve())).as_posix()
+    ready = config_folder()
+    if config.is_relative_to(ready) and '.mim' in ready.parts:  # of the installed package
+        base = f'mmyolo_ext::{config.relative_to(ready).as_posix()}'
+    else:
+        base = Path(os.path.relpath(config.resolve(), out.parent.resolve())).as_posix()
     levels = [
         str([tuple(int(side) if side == int(side) else side for side in anchor) for anchor in level.tolist()])
         for level in fit.after_wh

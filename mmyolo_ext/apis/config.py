@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 import mmyolo_ext  # supplies mmcv's ops before a config imports mmdet
 from mmyolo_ext.apis.config_nodes import LOADERS, closest, explicit_settings, inference_pipeline, leaf_datasets
 from mmyolo_ext.apis.data import set_data
+from mmyolo_ext.apis.model_names import config_path
 from mmyolo_ext.apis.recipe import set_recipe
 from mmyolo_ext.apis.shortcuts import SHORTCUTS, apply_shortcuts, set_patience
 from mmyolo_ext.apis.tiled import set_tiles
@@ -90,8 +91,8 @@ def load_config(path: str | Path, cfg_options: dict | None = None, with_recipe: 
     the file or the options make; see :mod:`.recipe`.
 
     Args:
-        path: A Python, YAML or JSON config of MMEngine; its ``_base_`` may be ``mmdet::...``. Or a checkpoint, whose
-            config is parsed and never executed.
+        path: A Python, YAML or JSON config of MMEngine; its ``_base_`` may be ``mmdet::...``. Or the name of a ready
+            model, or a checkpoint, whose config is parsed and never executed.
         cfg_options: Dotted keys and values, as ``--cfg-options`` gives them.
         with_recipe: Whether to choose the recipe; False for tools that do not train and need no training data.
 
@@ -100,8 +101,8 @@ def load_config(path: str | Path, cfg_options: dict | None = None, with_recipe: 
             applied.
     """
     path, options = Path(path), dict(cfg_options or {})
-    if not path.is_file():
-        raise ValueError(f'there is no config {path}')
+    if not path.is_file() and path.suffix not in CHECKPOINTS:
+        path = config_path(str(path))
     saved = path.suffix in CHECKPOINTS
     if path.suffix not in SUFFIXES and not saved:
         raise ValueError(f'{path} is not a config: its name must end in one of {", ".join(SUFFIXES)}')

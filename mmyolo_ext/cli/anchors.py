@@ -1,4 +1,4 @@
-"""Fit the anchors of a config to its training boxes: ``python tools/anchors.py configs/yolov5/yolov5_n_320_bccd.py``.
+"""Fit anchors to training boxes: ``mmyolo-ext anchors yolov5_n data.yaml``, ``python tools/anchors.py CONFIG``.
 
 Prints the scores of the present and the new anchors, and writes a config based on the given one, and a plot.
 """
@@ -11,13 +11,15 @@ from mmengine.config import DictAction
 
 from mmyolo_ext.apis import load_config
 from mmyolo_ext.apis.anchors import Fit, fit_config
+from mmyolo_ext.apis.model_names import config_path
 from mmyolo_ext.cli.common import tool
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description='Fit anchors to the training boxes of a config')
-    parser.add_argument('config', type=Path, help='config file')
+    parser.add_argument('config', help='config file, or the name of a model')
+    parser.add_argument('data', nargs='?', help='data.yaml, COCO JSON, folder or zip; default: the data of the config')
     parser.add_argument('--out', type=Path, help='config to write (default: anchors/CONFIG.py)')
     parser.add_argument('--generations', type=int, default=1000, help='steps of the search (default: 1000)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the search (default: 0)')
@@ -28,7 +30,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         action=DictAction,
         help='for example input_size=640; not in the written config',
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.generations < 0 or args.seed < 0:
         raise ValueError(f'--generations and --seed must be 0 or more, got {args.generations} and {args.seed}')
     return args
@@ -38,11 +40,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the tool on ``argv``, by default the command line."""
     args = parse_args(argv)
-    out = args.out or Path('anchors') / f'{args.config.stem}.py'
+    config = config_path(args.config)
+    out = args.out or Path('anchors') / f'{config.stem}.py'
     if out.suffix != '.py':
         raise ValueError(f'--out must end in .py, got {out}')
-    cfg = load_config(args.config, args.cfg_options)
-    report(fit_config(cfg, args.config, out, args.generations, args.seed, args.force))
+    options = {**({'data': args.data} if args.data else {}), **(args.cfg_options or {})}
+    cfg = load_config(config, options, with_recipe=False)
+    report(fit_config(cfg, config, out, args.generations, args.seed, args.force))
 
 
 def report(fit: Fit) -> None:

@@ -1,4 +1,4 @@
-"""Search for better values of config keys: ``python tools/tune.py CONFIG --epochs 20``."""
+"""Search for better values of config keys: ``mmyolo-ext tune CONFIG --epochs 20``, ``python tools/tune.py CONFIG``."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-from mmyolo_ext.apis.model_names import config_folder
+from mmyolo_ext.apis.model_names import config_folder, config_path
 from mmyolo_ext.cli.common import tool
 from mmyolo_ext.tuning import Tuner
 from mmyolo_ext.tuning.study import PRUNERS
@@ -16,7 +16,8 @@ from mmyolo_ext.tuning.study import PRUNERS
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description='Search for better values of config keys with Optuna')
-    parser.add_argument('config', type=Path, help='config file')
+    parser.add_argument('config', help='config file, or the name of a model')
+    parser.add_argument('data', nargs='?', help='data.yaml, COCO JSON, folder or zip; default: the data of the config')
     parser.add_argument('--space', type=Path, help='search space (default: the YOLOv5 recipe)')
     parser.add_argument('--trials', type=int, default=20, help='trials in all (default: 20)')
     parser.add_argument('--epochs', type=int, help="length of each training (default: the config's)")
@@ -29,7 +30,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0, help='seed of the trainings and of the sampler (default: 0)')
     parser.add_argument('--amp', action='store_true', help='train in mixed precision')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='options for every training')
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     for name, least in (('trials', 1), ('epochs', 1), ('seed', 0), ('timeout', 0)):
         value = getattr(args, name)
         if value is not None and value < least:
@@ -41,9 +42,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Search as ``argv`` defines it, by default the command line."""
     args = parse_args(argv)
-    work_dir = args.work_dir or Path('work_dirs') / f'{args.config.stem}_tune'
+    work_dir = args.work_dir or Path('work_dirs') / f'{Path(args.config).stem}_tune'
     tuner = Tuner(
-        args.config,
+        config_path(args.config),
         args.space or config_folder() / '_base_' / 'tuning' / 'yolov5.py',
         work_dir,
         metric=args.metric,
@@ -52,12 +53,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         seed=args.seed,
         pruner=args.pruner,
         storage=args.storage,
-        cfg_options=args.cfg_options,
+        cfg_options={**({'data': args.data} if args.data else {}), **(args.cfg_options or {})},
         amp=args.amp,
     )
     print(f'{args.config}: {args.trials} trials of {tuner.epochs} epochs in {work_dir}')
     for parameter in tuner.parameters:
-        print(f'  {parameter.key}: {parameter.distribution}, currently {parameter.current}')
+        print(f'  {parameter.key}: {parameter.choice_text}, currently {parameter.current}')
     for key in tuner.missing:
         print(f'  {key}: ignored, the config does not contain it')
     try:

@@ -63,6 +63,16 @@ class Parameter:
     current: Any
     distribution: 'BaseDistribution'
 
+    @property
+    def choice_text(self) -> str:
+        """What may be chosen, as text."""
+        choices = getattr(self.distribution, 'choices', None)
+        if choices:
+            return f'one of {", ".join(str(choice) for choice in choices)}'
+        step = f' in steps of {self.distribution.step:g}' if self.distribution.step not in (None, 1) else ''
+        scale = ', logarithmic' if self.distribution.log else ''
+        return f'{self.distribution.low:g} to {self.distribution.high:g}{step}{scale}'
+
     def suggest(self, trial: 'Trial') -> Any:
         """Sample a value for a trial."""
         return self.decode(trial._suggest(self.key, self.distribution))

@@ -179,8 +179,8 @@ def test_what_is_written_can_be_trained(folder, tmp_path):
 
 
 def test_the_command(folder, tmp_path, monkeypatch, capsys):
-    def start(*arguments: object) -> tuple[int, str, list[str]]:
-        monkeypatch.setattr(sys, 'argv', ['anchors.py', str(folder / 'mine.py'), *map(str, arguments)])
+    def start(*arguments: object, config: object = folder / 'mine.py') -> tuple[int, str, list[str]]:
+        monkeypatch.setattr(sys, 'argv', ['anchors.py', str(config), *map(str, arguments)])
         monkeypatch.chdir(tmp_path)
         monkeypatch.delenv('MMYOLO_EXT_DEBUG', raising=False)
         code = 0
@@ -206,3 +206,9 @@ def test_the_command(folder, tmp_path, monkeypatch, capsys):
     ):
         code, _, errors = start(*arguments)
         assert code == 2 and len(errors) == 1 and message in errors[0]
+    # 57 boxes and the tiny one, now at 640 px
+    options = ('--generations', 0, '--cfg-options', 'input_size=640')
+    code, out, _ = start(folder / 'data', *options, config='yolov5_n')
+    assert code == 0 and '58 boxes in 30 images scaled to 640 x 640 px' in out
+    code, _, errors = start(config='yolov5_nn')
+    assert code == 2 and "did you mean 'yolov5_n'" in errors[0]

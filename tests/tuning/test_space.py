@@ -88,12 +88,15 @@ def test_distributions(cfg):
     batch = 'train_dataloader.batch_size'
     assert resolve_one(cfg, {'factor': 3}, batch).distribution == IntDistribution(2, 12, log=True)
     assert resolve_one(cfg, {'low': 2, 'high': 8, 'step': 2}, batch).distribution == IntDistribution(2, 8, step=2)
+    assert resolve_one(cfg, {'low': 2, 'high': 8, 'step': 2}, batch).choice_text == '2 to 8 in steps of 2'
+    assert resolve_one(cfg, {'low': 1e-3, 'high': 0.1, 'log': True}).choice_text == '0.001 to 0.1, logarithmic'
     # integer bounds around a value that is not an integer
     assert resolve_one(cfg, {'low': 0, 'high': 1}).distribution == FloatDistribution(0.0, 1.0)
     new = resolve_one(cfg, {'low': 0.0, 'high': 0.2, 'default': 0.1}, 'model.head.new')
     assert new.current == 0.1 and new.options == ('model.head.new',)
     betas = resolve_one(cfg, [(0.9, 0.999), (0.8, 0.99)], 'optim_wrapper.optimizer.betas')
     assert betas.distribution == CategoricalDistribution(['(0.9, 0.999)', '(0.8, 0.99)'])
+    assert betas.choice_text == 'one of (0.9, 0.999), (0.8, 0.99)'
     assert betas.decode(encode((0.8, 0.99))) == (0.8, 0.99)
     assert resolve_one(cfg, ['ciou', 'siou', None], 'model.head.mode').decode('siou') == 'siou'
 
