@@ -13,8 +13,8 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from . import ops
-from .version import __version__
+from mmyolo_ext import ops
+from mmyolo_ext.version import __version__
 
 LAZY = {'Detector': 'inference', 'train': 'training'}  # modules of mmyolo_ext.apis
 

@@ -1,18 +1,18 @@
 """Datasets, their transforms, and the collate function."""
 
-from . import transforms
-from .cached_dataset import CachedDataset
-from .checked_coco import CheckedCocoDataset
-from .data_section import run_data_section
-from .labelme import LabelmeDataset
-from .mix_dataset import MixDataset
-from .rect_batch_dataset import RectBatchDataset
-from .seeded_dataset import SeededDataset
-from .shared_memory import stack_inputs
-from .sources import DataSource, find_dataset
-from .tiling import TiledDataset
-from .voc import CheckedVOCDataset
-from .yolo_txt import YOLOTxtDataset
+from mmyolo_ext.datasets import transforms
+from mmyolo_ext.datasets.cached_dataset import CachedDataset
+from mmyolo_ext.datasets.checked_coco import CheckedCocoDataset
+from mmyolo_ext.datasets.data_section import run_data_section
+from mmyolo_ext.datasets.labelme import LabelmeDataset
+from mmyolo_ext.datasets.mix_dataset import MixDataset
+from mmyolo_ext.datasets.rect_batch_dataset import RectBatchDataset
+from mmyolo_ext.datasets.seeded_dataset import SeededDataset
+from mmyolo_ext.datasets.shared_memory import stack_inputs
+from mmyolo_ext.datasets.sources import DataSource, find_dataset
+from mmyolo_ext.datasets.tiling import TiledDataset
+from mmyolo_ext.datasets.voc import CheckedVOCDataset
+from mmyolo_ext.datasets.yolo_txt import YOLOTxtDataset
 
 __all__ = [
     'CachedDataset',

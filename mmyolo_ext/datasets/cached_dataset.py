@@ -16,10 +16,9 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
+from mmyolo_ext.datasets.transforms.annotations import Annotations, as_boxes, stack_soft_labels
+from mmyolo_ext.datasets.transforms.functional import annotated_hw, check_range, check_size_hw, shrink_image, shrunk_hw
 from mmyolo_ext.registry import DATASETS
-
-from .transforms.annotations import Annotations, as_boxes, stack_soft_labels
-from .transforms.functional import annotated_hw, check_range, check_size_hw, shrink_image, shrunk_hw
 
 CHECKSUM = np.dtype(np.uint32)
 LOADING = ('LoadImage', 'LoadImageFromFile', 'LoadAnnotations')

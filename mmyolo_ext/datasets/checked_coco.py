@@ -20,9 +20,8 @@ from mmyolo_ext.coco_json import (
     split_images,
     take_images,
 )
+from mmyolo_ext.datasets.transforms.annotations import stack_soft_labels
 from mmyolo_ext.registry import DATASETS
-
-from .transforms.annotations import stack_soft_labels
 
 OTHER_CLASS, MARKED_IGNORE = 'of another class', 'marked ignore'
 PARTS = (None, 'train', 'val')

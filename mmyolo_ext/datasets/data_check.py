@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from .image_facts import ImageFacts, inspect_images, near_pairs
-from .label_errors import iou, suspect_labels
-from .raw_labels import RawSplit, read_split
+from mmyolo_ext.datasets.image_facts import ImageFacts, inspect_images, near_pairs
+from mmyolo_ext.datasets.label_errors import iou, suspect_labels
+from mmyolo_ext.datasets.raw_labels import RawSplit, read_split
 
 SEVERITIES = ('error', 'warning', 'note')
 MANY = 300  # boxes of an image; validation keeps as many detections

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .data_check import other_format
-from .image_facts import ImageFacts
-from .raw_labels import RawSplit
+from mmyolo_ext.datasets.data_check import other_format
+from mmyolo_ext.datasets.image_facts import ImageFacts
+from mmyolo_ext.datasets.raw_labels import RawSplit
 
 KEPT_FIRST = ('test', 'val', 'train')  # of copies, that of the first split stays: scores stay comparable
 SAME_SHAPE = 0.02  # relative difference of the factors by which width and height of an image differ from its label

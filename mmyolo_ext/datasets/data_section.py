@@ -9,11 +9,10 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from mmyolo_ext.datasets.checked_coco import CheckedCocoDataset
+from mmyolo_ext.datasets.data_check import CHECKS, SEVERITIES, Finding, check_data
 from mmyolo_ext.image_io import read_image
 from mmyolo_ext.registry import FUNCTIONS
-
-from .checked_coco import CheckedCocoDataset
-from .data_check import CHECKS, SEVERITIES, Finding, check_data
 
 MOST_CHECKED = 3000  # images of a run that its report checks
 SHOWN_IMAGES, SHOWN_NOTES = 4, 8  # of a finding

@@ -22,7 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .digit_scenes import CLASSES, MAX_SIDE, make_scene
+from mmyolo_ext.datasets.digit_scenes import CLASSES, MAX_SIDE, make_scene
 
 FORMAT = 2  # increased when the same arguments give other images
 SPLITS = ('train', 'val', 'test')

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .raw_labels import RawSplit
+from mmyolo_ext.datasets.raw_labels import RawSplit
 
 CONFIDENT = 0.4  # score of a detection without a box
 CONTRADICTING = 0.25  # score of a detection that contradicts a box

@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from mmyolo_ext.datasets.checked_coco import CheckedCocoDataset
+from mmyolo_ext.datasets.yolo_txt import is_inside
 from mmyolo_ext.image_io import IMAGE_SUFFIXES, image_size
 from mmyolo_ext.registry import DATASETS
-
-from .checked_coco import CheckedCocoDataset
-from .yolo_txt import is_inside
 
 LARGEST_JSON = 200_000_000  # bytes; a file may hold its image
 LARGEST = 1_000_000  # px

@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from mmyolo_ext.coco_json import LARGEST_SIDE, check_file_name, read_coco, split_images, take_images
+from mmyolo_ext.datasets import labelme, sources, voc, yolo_txt
+from mmyolo_ext.datasets.checked_coco import CheckedCocoDataset
 from mmyolo_ext.image_io import IMAGE_SUFFIXES, image_size
-
-from . import labelme, sources, voc, yolo_txt
-from .checked_coco import CheckedCocoDataset
 
 UNKNOWN = -1
 LARGEST = 1e9  # px, of coordinates; larger ones are read as this

@@ -6,9 +6,8 @@ import numpy as np
 from mmengine.dataset import BaseDataset, Compose
 from torch.utils.data import Dataset
 
+from mmyolo_ext.datasets.transforms.functional import annotated_hw, check_range, check_size_hw, rectangle
 from mmyolo_ext.registry import DATASETS
-
-from .transforms.functional import annotated_hw, check_range, check_size_hw, rectangle
 
 
 @DATASETS.register_module()

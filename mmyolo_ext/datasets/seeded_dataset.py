@@ -10,9 +10,8 @@ import torch
 from mmdet.datasets import MultiImageMixDataset
 from torch.utils.data import Dataset
 
+from mmyolo_ext.datasets.shared_memory import one_batch
 from mmyolo_ext.registry import DATASETS
-
-from .shared_memory import one_batch
 
 CLOSED = 2  # index in the memory that the workers share, after epoch and seed
 

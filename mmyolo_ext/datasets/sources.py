@@ -13,9 +13,8 @@ from pathlib import Path, PurePosixPath
 from mmengine.registry import DefaultScope
 
 from mmyolo_ext.coco_json import read_coco
+from mmyolo_ext.datasets import labelme, voc, yolo_txt
 from mmyolo_ext.registry import DATASETS
-
-from . import labelme, voc, yolo_txt
 
 VAL_FRACTION, SPLIT_SEED = 0.2, 0
 SPLITS = yolo_txt.SPLITS

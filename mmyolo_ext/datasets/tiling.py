@@ -7,12 +7,11 @@ from mmengine.dataset import BaseDataset, Compose
 from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
+from mmyolo_ext.datasets.transforms.annotations import stack_soft_labels
+from mmyolo_ext.datasets.transforms.functional import annotated_hw, check_range
+from mmyolo_ext.datasets.transforms.load_and_pack import LoadImage
 from mmyolo_ext.registry import DATASETS
 from mmyolo_ext.tiling import check_tiling, merge, tiles
-
-from .transforms.annotations import stack_soft_labels
-from .transforms.functional import annotated_hw, check_range
-from .transforms.load_and_pack import LoadImage
 
 __all__ = ['TiledDataset', 'merge', 'tiles']
 

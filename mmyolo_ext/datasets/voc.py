@@ -14,10 +14,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from xml.parsers import expat
 
+from mmyolo_ext.datasets.checked_coco import CheckedCocoDataset
 from mmyolo_ext.image_io import IMAGE_SUFFIXES, image_size
 from mmyolo_ext.registry import DATASETS
-
-from .checked_coco import CheckedCocoDataset
 
 MAX_XML = 16_000_000  # bytes; real files have some thousand
 MAX_SIDE = 1_000_000  # px

@@ -9,10 +9,9 @@ from pathlib import Path
 import yaml
 from mmengine.fileio import load
 
+from mmyolo_ext.datasets.checked_coco import CheckedCocoDataset
 from mmyolo_ext.image_io import IMAGE_SUFFIXES, image_size
 from mmyolo_ext.registry import DATASETS
-
-from .checked_coco import CheckedCocoDataset
 
 SPLITS = ('train', 'val', 'test')
 LARGEST = 2.0  # of a coordinate; labels in pixels are above it

@@ -154,7 +154,8 @@ class CocoMetric(Base):
 
     def write_report(self, folder: str, predictions: Sequence[dict], **parts) -> Path:
         """Write the report of predictions, see :func:`mmyolo_ext.evaluation.report.write_report`."""
-        from .report import write_report  # matplotlib and images, which a training needs at its end only
+        # matplotlib and images, which a training needs at its end only
+        from mmyolo_ext.evaluation.report import write_report
 
         ground_truth = self._coco_api.dataset
         return write_report(

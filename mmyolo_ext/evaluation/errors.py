@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .matching import BACKGROUND_IOU, Matching, average_precision
+from mmyolo_ext.evaluation.matching import BACKGROUND_IOU, Matching, average_precision
 
 NONE, LOCALIZATION, CLASSIFICATION, DUPLICATE, BACKGROUND, BOTH = range(6)
 TYPES = ('classification', 'localization', 'both', 'duplicate', 'background', 'missed')

@@ -1,6 +1,6 @@
 """Search over config keys with Optuna."""
 
-from .space import Parameter, read_space, resolve_space
-from .study import Tuner
+from mmyolo_ext.tuning.space import Parameter, read_space, resolve_space
+from mmyolo_ext.tuning.study import Tuner
 
 __all__ = ['Parameter', 'Tuner', 'read_space', 'resolve_space']

@@ -1,10 +1,10 @@
 """Transforms: each draws its parameters, then applies pure functions of :mod:`.functional` and :mod:`.tiles`."""
 
-from .box_copy_paste import BoxCopyPaste
-from .colour import HSVJitter
-from .geometry import HorizontalFlip, Letterbox, RandomAffine, Resize
-from .load_and_pack import LoadImage, PackInputs
-from .mosaic import MixUp, Mosaic, MosaicAffine
+from mmyolo_ext.datasets.transforms.box_copy_paste import BoxCopyPaste
+from mmyolo_ext.datasets.transforms.colour import HSVJitter
+from mmyolo_ext.datasets.transforms.geometry import HorizontalFlip, Letterbox, RandomAffine, Resize
+from mmyolo_ext.datasets.transforms.load_and_pack import LoadImage, PackInputs
+from mmyolo_ext.datasets.transforms.mosaic import MixUp, Mosaic, MosaicAffine
 
 __all__ = [
     'BoxCopyPaste',

@@ -8,11 +8,10 @@ from collections.abc import Sequence, Sized
 
 import numpy as np
 
+from mmyolo_ext.datasets.transforms.annotations import Annotations, join, replace_image
+from mmyolo_ext.datasets.transforms.functional import check_range
+from mmyolo_ext.datasets.transforms.mosaic import MixingTransform
 from mmyolo_ext.registry import TRANSFORMS
-
-from .annotations import Annotations, join, replace_image
-from .functional import check_range
-from .mosaic import MixingTransform
 
 SOURCES = ('image', 'partner')
 TRIES = 10  # places drawn for a copy before it is dropped

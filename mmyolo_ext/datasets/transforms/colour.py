@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from mmyolo_ext.datasets.transforms.annotations import Transform
+from mmyolo_ext.datasets.transforms.functional import check_range
 from mmyolo_ext.registry import TRANSFORMS
-
-from .annotations import Transform
-from .functional import check_range
 
 GAIN_STEPS = 1024
 HUES = 180  # in OpenCV, 2 degrees each

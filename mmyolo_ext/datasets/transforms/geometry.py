@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from mmyolo_ext.datasets.transforms import functional as F
+from mmyolo_ext.datasets.transforms.annotations import Transform, replace_image
 from mmyolo_ext.registry import TRANSFORMS
-
-from . import functional as F
-from .annotations import Transform, replace_image
 
 EXTRA = 0.5  # margin in strides, the default of RectBatchDataset
 

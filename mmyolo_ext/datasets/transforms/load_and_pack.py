@@ -13,10 +13,9 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
 from mmyolo_ext.datasets.shared_memory import empty_image
+from mmyolo_ext.datasets.transforms.annotations import Annotations, as_boxes, read_annotations
 from mmyolo_ext.image_io import check_sides, decode_image, decode_with, read_bytes
 from mmyolo_ext.registry import TRANSFORMS
-
-from .annotations import Annotations, as_boxes, read_annotations
 
 META_KEYS = (
     *('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pad_param', 'flip', 'flip_direction'),

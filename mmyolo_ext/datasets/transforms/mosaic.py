@@ -5,12 +5,18 @@ from collections.abc import Sequence, Sized
 import cv2
 import numpy as np
 
+from mmyolo_ext.datasets.transforms.annotations import Transform, join, replace_image
+from mmyolo_ext.datasets.transforms.functional import check_range, check_size_hw, plan_letterbox
+from mmyolo_ext.datasets.transforms.geometry import RandomAffine
+from mmyolo_ext.datasets.transforms.tiles import (
+    Tile,
+    compose_tiles,
+    place_tiles,
+    tile_annotations,
+    warp_tile_annotations,
+    warp_tiles,
+)
 from mmyolo_ext.registry import TRANSFORMS
-
-from .annotations import Transform, join, replace_image
-from .functional import check_range, check_size_hw, plan_letterbox
-from .geometry import RandomAffine
-from .tiles import Tile, compose_tiles, place_tiles, tile_annotations, warp_tile_annotations, warp_tiles
 
 
 class MixingTransform(Transform):

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from . import functional as F
-from .annotations import Annotations, join
+from mmyolo_ext.datasets.transforms import functional as F
+from mmyolo_ext.datasets.transforms.annotations import Annotations, join
 
 
 class Tile(NamedTuple):

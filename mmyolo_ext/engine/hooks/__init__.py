@@ -1,14 +1,14 @@
 """Hooks around training, validation and test."""
 
-from .checkpoint import CheckpointHook, EarlyStoppingHook
-from .curves import CurvesHook
-from .ema import StepEMAHook
-from .evaluation import EagerEvaluationHook, FuseHook, TestTimeHook
-from .preflight import PreflightHook
-from .progress import ProgressHook
-from .recipe import AccumulateHook, CloseMosaicHook, SampleSeedHook
-from .report import ReportHook
-from .training_info import TrainingInfoHook
+from mmyolo_ext.engine.hooks.checkpoint import CheckpointHook, EarlyStoppingHook
+from mmyolo_ext.engine.hooks.curves import CurvesHook
+from mmyolo_ext.engine.hooks.ema import StepEMAHook
+from mmyolo_ext.engine.hooks.evaluation import EagerEvaluationHook, FuseHook, TestTimeHook
+from mmyolo_ext.engine.hooks.preflight import PreflightHook
+from mmyolo_ext.engine.hooks.progress import ProgressHook
+from mmyolo_ext.engine.hooks.recipe import AccumulateHook, CloseMosaicHook, SampleSeedHook
+from mmyolo_ext.engine.hooks.report import ReportHook
+from mmyolo_ext.engine.hooks.training_info import TrainingInfoHook
 
 __all__ = [
     'AccumulateHook',

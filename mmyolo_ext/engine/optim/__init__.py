@@ -1,8 +1,8 @@
 """Parameter groups, optimizer wrappers and schedules of the recipe."""
 
-from .constructor import YOLOOptimConstructor
-from .schedulers import WarmupCosineLR, WarmupLinearLR, WarmupMomentum
-from .wrapper import YOLOAmpOptimWrapper, YOLOOptimWrapper
+from mmyolo_ext.engine.optim.constructor import YOLOOptimConstructor
+from mmyolo_ext.engine.optim.schedulers import WarmupCosineLR, WarmupLinearLR, WarmupMomentum
+from mmyolo_ext.engine.optim.wrapper import YOLOAmpOptimWrapper, YOLOOptimWrapper
 
 __all__ = [
     'WarmupCosineLR',

@@ -1,5 +1,5 @@
 """Reports of runs."""
 
-from .write import read_report, write_report
+from mmyolo_ext.evaluation.report.write import read_report, write_report
 
 __all__ = ['read_report', 'write_report']

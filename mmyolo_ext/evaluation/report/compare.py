@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ..matching import RECALLS, Matching, match
-from . import figures as charts
-from . import page as html_page
-from .gallery import Gallery
-from .numbers import Numbers
-from .page import caption, details, plots, table
-from .write import _write_json, read_report
+from mmyolo_ext.evaluation.matching import RECALLS, Matching, match
+from mmyolo_ext.evaluation.report import figures as charts
+from mmyolo_ext.evaluation.report import page as html_page
+from mmyolo_ext.evaluation.report.gallery import Gallery
+from mmyolo_ext.evaluation.report.numbers import Numbers
+from mmyolo_ext.evaluation.report.page import caption, details, plots, table
+from mmyolo_ext.evaluation.report.write import _write_json, read_report
 
 IOUS = np.linspace(0.5, 0.95, 10)
 SAMPLES = 1000  # of the bootstrap, fewer where that takes too long

@@ -6,8 +6,8 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from ..errors import MEANINGS, TYPES, Errors, costs, find_errors
-from ..matching import Curve, Matching, calibration, confuse, curve
+from mmyolo_ext.evaluation.errors import MEANINGS, TYPES, Errors, costs, find_errors
+from mmyolo_ext.evaluation.matching import Curve, Matching, calibration, confuse, curve
 
 AP_NAMES = ('ap', 'ap50', 'ap75', 'ap_small', 'ap_medium', 'ap_large')
 SIZES = {'small': (0, 32**2), 'medium': (32**2, 96**2), 'large': (96**2, 1e10)}  # areas of COCO, px

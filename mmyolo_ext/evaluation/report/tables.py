@@ -9,9 +9,8 @@ import numpy as np
 from mmengine.config import Config
 
 from mmyolo_ext.coco_json import check_boxes
-
-from . import figures as charts
-from .page import caption, facts_table, plots, table
+from mmyolo_ext.evaluation.report import figures as charts
+from mmyolo_ext.evaluation.report.page import caption, facts_table, plots, table
 
 METRICS = {'bbox_mAP': 'AP', 'bbox_mAP_50': 'AP50', 'bbox_mAP_75': 'AP75'}
 

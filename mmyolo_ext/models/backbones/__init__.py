@@ -1,10 +1,10 @@
 """Backbones: ``forward(x) -> tuple`` of maps, shallow to deep, declared by ``out_channels`` and ``out_strides``."""
 
-from .mobilenet_v3 import MobileNetV3
-from .shufflenet_v2 import ShuffleNetV2
-from .staged_backbone import StagedBackbone
-from .timm_backbone import TIMMBackbone
-from .tiny_darknet import TinyDarknet
-from .yolov5_csp_darknet import YOLOv5CSPDarknet
+from mmyolo_ext.models.backbones.mobilenet_v3 import MobileNetV3
+from mmyolo_ext.models.backbones.shufflenet_v2 import ShuffleNetV2
+from mmyolo_ext.models.backbones.staged_backbone import StagedBackbone
+from mmyolo_ext.models.backbones.timm_backbone import TIMMBackbone
+from mmyolo_ext.models.backbones.tiny_darknet import TinyDarknet
+from mmyolo_ext.models.backbones.yolov5_csp_darknet import YOLOv5CSPDarknet
 
 __all__ = ['MobileNetV3', 'ShuffleNetV2', 'StagedBackbone', 'TIMMBackbone', 'TinyDarknet', 'YOLOv5CSPDarknet']

@@ -1,5 +1,5 @@
 """Detectors described by Darknet's ``.cfg`` files."""
 
-from .detector import DarknetCfg
+from mmyolo_ext.models.darknet.detector import DarknetCfg
 
 __all__ = ['DarknetCfg']

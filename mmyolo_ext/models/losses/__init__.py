@@ -1,8 +1,8 @@
 """Losses with mmdet's call, for the heads of this package and of mmdet."""
 
-from .box_losses import IoULoss, NWDLoss, SumLoss
-from .class_losses import BCELoss, FocalLoss, QualityFocalLoss, SlideLoss
-from .repulsion_loss import RepulsionLoss
+from mmyolo_ext.models.losses.box_losses import IoULoss, NWDLoss, SumLoss
+from mmyolo_ext.models.losses.class_losses import BCELoss, FocalLoss, QualityFocalLoss, SlideLoss
+from mmyolo_ext.models.losses.repulsion_loss import RepulsionLoss
 
 __all__ = [
     'BCELoss',
