@@ -10,6 +10,7 @@ import numpy as np
 SAME_PART = 0.5  # IoU in the area that two tiles share, from which two boxes are of one object
 INSIDE = 0.75  # share of a cut box in a larger one of other tiles, from which it is a part of that object
 WEAK = 0.3  # of the best score of an object: boxes below do not change its box
+MERGES = ('nms', 'wbf')
 EDGE = 0.02  # of the side of a tile, at least 2 px: a box this close to the border of its tile is cut by it
 
 
@@ -19,6 +20,12 @@ def check_tiling(size: int, overlap: float) -> None:
         raise ValueError(f'the side of tiles must be an integer of at least 32 px, got {size!r}')
     if not 0 <= overlap <= 0.9:
         raise ValueError(f'the overlap of tiles must be from 0 to 0.9 of their side, got {overlap!r}')
+
+
+def check_merge(merge_by: str) -> None:
+    """Raise ValueError if ``merge_by`` is no way to merge boxes."""
+    if merge_by not in MERGES:
+        raise ValueError(f'the boxes of tiles are merged by {" or ".join(MERGES)}, got {merge_by!r}')
 
 
 def tiles(height: int, width: int, size: int, overlap: float = 0.2) -> list[tuple[int, int, int, int]]:
@@ -50,6 +57,7 @@ def merge(
     tiles_xywh: Sequence[tuple[int, int, int, int]],
     image_hw: tuple[int, int],
     iou_thr: float = 0.45,
+    merge_by: str = 'nms',
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Merge the detections on the tiles of an image, so that an object across borders of tiles has one box.
 
@@ -59,15 +67,23 @@ def merge(
        than 0.3 of the best score do not count. The score is the best of those that make the box.
     3. Cut boxes inside a better box of other tiles are dropped, and NMS by class removes what overlaps still.
 
+    With ``merge_by='wbf'``, the complete boxes of an object in step 2, and in step 3 those that overlap, are fused as
+    :func:`weighted_box_fusion` does.
+
     Args:
         detections: Boxes (n, 4) xyxy in px of the tile, scores (n,) and labels (n,) of each tile.
         tiles_xywh: The tiles.
         image_hw: Height and width of the image.
         iou_thr: Of two merged boxes of a class that overlap by more, the worse is dropped.
+        merge_by: ``'nms'`` or ``'wbf'``.
 
     Returns:
         Boxes (m, 4) xyxy in px of the image, scores (m,) and labels (m,), best first.
+
+    Raises:
+        ValueError: On another ``merge_by``.
     """
+    check_merge(merge_by)
     places = np.reshape(tiles_xywh, (-1, 4)).astype(np.float64)
     frames = np.concatenate([places[:, :2], places[:, :2] + places[:, 2:]], axis=1)  # xyxy
     counts = [len(scores) for _, scores, _ in detections]
@@ -77,8 +93,11 @@ def merge(
     scores = np.concatenate([scores for _, scores, _ in detections] or [np.zeros(0)])
     labels = np.concatenate([labels for _, _, labels in detections] or [np.zeros(0, int)]).astype(np.int64)
     if len(frames) > 1 and len(boxes):
-        boxes, scores, labels = _join(boxes, scores, labels, tile, frames, image_hw)
+        boxes, scores, labels = _join(boxes, scores, labels, tile, frames, image_hw, merge_by == 'wbf')
     if not len(boxes):
+        return boxes.astype(np.float32), scores.astype(np.float32), labels
+    if merge_by == 'wbf':
+        boxes, scores, labels = weighted_box_fusion(boxes, scores, labels, iou_thr)
         return boxes.astype(np.float32), scores.astype(np.float32), labels
     wh = boxes[:, 2:] - boxes[:, :2]
     kept = cv2.dnn.NMSBoxesBatched(
@@ -89,6 +108,40 @@ def merge(
     return boxes[kept].astype(np.float32), scores[kept].astype(np.float32), labels[kept]
 
 
+def weighted_box_fusion(
+    boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, iou_thr: float = 0.55
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fuse boxes of a class that overlap (Solovyev, Wang and Gabruseva, arXiv 1910.13302), those of one detector.
+
+    Boxes are taken in the order of their scores. Each joins the cluster whose box it overlaps most, if by more than
+    ``iou_thr``, or begins one. The box of a cluster is the mean of its boxes, weighted by their scores. Its score is
+    the best of theirs: the paper's mean is over detectors, and lowers that of a box which a weak one overlaps.
+
+    Args:
+        boxes: (n, 4) xyxy.
+        scores: (n,).
+        labels: (n,) int.
+        iou_thr: See above.
+
+    Returns:
+        Boxes (m, 4), scores (m,) and labels (m,), best first.
+    """
+    boxes, scores = boxes.astype(np.float64), scores.astype(np.float64)
+    sums = np.zeros((len(boxes), 5))  # of each cluster: scores times boxes, scores
+    fused, first = np.zeros((len(boxes), 4)), np.zeros(len(boxes), int)
+    count = 0
+    for index in np.argsort(-scores, kind='stable'):
+        overlap = _iou(boxes[[index]], fused[:count])[0] * (labels[first[:count]] == labels[index])
+        if count and overlap.max() > iou_thr:
+            cluster = overlap.argmax()
+        else:
+            cluster, count = count, count + 1
+            first[cluster] = index
+        sums[cluster] += [*(scores[index] * boxes[index]), scores[index]]
+        fused[cluster] = sums[cluster, :4] / max(sums[cluster, 4], 1e-12)
+    return fused[:count], scores[first[:count]], labels[first[:count]]
+
+
 def _join(
     boxes: np.ndarray,
     scores: np.ndarray,
@@ -96,6 +149,7 @@ def _join(
     tile: np.ndarray,
     frames: np.ndarray,
     image_hw: tuple[int, int],
+    fuse: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return one box, score and label for each object; boxes (n, 4) in px of the image, ``tile`` (n,) of each."""
     edge = max(2.0, EDGE * (frames[:, 2:] - frames[:, :2]).max())
@@ -137,6 +191,10 @@ def _join(
         is_part.append(not complete[group].any())
         if not is_part[-1]:
             group = group[complete[group]]
+            if fuse:
+                box = np.average(boxes[group], axis=0, weights=scores[group])
+                merged.append((box, best, labels[group[0]]))
+                continue
             group = group[[scores[group].argmax()]]
         box = np.concatenate([boxes[group, :2].min(0), boxes[group, 2:].max(0)])
         merged.append((box, scores[group].max(), labels[group[0]]))

@@ -10,7 +10,7 @@ import numpy as np
 from mmyolo_ext.apis.inputs import Input, inputs, is_one_image
 from mmyolo_ext.apis.results import Detections
 from mmyolo_ext.export.runtime import ExportedDetector, read_image
-from mmyolo_ext.tiling import check_tiling, merge, tiles
+from mmyolo_ext.tiling import check_merge, check_tiling, merge, tiles
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -38,6 +38,7 @@ class Detector:
         tile: Cut images into tiles of this side in px, for objects that are small in large images, and merge the boxes
             across their borders (see :func:`mmyolo_ext.tiling.merge`). None detects on the whole image.
         overlap: Least share of their side that neighbouring tiles have in common: more than objects are long.
+        merge_by: How the boxes of tiles are merged: ``'nms'``, or ``'wbf'`` for weighted box fusion.
 
     Attributes:
         names: Classes: those of the checkpoint, else those of the test dataset of the config.
@@ -64,10 +65,13 @@ class Detector:
         allow_download: bool = False,
         tile: int | None = None,
         overlap: float = 0.2,
+        merge_by: str = 'nms',
     ) -> None:
         if tile is not None:
             check_tiling(tile, overlap)
-        self._tile, self._overlap, self._nms_iou = tile, overlap, 1.0 if nms_iou is None else nms_iou
+            check_merge(merge_by)
+        self._tile, self._overlap, self._merge_by = tile, overlap, merge_by
+        self._nms_iou = 1.0 if nms_iou is None else nms_iou
         suffix = Path(model).suffix.lower() if isinstance(model, (str, Path)) else ''
         self._allow_download = allow_download
         if suffix in EXPORTS:
@@ -134,7 +138,7 @@ class Detector:
         parts = [np.ascontiguousarray(pixels[y : y + h, x : x + w]) for x, y, w, h in places]
         batches = (parts[start : start + batch_size] for start in range(0, len(parts), batch_size))
         found = [arrays for batch in batches for *arrays, _ in self._detect(batch, score_thr)]
-        return *merge(found, places, image_hw, self._nms_iou), image_hw
+        return *merge(found, places, image_hw, self._nms_iou, self._merge_by), image_hw
 
     def _detect(self, images: list, score_thr: float) -> Iterator[tuple]:
         return self._torch(images, score_thr) if self._torch else self._exported(images, score_thr)

@@ -8,7 +8,7 @@ import torch
 from mmengine.dist import all_gather_object, is_main_process
 
 from mmyolo_ext.registry import METRICS
-from mmyolo_ext.tiling import merge
+from mmyolo_ext.tiling import check_merge, merge
 
 from .coco_metric import CocoMetric
 
@@ -21,17 +21,19 @@ class TiledCocoMetric(CocoMetric):
 
     Args:
         merge_iou: Of two merged boxes of a class that overlap by more, the worse is dropped.
+        merge_by: ``'nms'``, or ``'wbf'`` for weighted box fusion, see :func:`mmyolo_ext.tiling.merge`.
         **kwargs: As :class:`CocoMetric`; ``ann_file`` or ``dataset``, of the whole images, is required.
 
     Raises:
-        ValueError: Without ground truth of whole images, or for samples that are no tiles.
+        ValueError: Without ground truth of whole images, on another ``merge_by``, or for samples that are no tiles.
     """
 
-    def __init__(self, merge_iou: float = 0.65, **kwargs) -> None:
+    def __init__(self, merge_iou: float = 0.65, merge_by: str = 'nms', **kwargs) -> None:
         super().__init__(**kwargs)
         if self.ann_file is None:
             raise ValueError('TiledCocoMetric needs the ann_file or dataset of the whole images')
-        self.merge_iou = merge_iou
+        check_merge(merge_by)
+        self.merge_iou, self.merge_by = merge_iou, merge_by
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep the detections on each tile."""
@@ -59,6 +61,6 @@ class TiledCocoMetric(CocoMetric):
         truth, first = tiles[0]
         found = [tuple(np.asarray(torch.as_tensor(one[name]).cpu()) for name in FIELDS) for _, one in tiles]
         height, width = first['image_hw']
-        arrays = merge(found, [one['tile_xywh'] for _, one in tiles], (height, width), self.merge_iou)
+        arrays = merge(found, [one['tile_xywh'] for _, one in tiles], (height, width), self.merge_iou, self.merge_by)
         whole = {'img_id': first['img_id'], **dict(zip(FIELDS, arrays, strict=True))}
         return {**truth, 'width': width, 'height': height}, whole

@@ -80,10 +80,11 @@ def test_a_tile_as_large_as_the_image_changes_nothing(weights, bccd_dir):
             np.testing.assert_allclose(getattr(one, field), getattr(other, field), rtol=1e-4, atol=1e-3)
 
 
-def test_objects_across_borders_have_one_box(weights, bccd_dir):
+@pytest.mark.parametrize('merge_by', ['nms', 'wbf'])
+def test_objects_across_borders_have_one_box(weights, bccd_dir, merge_by):
     """Images of BCCD cut into two at nearly the scale of the training: as many objects as on the whole images."""
     images = sorted((bccd_dir / 'JPEGImages').glob('*.jpg'))[41:45]
-    plain, tiled = Detector(*weights), Detector(*weights, tile=560)
+    plain, tiled = Detector(*weights), Detector(*weights, tile=560, merge_by=merge_by)
     counts = [sum((found.scores > 0.5).sum() for found in detector(images)) for detector in (plain, tiled)]
     assert counts[0] > 40 and abs(counts[1] - counts[0]) <= 0.15 * counts[0]
 
@@ -93,8 +94,10 @@ def test_refused_arguments(weights):
         Detector(*weights, tile=4)
     with pytest.raises(ValueError, match='from 0 to 0.9 of their side, got 1.5'):
         Detector(*weights, tile=640, overlap=1.5)
-    args = parse_args(['best.pth', 'a.jpg', '--tile', '640', '--overlap', '0.3'])
-    assert (args.tile, args.overlap) == (640, 0.3)
+    with pytest.raises(ValueError, match="merged by nms or wbf, got 'mean'"):
+        Detector(*weights, tile=640, merge_by='mean')
+    args = parse_args(['best.pth', 'a.jpg', '--tile', '640', '--overlap', '0.3', '--merge-by', 'wbf'])
+    assert (args.tile, args.overlap, args.merge_by) == (640, 0.3, 'wbf')
 
 
 def test_the_setting_tile(tmp_path):

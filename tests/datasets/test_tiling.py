@@ -8,10 +8,12 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
+from rank_processes import run_ranks
+from torch import distributed
 
 from mmyolo_ext.datasets import CachedDataset, CheckedCocoDataset, RectBatchDataset, TiledDataset
 from mmyolo_ext.evaluation import TiledCocoMetric
-from mmyolo_ext.tiling import merge, tiles
+from mmyolo_ext.tiling import merge, tiles, weighted_box_fusion
 
 CLASSES = ('red', 'blue')
 
@@ -56,8 +58,8 @@ def visible(boxes, places, noise=None):
 
 
 @pytest.mark.parametrize('overlap', [0.0, 0.2, 0.4])
-@pytest.mark.parametrize('noisy', [False, True])
-def test_an_object_across_borders_is_one_box(overlap, noisy):
+@pytest.mark.parametrize(('noisy', 'merge_by'), [(False, 'nms'), (True, 'nms'), (True, 'wbf')])
+def test_an_object_across_borders_is_one_box(overlap, noisy, merge_by):
     """200 random objects, up to 1.5 tiles long, each across at least one border: one box each, at its place."""
     generator = np.random.default_rng(0)
     image_hw, size = (960, 1280), 320  # whole tiles: an overlap of 0 leaves them with a common border only
@@ -70,7 +72,9 @@ def test_an_object_across_borders_is_one_box(overlap, noisy):
         x1 = np.clip(border - generator.uniform(0.1, 0.9) * width, 0, image_hw[1] - width)
         y1 = generator.uniform(0, image_hw[0] - height)
         truth = np.array([[x1, y1, x1 + width, y1 + height, 1]])
-        boxes, scores, labels = merge(visible(truth, places, generator if noisy else None), places, image_hw)
+        boxes, scores, labels = merge(
+            visible(truth, places, generator if noisy else None), places, image_hw, merge_by=merge_by
+        )
         assert len(boxes) == len(scores) == len(labels) == 1 and labels[0] == 1
         exact += np.abs(boxes[0] - truth[0, :4]).max() < (5 if noisy else 2.01)
     assert exact == 200
@@ -92,6 +96,55 @@ def test_a_crowd_keeps_its_objects():
             assert (np.abs(truth - [*box, label]).max(1) <= 2).sum() == 1
 
 
+def test_weighted_box_fusion():
+    # the paper's steps by hand, best first: 0.9 and 0.6 overlap by 8 / 12, so their box is (0.9 * 0 + 0.6 * 2) / 1.5
+    # = 0.8 to 10.8; 0.3 overlaps that by 7.8 / 12.2 = 0.64, but 0.9 by only 7 / 13 = 0.54; another class stays alone
+    boxes = np.array([[0.0, 0, 10, 10], [2, 0, 12, 10], [3, 0, 13, 10], [0, 0, 10, 10]])
+    found = weighted_box_fusion(boxes, np.array([0.9, 0.6, 0.3, 0.4]), np.array([0, 0, 0, 1]), 0.6)
+    x1 = (0.9 * 0 + 0.6 * 2 + 0.3 * 3) / 1.8
+    np.testing.assert_allclose(found[0], [[x1, 0, x1 + 10, 10], [0, 0, 10, 10]])
+    np.testing.assert_allclose(found[1], [0.9, 0.4])
+    assert found[2].tolist() == [0, 1]
+
+
+def fused_slowly(boxes, scores, labels, iou_thr):
+    clusters = []
+    for one in sorted(zip(scores.tolist(), boxes.tolist(), labels.tolist(), strict=True), reverse=True):
+        best, own = iou_thr, None
+        for cluster in clusters:
+            (a, b, c, d), (x, y, z, w) = cluster['box'], one[1]
+            shared = max(min(c, z) - max(a, x), 0) * max(min(d, w) - max(b, y), 0)
+            iou = shared / ((c - a) * (d - b) + (z - x) * (w - y) - shared)
+            if cluster['label'] == one[2] and iou > best:
+                best, own = iou, cluster
+        if own is None:
+            own = {'label': one[2], 'members': []}
+            clusters.append(own)
+        own['members'].append(one)
+        total = sum(score for score, _, _ in own['members'])
+        own['box'] = [sum(score * box[side] for score, box, _ in own['members']) / total for side in range(4)]
+    return sorted((max(score for score, _, _ in one['members']), one['label'], one['box']) for one in clusters)
+
+
+@pytest.mark.parametrize('iou_thr', [0.3, 0.55, 0.75])
+def test_weighted_box_fusion_by_a_slow_loop(iou_thr):
+    generator = np.random.default_rng(2)
+    centres = generator.uniform(20, 200, (25, 2))[generator.integers(0, 25, 120)] + generator.normal(0, 4, (120, 2))
+    sides = generator.uniform(20, 40, (120, 2))
+    boxes = np.concatenate([centres - sides / 2, centres + sides / 2], axis=1)
+    scores, labels = generator.uniform(0.01, 1, 120), generator.integers(0, 2, 120)
+    slow = fused_slowly(boxes, scores, labels, iou_thr)
+    found = weighted_box_fusion(boxes, scores, labels, iou_thr)
+    assert 20 < len(slow) == len(found[1]) < 120 and (np.diff(found[1]) <= 0).all()
+    for (score, label, box), index in zip(slow, np.lexsort((found[2], found[1])), strict=True):
+        assert label == found[2][index] and score == pytest.approx(found[1][index])
+        np.testing.assert_allclose(found[0][index], box)
+    reference = pytest.importorskip('ensemble_boxes.ensemble_boxes_wbf', reason='ensemble-boxes is not installed')
+    theirs = reference.weighted_boxes_fusion([boxes / 400], [scores], [labels], iou_thr=iou_thr, conf_type='max')
+    np.testing.assert_allclose(np.sort(theirs[1]), np.sort(found[1]), atol=1e-6)
+    np.testing.assert_allclose(np.sort(theirs[0], 0) * 400, np.sort(found[0], 0), atol=1e-3)
+
+
 def test_classes_scores_and_parts():
     places = [(0, 0, 100, 100), (80, 0, 100, 100)]
     left = (np.array([[60.0, 10, 100, 50]]), np.array([0.6]), np.array([0]))
@@ -111,6 +164,12 @@ def test_classes_scores_and_parts():
     boxes, _, _ = merge([([[90, 20, 100, 40]], [0.5], [0]), ([[10, 10, 60, 50]], [0.7], [0])], places, (100, 180))
     np.testing.assert_allclose(boxes, [[90, 10, 140, 50]])
     assert [len(part) for part in merge([([], [], []), ([], [], [])], places, (100, 180))] == [0, 0, 0]
+    # two complete boxes of an object: the better one, or their mean weighted by scores, 0.6 / (0.6 + 0.2) = 3 / 4
+    pair = [([[82, 10, 92, 50]], [0.6], [0]), ([[6, 10, 12, 50]], [0.2], [0])]
+    for merge_by, x1 in (('nms', 82), ('wbf', 83)):
+        boxes, scores, _ = merge(pair, places, (100, 180), merge_by=merge_by)
+        np.testing.assert_allclose(boxes, [[x1, 10, 92, 50]])
+        np.testing.assert_allclose(scores, [0.6])
 
 
 @pytest.fixture(scope='module')
@@ -205,17 +264,17 @@ def test_cache_and_rectangles_give_the_same_tiles(large):
         TiledDataset(inner(large[0], pipeline=[{'type': 'mmcv.LoadImageFromFile'}]), size=64)
 
 
-def test_the_metric_is_that_of_whole_images(large):
-    """Visible parts of the ground truth score 1 on whole images, though tiles are seen twice by two ranks."""
-    folder, content = large
+def metric_of_tiles(folder, content, rank=0, world_size=1, merge_by='nms'):
+    """Return the scores of a metric that gets the visible parts of the ground truth on the tiles of a rank, and it."""
     dataset = TiledDataset(inner(folder, test_mode=True), size=64, overlap=0.25)
-    metric = TiledCocoMetric(ann_file=str(folder / 'all.json'))
+    metric = TiledCocoMetric(ann_file=str(folder / 'all.json'), merge_by=merge_by)
     metric.dataset_meta = dataset.metainfo
     truth = [
         [*one['bbox'][:2], *np.add(one['bbox'][:2], one['bbox'][2:]), one['category_id'] - 1]
         for one in content['annotations']
     ]
-    for index in [*range(len(dataset)), 0, 1]:
+    # every second tile to the other rank, and the first tiles once more, as samplers do
+    for index in [*range(rank, len(dataset), world_size), rank]:
         info = dataset.get_data_info(index)
         seen = visible(np.array(truth, float) if info['img_id'] == 1 else np.zeros((0, 5)), [info['tile_xywh']])[0]
         sample = DetDataSample(
@@ -224,7 +283,26 @@ def test_the_metric_is_that_of_whole_images(large):
         fields = dict(zip(('bboxes', 'scores', 'labels'), map(torch.as_tensor, seen), strict=True))
         sample.pred_instances = InstanceData(**fields)
         metric.process({}, [sample.to_dict()])
-    scores = metric.evaluate(len(dataset))
+    return metric.evaluate(len(dataset)), metric
+
+
+@pytest.mark.parametrize('merge_by', ['nms', 'wbf'])
+def test_the_metric_is_that_of_whole_images(large, merge_by):
+    """Visible parts of the ground truth score 1 on whole images."""
+    scores, metric = metric_of_tiles(*large, merge_by=merge_by)
     assert scores['coco/bbox_mAP'] == pytest.approx(1) and scores['coco/red_precision'] == pytest.approx(1)
     with pytest.raises(ValueError, match='only 0 of 5 tiles'):
         metric.evaluate(5)
+    with pytest.raises(ValueError, match="merged by nms or wbf, got 'mean'"):
+        TiledCocoMetric(ann_file=str(large[0] / 'all.json'), merge_by='mean')
+
+
+def scores_of_rank(folder, content):
+    return metric_of_tiles(folder, content, distributed.get_rank(), distributed.get_world_size())[0]
+
+
+def test_processes_share_the_tiles_of_an_image(large, tmp_path):
+    """Two real processes, each with every second tile: objects across tiles of both have one box."""
+    one, _ = metric_of_tiles(*large)
+    first, second = run_ranks(scores_of_rank, 2, tmp_path / 'ranks', *large)
+    assert first == second == one
