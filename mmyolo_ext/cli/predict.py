@@ -22,6 +22,7 @@ from mmyolo_ext.apis.inference import CHECKPOINTS, EXPORTS, NMS_IOU, Detector
 from mmyolo_ext.apis.inputs import FPS, SUFFIXES, VIDEOS, find_files, frame_rate, is_camera, is_live
 from mmyolo_ext.apis.outputs import FORMATS, Outputs
 from mmyolo_ext.apis.tracking import LOW_SCORE, track
+from mmyolo_ext.tiling import MERGES
 
 # packages that mmdet and mmengine import at their start and prediction does not use
 UNUSED = (
@@ -94,6 +95,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--tile', type=int, metavar='PX', help='cut large images into tiles of this side')
     parser.add_argument('--overlap', type=float, default=0.2, help='of neighbouring tiles, share of a side (0.2)')
+    parser.add_argument('--merge-by', default='nms', choices=MERGES, help='how boxes of tiles are merged (nms)')
     parser.add_argument('--device', help='cpu, cuda:0, ...; default: a GPU if there is one')
     parser.add_argument('--half', action='store_true', help='compute in float16, on a CPU in bfloat16')
     parser.add_argument('--fuse', action='store_true', help='fold batch norms into convolutions')
@@ -157,6 +159,7 @@ def predict(args: argparse.Namespace) -> None:
         allow_download=args.allow_download,
         tile=args.tile,
         overlap=args.overlap,
+        merge_by=args.merge_by,
     )
     skipped = 0
     with Outputs(folder, detector.names, args.formats) as outputs:
