@@ -101,7 +101,9 @@ def load_config(path: str | Path, cfg_options: dict | None = None, with_recipe: 
             applied.
     """
     path, options = Path(path), dict(cfg_options or {})
-    if not path.is_file() and path.suffix not in CHECKPOINTS:
+    if not path.is_file():
+        if path.suffix in CHECKPOINTS:
+            raise ValueError(f'there is no checkpoint {path}')
         path = config_path(str(path))
     saved = path.suffix in CHECKPOINTS
     if path.suffix not in SUFFIXES and not saved:

@@ -211,7 +211,7 @@ def _loading(facts: Facts) -> Iterator[Choice]:
     if facts.cache:
         needed = facts.images * facts.input_hw[0] * facts.input_hw[1] * 3 / 1e9
         limit = facts.memory_gb / 2
-        why = f'{facts.images:,} images need {needed:.1f} GB at most'
+        why = f'{facts.images:,} images need {needed:.{1 if needed >= 0.1 else 3}f} GB at most'
         if needed > limit:
             why += f', half of the free memory is {limit:.1f} GB: the others are decoded each time'
         yield Choice(facts.cache, math.ceil(min(needed, limit) * 10) / 10, why)
