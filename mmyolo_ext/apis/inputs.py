@@ -15,10 +15,13 @@ import cv2
 import numpy as np
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
-VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.m4v', '.webm', '.mpg', '.mpeg', '.wmv', '.flv', '.ts', '.m3u8', '.mjpg')
+VIDEOS = (
+    *('.mp4', '.avi', '.mov', '.mkv', '.m4v', '.webm', '.mpg', '.mpeg', '.wmv', '.flv'),
+    *('.ts', '.m3u8', '.mjpg', '.mjpeg'),
+)
 MOST_BYTES, TIMEOUT = 100 * 2**20, 30  # of a downloaded image; seconds
 FPS = 25.0  # of a video whose own rate is not known
-LIVE = ('.m3u8', '.ts', '.mjpg')  # of addresses by http; others are files, of which no frame is dropped
+LIVE = ('.m3u8', '.ts', '.mjpg', '.mjpeg')  # of addresses by http; others are files, of which no frame is dropped
 RECONNECTS, FIRST_WAIT = 5, 1.0  # tries in a row; seconds before the first, each further one waits twice as long
 LOGGER = logging.getLogger('mmyolo_ext')
 
@@ -133,10 +136,14 @@ def _is_stream(address: str) -> bool:
 
 
 def is_live(source: str | int | Path) -> bool:
-    """Return whether a source is a camera or a stream, which has no end and may drop frames."""
+    """Return whether a source is a camera or a stream, which has no end and may drop frames.
+
+    An address by http without the suffix of an image or video may be one: its answer says so.
+    """
     if isinstance(source, str) and '://' in source:
         parts = urlparse(source)
-        return parts.scheme not in ('http', 'https') or Path(parts.path).suffix.lower() in LIVE
+        suffix = Path(parts.path).suffix.lower()
+        return parts.scheme not in ('http', 'https') or suffix in LIVE or suffix not in SUFFIXES + VIDEOS
     return is_camera(source)
 
 
@@ -151,15 +158,19 @@ def _from_address(address: str, allow_download: bool) -> Iterator[Input]:
         )
     if _is_stream(address):
         yield from _live_frames(address, address) if is_live(address) else _frames(address, address)
-    else:
-        yield Input(address, _download(address))
+        return
+    image = _download(address)
+    yield from _live_frames(address, address) if image is None else (Input(address, image),)
 
 
-def _download(address: str) -> np.ndarray:
+def _download(address: str) -> np.ndarray | None:
+    """Return an image, or None if the address turns out to be a stream: cameras send one JPEG after another."""
     from mmyolo_ext.image_io import decode_image
 
     try:
         with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
+            if answer.headers.get_content_maintype() in ('multipart', 'video'):
+                return None
             content = answer.read(MOST_BYTES + 1)
     except (OSError, urllib.error.URLError) as error:
         raise ValueError(f'{address} cannot be downloaded ({error})') from error

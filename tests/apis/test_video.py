@@ -4,7 +4,10 @@ import csv
 import json
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from types import SimpleNamespace
 
 import cv2
@@ -84,11 +87,49 @@ def test_the_reader_ends_with_its_consumer(monkeypatch):
         ('rtsp://h/a', True),
         ('http://h/a.m3u8', True),
         ('https://h/a.mp4', False),
+        ('https://h/a.jpg', False),
+        ('http://h/video.cgi', True),
         ('a.mp4', 0),
     ],
 )
 def test_what_is_live(source, live):
     assert inputs.is_live(source) == live
+
+
+class Camera(BaseHTTPRequestHandler):
+    """Sends three JPEG images, one after another, as web cameras do, or one of them alone."""
+
+    def do_GET(self):
+        images = [
+            cv2.imencode('.jpg', np.full((32, 32, 3), 80 * number, np.uint8))[1].tobytes() for number in range(3)
+        ]
+        self.send_response(200)
+        if self.path == '/photo':
+            self.send_header('Content-Type', 'image/jpeg')
+            self.end_headers()
+            self.wfile.write(images[1])
+            return
+        self.send_header('Content-Type', 'multipart/x-mixed-replace; boundary=frame')
+        self.end_headers()
+        for image in images:
+            head = f'--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n'
+            self.wfile.write(head.encode() + image + b'\r\n')
+
+    def log_message(self, *args):
+        pass
+
+
+def test_the_answer_says_whether_an_address_is_an_image_or_a_camera(monkeypatch):
+    monkeypatch.setattr(inputs, 'FIRST_WAIT', 0.001)
+    with ThreadingHTTPServer(('127.0.0.1', 0), Camera) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        photo, film = (
+            list(islice(inputs.inputs(f'http://127.0.0.1:{server.server_port}/{name}', True), 1))[0]
+            for name in ('photo', 'video.cgi')
+        )
+        server.shutdown()
+    assert photo.frame is None and abs(int(photo.image[0, 0, 0]) - 80) < 3
+    assert film.frame is not None and film.image.shape == (32, 32, 3)
 
 
 def test_a_file_gives_all_frames_with_times_and_names_a_damaged_one(tmp_path, caplog):
