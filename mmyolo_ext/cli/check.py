@@ -16,7 +16,7 @@ from mmyolo_ext.apis.anchors import input_size_hw
 from mmyolo_ext.apis.config_nodes import LOADERS, leaf_datasets
 from mmyolo_ext.apis.model_names import config_path
 from mmyolo_ext.apis.training import read_run_config
-from mmyolo_ext.cli.common import tool
+from mmyolo_ext.cli.common import tool, whole_or_nothing
 from mmyolo_ext.cli.convert import name_files, write_coco
 from mmyolo_ext.datasets.data_check import CHECKS, SEVERITIES, Finding, check_splits, inspect_splits
 from mmyolo_ext.datasets.data_fix import fix_splits
@@ -45,7 +45,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@tool
+@tool(left='no file was written')
 def main(argv: Sequence[str] | None = None) -> None:
     """Check the data that ``argv`` names, by default the command line."""
     args = parse_args(argv)
@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f'written: {args.html}', file=out)
     if args.fix is not None:
         contents, classes, lines = fix_splits(raw, facts)
-        write_fixed(args.fix, contents, classes)
+        with whole_or_nothing(args.fix):
+            write_fixed(args.fix, contents, classes)
         print('\n'.join([*lines, f'written: {args.fix}']), file=out)
     if any(one.severity != 'note' for one in findings):
         sys.exit(1)

@@ -6,11 +6,15 @@ import functools
 import gc
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
 
 from mmengine.config import Config
 from torch import distributed
@@ -85,35 +89,44 @@ def load_for_run(args: argparse.Namespace, training: bool = True) -> Config:
     return cfg
 
 
-def tool(main: Callable[..., None]) -> Callable[..., None]:
+def tool(main: Callable[..., None] | None = None, *, left: str = '') -> Callable[..., None]:
     """Decorate the ``main`` of a tool, so that an error ends the process with one line and an exit code.
 
-    ====================================================  =========  ==================================
+    Args:
+        main: The function.
+        left: What a tool leaves that is stopped by a signal, outside of a training.
+
+    ====================================================  =========  =========================================
     what ended it                                         exit code  last line
-    ====================================================  =========  ==================================
+    ====================================================  =========  =========================================
     a wrong option, config, dataset or file              2          ``error: ...``
-    SIGTERM                                               143        what was saved, how to resume
-    SIGINT (Ctrl-C)                                       130        what was saved, how to resume
+    SIGTERM                                               143        what was saved, how to resume, or ``left``
+    SIGINT (Ctrl-C)                                       130        what was saved, how to resume, or ``left``
     disk, memory, loader, another rank, numbers that are  1          what was saved, how to resume
     not finite
     a fault of this package                               1          the traceback
-    ====================================================  =========  ==================================
+    ====================================================  =========  =========================================
 
     The environment variable MMYOLO_EXT_DEBUG=1 shows the traceback in all cases.
     """
+    if main is None:
+        return functools.partial(tool, left=left)
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise StopTraining(128 + number, f'Stopped by {signal.Signals(number).name}{left and f"; {left}"}')
 
     @functools.wraps(main)
     def run(*argv: Sequence[str] | None) -> None:
         keep_freed_memory()
         in_main_thread = threading.current_thread() is threading.main_thread()
-        before = signal.signal(signal.SIGTERM, _stop_before_training) if in_main_thread else None
+        before = signal.signal(signal.SIGTERM, stop) if in_main_thread else None
         code, line = 0, None
         try:
             main(*argv)
         except (KeyboardInterrupt, StopTraining, NonFiniteError, *USER_ERRORS) as error:
             if os.environ.get(DEBUG):
                 raise
-            code, line = _last_line(error)
+            code, line = _last_line(error, left)
         finally:
             if in_main_thread:
                 # when the first of several ranks ends, its launcher sends SIGTERM to those that are about to end
@@ -142,17 +155,12 @@ def _end_process(code: int, line: str | None) -> None:
         sys.exit(code)
 
 
-def _stop_before_training(number: int, frame: object) -> None:
-    name = signal.Signals(number).name
-    raise StopTraining(128 + number, f'Stopped by {name}: no training was running, so nothing was saved')
-
-
-def _last_line(error: BaseException) -> tuple[int, str | None]:
+def _last_line(error: BaseException, left: str) -> tuple[int, str | None]:
     """Return exit code and line; no line where rank 0 says the same."""
     rank = int(os.environ.get('RANK', 0))
     code = 2
     if isinstance(error, KeyboardInterrupt):
-        code, line = 130, 'Interrupted; a training resumes from its newest checkpoint, if there is one, with --resume'
+        code, line = 130, f'Interrupted{left and f"; {left}"}'
     elif isinstance(error, (StopTraining, NonFiniteError)):
         code, line = getattr(error, 'code', 1), one_line(error)
     else:
@@ -163,6 +171,21 @@ def _last_line(error: BaseException) -> tuple[int, str | None]:
         return code, None
     time.sleep(SECONDS_FOR_THE_FIRST)  # most errors hit all; the launcher ends the others once the first has said it
     return code, line.replace('error:', f'error (process {rank}):') if code == 2 else f'process {rank}: {line}'
+
+
+@contextmanager
+def whole_or_nothing(folder: Path) -> Iterator[None]:
+    """Remove what was written into a folder, if it was new or empty, when the block fails or is interrupted."""
+    is_new = not folder.exists()
+    mine = is_new or folder.is_dir() and not any(folder.iterdir())
+    try:
+        yield
+    except BaseException:
+        for child in folder.iterdir() if mine and folder.is_dir() else ():
+            shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
+        if is_new and folder.is_dir():
+            folder.rmdir()
+        raise
 
 
 def keep_freed_memory() -> bool:

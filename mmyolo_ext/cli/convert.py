@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from mmyolo_ext.cli.common import tool
+from mmyolo_ext.cli.common import tool, whole_or_nothing
 from mmyolo_ext.coco_json import check_boxes, check_file_name, split_images, take_images
 from mmyolo_ext.datasets import find_dataset
 from mmyolo_ext.datasets.sources import SPLITS, DataSource, build
@@ -49,14 +49,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@tool
+@tool(left='no file was written')
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert as ``argv`` defines it, by default the command line."""
     args = parse_args(argv)
     source = find_dataset(args.data)
     for note in source.notes:
         print(note)
-    lines = convert(source, args.out, args.to, args.classes, args.split, args.subset, args.seed, args.link)
+    with whole_or_nothing(args.out):
+        lines = convert(source, args.out, args.to, args.classes, args.split, args.subset, args.seed, args.link)
     print('\n'.join(lines))
 
 

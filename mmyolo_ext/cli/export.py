@@ -41,7 +41,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-@tool
+@tool(left='no file was written')
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the tool on ``argv``, by default the command line."""
     args = parse_args(argv)

@@ -65,6 +65,9 @@ def _run(module: str, words: Sequence[str]) -> None:
     try:
         importlib.import_module(f'mmyolo_ext.cli.{module}').main(words)
         sys.stdout.flush()
+    except KeyboardInterrupt:  # while modules are imported; tools say what they leave
+        print('Interrupted', file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         stdout = select.poll()
         stdout.register(sys.stdout, 0)

@@ -5,6 +5,7 @@ Writes each image and video with its boxes, and one JSON with all boxes in px of
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -130,16 +131,27 @@ def format_names(text: str) -> tuple[str, ...]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Detect as ``argv`` defines it, by default the command line."""
     args = parse_args(argv)
+    left = f'what was found so far is in {args.out_dir}'
     if Path(args.model).suffix.lower() not in EXPORTS:
         import_torch_model()
         from mmyolo_ext.cli.common import tool
 
-        return tool(predict)(args)
+        return tool(predict, left=left)(args)
+    code, line = 0, ''
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         predict(args)
     except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+        code, line = 2, f'error: {error}'
+    except KeyboardInterrupt:
+        code, line = 128 + signal.SIGINT, f'Interrupted; {left}'
+    except SystemExit:
+        code, line = 128 + signal.SIGTERM, f'Stopped by SIGTERM; {left}'
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if code:
+        print(line, file=sys.stderr)
+        sys.exit(code)
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -179,9 +191,10 @@ def predict(args: argparse.Namespace) -> None:
 def predict_source(
     args: argparse.Namespace, detector: Detector, source: str | Path, name: str, outputs: Outputs
 ) -> str:
-    """Detect on one input, and return a text with counts. Ctrl-C ends a camera or stream, not the command."""
+    """Detect on one input, and return a text with counts. Ctrl-C ends a camera or stream, the command only before
+    its first frame."""
     images, boxes = outputs.images, outputs.boxes
-    writer, dropped, last = None, 0, -1
+    writer, dropped, last, path = None, 0, -1, outputs.folder / name
     found = detector([source], min(args.score_thr, LOW_SCORE) if args.track else args.score_thr)
     try:
         for one in track(found, args.score_thr) if args.track else found:
@@ -189,13 +202,13 @@ def predict_source(
             if one.frame is not None:
                 dropped, last = dropped + one.frame - last - 1, one.frame
             if one.frame is None and not args.no_draw:
-                one.save(outputs.folder / name)
+                one.save(path.with_suffix('.jpg') if path.suffix == '.mp4' else path)
             elif not args.no_draw:
                 drawn = one.plot()
-                writer = writer or open_writer(outputs.folder / name, source, drawn)
+                writer = writer or open_writer(path.with_suffix('.mp4'), source, drawn)
                 writer.write(drawn)
     except KeyboardInterrupt:
-        if not is_live(source):
+        if not is_live(source) or outputs.images == images:
             raise
     finally:
         if writer:

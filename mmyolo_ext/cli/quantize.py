@@ -1,10 +1,12 @@
 """Quantise an export to int8, compare AP and speed: ``mmyolo-ext quantize MODEL.onnx CONFIG --images 64``."""
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from mmengine.config import DictAction
@@ -34,7 +36,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-@tool
+@tool(left='no file was written')
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the tool on ``argv``, by default the command line."""
     args = parse_args(argv)
@@ -45,7 +47,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if out.suffix != suffix:
         raise ValueError(f'--out must end in {suffix} as {args.model} does, got {out}')
     files = calibration_files(cfg, args.folder, args.images)
-    (quantize_openvino if suffix == '.xml' else quantize)(args.model, out, network_inputs(files, detector))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent) as folder:  # so that no half of a file stays
+        write = quantize_openvino if suffix == '.xml' else quantize
+        write(args.model, Path(folder) / out.name, network_inputs(files, detector))
+        for part in Path(folder).iterdir():
+            os.replace(part, out.parent / part.name)
     sizes = [
         file.with_suffix('.bin' if suffix == '.xml' else suffix).stat().st_size / 1e6
         for file in (out, Path(args.model))

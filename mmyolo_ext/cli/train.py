@@ -55,7 +55,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
-@tool
+@tool(left='a training resumes from its newest checkpoint, if there is one, with --resume')
 def main(argv: Sequence[str] | None = None) -> None:
     """Train as ``argv`` defines it, by default the command line."""
     args = parse_args(argv)
