@@ -6,6 +6,8 @@ set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$root"
+# Without compiled modules, each of the many processes that the tests start would compile them again.
+unset PYTHONDONTWRITEBYTECODE
 printf '[1/4] environment\n'
 python="$(bash tools/setup_env.sh --test)"
 

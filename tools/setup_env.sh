@@ -129,8 +129,13 @@ $(tail -n 15 "$log" | sed 's/^/    /')
 
 The whole log: $log"; }
 
-# Python compiles the modules that are imported, at their first import; pip would compile all, one by one.
-pip_install() { "$python" -m pip install --disable-pip-version-check --no-input --no-compile --progress-bar off "$@"; }
+# Python compiles a module when it is first imported, unless it must not write; pip would compile all, one by one.
+compile=--no-compile
+[[ -z "${PYTHONDONTWRITEBYTECODE:-}" ]] || compile=--compile
+
+pip_install() {
+    "$python" -m pip install --disable-pip-version-check --no-input "$compile" --progress-bar off "$@"
+}
 
 pin_of() { sed -n "s/^$1==\([^ ;]*\).*/\1/p" "$root/requirements/tested.txt"; }
 
@@ -177,7 +182,7 @@ install_torch() {
 # torch from the build, and skip pip's cache, which may hold a wheel that was compiled for another torch.
 install_sources() {
     env -u PIP_NO_BUILD_ISOLATION -u PYTHONPATH "$python" -m pip install --disable-pip-version-check --no-input \
-        --no-compile --progress-bar off --no-cache-dir --no-deps \
+        "$compile" --progress-bar off --no-cache-dir --no-deps \
         "onedl-mmcv==$(pin_of onedl-mmcv)" "onedl-mmdetection==$(pin_of onedl-mmdetection)"
 }
 
