@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,11 +70,18 @@ def figures(output: str) -> dict[str, str]:
     return dict(zip(names.split(), values.split(), strict=True))
 
 
-def test_two_processes_count_each_image_once_and_agree_with_one(trained):
+@pytest.fixture(scope='module')
+def tested(trained):
+    """Output of a test of the training, whose work dir is ``test``."""
     folder, _ = trained
-    common = ('--work-dir', folder / 'test', '--cfg-options', 'log_level=INFO')
-    checkpoint = folder / 'work' / 'epoch_2.pth'
-    one = tool('test.py', folder / 'mine.py', checkpoint, '--out', folder / 'one.pkl', *common)
+    options = ('--work-dir', folder / 'test', '--out', folder / 'one.pkl', '--cfg-options', 'log_level=INFO')
+    return tool('test.py', folder / 'mine.py', folder / 'work' / 'epoch_2.pth', *options)
+
+
+def test_two_processes_count_each_image_once_and_agree_with_one(trained, tested):
+    folder, _ = trained
+    common = ('--work-dir', folder / 'test_2', '--cfg-options', 'log_level=INFO')
+    checkpoint, one = folder / 'work' / 'epoch_2.pth', tested
     script = REPO / 'tools' / 'dist_test.sh'
     # batches of one on two ranks share their rectangles as batches of two on one rank do
     two = run(
@@ -85,6 +93,49 @@ def test_two_processes_count_each_image_once_and_agree_with_one(trained):
     assert single.keys() == double.keys() == {1, 2, 3, 4, 5}
     for image_id in single:
         torch.testing.assert_close(single[image_id]['scores'], double[image_id]['scores'], rtol=1e-4, atol=1e-5)
+
+
+# In place of Python: the tools leave what a real training and test left, or fail; programs in the script run.
+PYTHON_OF_QUICKSTART = """#!/usr/bin/env bash
+last="${@: -1}"
+case "$*" in
+    *datasets.digits*) echo noise; echo '1,300 scenes' ;;
+    tools/train.py*) cp -r "$REAL/work/." "$4"; cat "$REAL/train.txt" ;;
+    tools/test.py*) [[ -z "${FAILS:-}" ]] || { echo 'error: no such file'; exit 2; }
+        mkdir -p "$last"; cp -r "$REAL/test/." "$last"; cat "$REAL/test.txt" ;;
+    tools/predict.py*) mkdir -p "$last"; touch "$last/00000.jpg" ;;
+    *) exec "$REAL_PYTHON" "$@" ;;
+esac
+"""
+
+
+def test_quickstart_shows_the_scores_of_its_training_and_test(trained, tested, tmp_path, monkeypatch):
+    folder, output = trained
+    (folder / 'train.txt').write_text(output)
+    (folder / 'test.txt').write_text(tested)
+    python, tools = tmp_path / 'python', tmp_path / 'tools'
+    tools.mkdir()
+    shutil.copy(REPO / 'tools' / 'quickstart.sh', tools)
+    (tools / 'setup_env.sh').write_text(f'echo {python}')
+    python.write_text(PYTHON_OF_QUICKSTART)
+    python.chmod(0o755)
+    monkeypatch.setitem(ENVIRONMENT, 'REAL', str(folder))
+    monkeypatch.setitem(ENVIRONMENT, 'REAL_PYTHON', sys.executable)
+    seen = run('bash', tools / 'quickstart.sh')
+    (work,) = (tmp_path / 'work_dirs' / 'quickstart').iterdir()
+    assert '  1,300 scenes' in seen and 'noise' not in seen
+    assert re.search(r'  epoch   2  step 3/3  ETA 0:00:00  loss \d', seen)
+    ap, ap50 = (f'{float(figures(output)[name]):.2f}' for name in ('AP', 'AP50'))
+    assert f'on validation scenes: mAP50 {ap50}  mAP50-95 {ap}\n' in seen
+    for name in (next(work.glob('best_*.pth')).name, 'predictions', 'curves.png', 'train.log'):
+        assert f' {work.relative_to(tmp_path) / name}\n' in seen
+    ap, ap50 = (f'{float(figures(tested)[name]):.2f}' for name in ('AP', 'AP50'))
+    assert seen.endswith(f'\nmAP50 {ap50}  mAP50-95 {ap}\n')
+    again = run('bash', tools / 'quickstart.sh', '--retest')
+    assert 'left out (--retest)' in again and again.endswith(seen.splitlines()[-1] + '\n')
+    monkeypatch.setitem(ENVIRONMENT, 'FAILS', '1')
+    assert 'step 4 of 5' in (text := run('bash', tools / 'quickstart.sh', '--retest', code=1))
+    assert '    error: no such file\n' in text
 
 
 def test_views_and_drawings(trained):
