@@ -229,6 +229,7 @@ class Tuner:
         if self.amp:
             turn_on_amp(cfg)
         cfg.setdefault('runner_type', 'mmyolo_ext.Runner')
+        cfg.get('default_hooks', {}).pop('report', None)  # it would take longer than a short trial
         runner = RUNNERS.build(cfg)
         runner.register_hook(report, 'LOWEST')
         runner.train()
