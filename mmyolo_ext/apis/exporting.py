@@ -22,6 +22,7 @@ from mmyolo_ext.export.dense_heads import TESTED
 from mmyolo_ext.export.formats import Options, open_exported, write
 from mmyolo_ext.export.graph import DenseHeadGraph, raw_graph
 from mmyolo_ext.export.runtime import INTERPOLATIONS
+from mmyolo_ext.progress import bar, with_bar
 from mmyolo_ext.registry import DATASETS, TRANSFORMS
 
 SIDE_DIVISOR = 32  # of an input whose size the config leaves open
@@ -64,15 +65,18 @@ def export_detector(
     pixels = runtime.read_image(image or first_image(cfg))
     detector = Detector(cfg, checkpoint, 'cpu', nms_iou=None)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out.parent) as folder:
+    with TemporaryDirectory(dir=out.parent) as folder, bar(f'Export to {out.name}', 3) as advance:
         file = Path(folder) / out.name
         write(detector.model, file, options, detector.classes, letterbox, size_hw)
+        advance()
         run, rules = open_exported(file, options.format)
         bound = parity.HALF if options.half else parity.EXACT
         reference, batches = raw_graph(detector.model), list(check_batches(pixels, rules))
         if isinstance(reference, DenseHeadGraph):
             check_head(reference, batches[0], rules)
+        advance()
         difference = parity.check(reference, run, batches, rules, bound)
+        advance()
         passed = difference.within(bound)
         del run  # some runtimes keep the file open
         # the file to open comes first: a.xml before a.bin, a.engine before a.engine.json
@@ -216,7 +220,7 @@ def evaluate_exported(detector: runtime.ExportedDetector, cfg: Config) -> dict[s
     evaluator = Evaluator(list(metrics))
     evaluator.dataset_meta = dataset.metainfo
     step = cfg.test_dataloader.batch_size
-    for start in range(0, len(dataset), step):
+    for start in with_bar(range(0, len(dataset), step), 'Evaluation'):
         infos = [dataset.get_data_info(index) for index in range(start, min(start + step, len(dataset)))]
         images = [runtime.read_image(info['img_path']) for info in infos]
         canvas_hw = infos[0].get('batch_shape_hw') if detector.rules['dynamic'] else None

@@ -22,6 +22,7 @@ from mmyolo_ext.cli.common import tool, whole_or_nothing
 from mmyolo_ext.coco_json import check_boxes, check_file_name, split_images, take_images
 from mmyolo_ext.datasets import find_dataset
 from mmyolo_ext.datasets.sources import SPLITS, DataSource, build
+from mmyolo_ext.progress import with_bar
 
 FORMATS = ('coco', 'yolo', 'voc')
 SUM_TOLERANCE = 1e-6
@@ -118,14 +119,14 @@ def convert(
     write = {'coco': write_coco, 'yolo': _write_yolo, 'voc': _write_voc}[to]
     write(out, contents, classes)
     folder = {'coco': '{split}', 'yolo': 'images/{split}', 'voc': 'JPEGImages'}[to]
-    for name, content in contents.items():
-        for image in content['images']:
-            target = out / folder.format(split=name) / image['file_name']
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if link:
-                target.symlink_to(os.path.abspath(image['path']))
-            else:
-                shutil.copyfile(image['path'], target)
+    images = [(name, image) for name, content in contents.items() for image in content['images']]
+    for name, image in with_bar(images, 'Linking images' if link else 'Copying images'):
+        target = out / folder.format(split=name) / image['file_name']
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if link:
+            target.symlink_to(os.path.abspath(image['path']))
+        else:
+            shutil.copyfile(image['path'], target)
     return list(_report(contents, dropped, to))
 
 

@@ -23,6 +23,7 @@ from mmyolo_ext.apis.inference import CHECKPOINTS, EXPORTS, NMS_IOU, Detector
 from mmyolo_ext.apis.inputs import FPS, SUFFIXES, VIDEOS, find_files, frame_rate, is_camera, is_live
 from mmyolo_ext.apis.outputs import FORMATS, Outputs
 from mmyolo_ext.apis.tracking import LOW_SCORE, track
+from mmyolo_ext.progress import with_bar
 from mmyolo_ext.tiling import MERGES
 
 # packages that mmdet and mmengine import at their start and prediction does not use
@@ -175,7 +176,8 @@ def predict(args: argparse.Namespace) -> None:
     )
     skipped = 0
     with Outputs(folder, detector.names, args.formats) as outputs:
-        for number, (source, name) in enumerate(zip(sources, output_names(sources), strict=True), 1):
+        named = list(zip(sources, output_names(sources), strict=True))
+        for number, (source, name) in enumerate(with_bar(named, 'Inputs') if len(named) > 1 else named, 1):
             try:
                 text = predict_source(args, detector, source, name, outputs)
             except ValueError as error:
@@ -196,8 +198,11 @@ def predict_source(
     images, boxes = outputs.images, outputs.boxes
     writer, dropped, last, path = None, 0, -1, outputs.folder / name
     found = detector([source], min(args.score_thr, LOW_SCORE) if args.track else args.score_thr)
+    found = track(found, args.score_thr) if args.track else found
+    if is_video(source):
+        found = with_bar(found, name, frame_count(source))
     try:
-        for one in track(found, args.score_thr) if args.track else found:
+        for one in found:
             outputs.add(str(source), name, one)
             if one.frame is not None:
                 dropped, last = dropped + one.frame - last - 1, one.frame
@@ -218,6 +223,21 @@ def predict_source(
     tracked = [f'{sum(objects.values())} objects ({", ".join(f"{n} {name}" for name, n in objects.items())})']
     lost = [f'{dropped} frames dropped']
     return ', '.join([*frames, *lost[: bool(dropped)], f'{outputs.boxes - boxes} boxes', *tracked[: bool(objects)]])
+
+
+def is_video(source: str | Path) -> bool:
+    """Return whether a source has frames."""
+    return is_live(source) or Path(source).suffix.lower() in VIDEOS
+
+
+def frame_count(source: str | Path) -> int | None:
+    """Return the number of frames that a video file names; None for others."""
+    if not isinstance(source, Path):
+        return None
+    capture = cv2.VideoCapture(str(source))
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    capture.release()
+    return count if count > 0 else None
 
 
 def list_sources(patterns: Iterable[str]) -> list[str | Path]:

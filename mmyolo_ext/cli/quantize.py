@@ -16,6 +16,7 @@ from mmyolo_ext.apis.exporting import calibration_files, evaluate_exported, netw
 from mmyolo_ext.cli.common import tool
 from mmyolo_ext.export.quantize import quantize, quantize_openvino
 from mmyolo_ext.export.runtime import ExportedDetector
+from mmyolo_ext.progress import with_bar
 
 RUNS = 40
 
@@ -50,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent) as folder:  # so that no half of a file stays
         write = quantize_openvino if suffix == '.xml' else quantize
-        write(args.model, Path(folder) / out.name, network_inputs(files, detector))
+        batches = with_bar(network_inputs(files, detector), 'Calibration', len(files))
+        write(args.model, Path(folder) / out.name, batches)
         for part in Path(folder).iterdir():
             os.replace(part, out.parent / part.name)
     sizes = [

@@ -18,6 +18,7 @@ from mmyolo_ext.image_io import (
     peculiarities,
     read_bytes,
 )
+from mmyolo_ext.progress import with_bar
 
 STARTS = {
     JPEG_START: ('.jpg', '.jpeg', '.jpe', '.jfif'),
@@ -75,7 +76,8 @@ class ImageFacts:
 def inspect_images(paths: Sequence[str]) -> dict[str, ImageFacts]:
     """Read images, with as many threads as there are cores."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        return dict(zip(paths, pool.map(inspect, paths), strict=True))
+        found = pool.map(inspect, paths)
+        return dict(zip(paths, with_bar(found, 'Reading images', len(paths)), strict=True))
 
 
 def inspect(path: str) -> ImageFacts:

@@ -1,7 +1,6 @@
 """What a run shows on the screen: warnings, a short summary, progress. The log file holds every line in full."""
 
 import logging
-import os
 import re
 import sys
 import time
@@ -12,6 +11,7 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
+from mmyolo_ext import progress
 from mmyolo_ext.engine.fit_checks import unwrapped
 
 # Functions of the host whose lines only the log file holds: (module, function), None for all of its functions
@@ -78,13 +78,11 @@ def quieten(logger: MMLogger) -> None:
 class Display:
     """A progress bar at the bottom of a terminal, with a line of numbers below it; lines of the log appear above.
 
-    No thread redraws it, because loaders fork workers: :meth:`update` does, at most ``RATE`` times a second.
+    No thread redraws it, because loaders fork workers: :meth:`update` does, at most ``progress.RATE`` times a second.
     """
 
-    RATE = 5.0
-
     def __init__(self, logger: logging.Logger) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress
         from rich.text import Text
 
         class Bars(Progress):
@@ -95,13 +93,13 @@ class Display:
                 if self.note:
                     yield Text(self.note, style='dim')
 
-        columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         screen = [handler for handler in logger.handlers if getattr(handler, 'stream', None) is sys.stdout]
         self._handlers = [(handler, handler.stream) for handler in screen]
         self._filters = [f for handler in logger.handlers for f in handler.filters if isinstance(f, ConsoleFilter)]
-        self._bars = Bars(*columns, auto_refresh=False, transient=True)
+        self._bars = Bars(*progress.columns(), auto_refresh=False, transient=True)
         self._task, self._total, self._drawn = None, 0, 0.0
         self._bars.start()
+        progress.ON_SCREEN[:] = [self._bars]
         for handler, _ in self._handlers:
             handler.setStream(sys.stdout)  # Rich has replaced it
         for console_filter in self._filters:
@@ -110,8 +108,7 @@ class Display:
     @classmethod
     def on_terminal(cls, logger: logging.Logger) -> 'Display | None':
         """Return a display if standard output is a terminal that can move its cursor, else None."""
-        is_terminal = sys.stdout is not None and sys.stdout.isatty() and os.environ.get('TERM', 'dumb') != 'dumb'
-        return cls(logger) if is_terminal else None
+        return cls(logger) if progress.is_terminal(sys.stdout) else None
 
     def begin(self, text: str, total: int, done: int = 0) -> None:
         """Replace the bar by a new one."""
@@ -124,13 +121,14 @@ class Display:
     def update(self, done: int, note: str = '') -> None:
         """Set the length of the bar and the line below it."""
         now = time.monotonic()
-        if done == self._total or now - self._drawn >= 1 / self.RATE:
+        if done == self._total or now - self._drawn >= 1 / progress.RATE:
             self._drawn, self._bars.note = now, note
             self._bars.update(self._task, completed=done, refresh=True)
 
     def close(self) -> None:
         """Remove the bar, and give the log its stream back."""
         self._bars.stop()
+        progress.ON_SCREEN.clear()
         for handler, stream in self._handlers:
             handler.setStream(stream)
         for console_filter in self._filters:
