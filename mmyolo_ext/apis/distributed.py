@@ -32,7 +32,7 @@ DEFAULT_PORT = 29500
 # Keys of paths, and of what depends on cores and memory: every node may have its own.
 PLACES = {
     *('work_dir', 'data_root', 'ann_file', 'data_prefix', 'filename', 'folder', 'save_dir', 'out_dir'),
-    *('num_workers', 'persistent_workers', 'max_gb', 'chosen_recipe'),
+    *('num_workers', 'persistent_workers', 'max_gb', 'chosen_recipe', 'overridden'),
 }
 MOST_DIFFERENCES = 3
 MOST_RANKS = 3
@@ -58,17 +58,13 @@ def prepare_processes(
         SystemExit: If the processes do not find each other; with exit code 1, because a restart may help.
     """
     cfg.launcher = launcher
-    missing = [name for name in VARIABLES[launcher] if name not in os.environ]
-    if missing:
-        raise ValueError(
-            f'--launcher {launcher} needs the variables {missing}, which {STARTERS[launcher]} sets: start it with that'
-        )
-    rank, world_size, local_rank = (int(os.environ[name]) for name in VARIABLES[launcher])
+    rank, world_size, local_rank = set_rank_variables(launcher)
     if launcher == 'pytorch':
         end_with_launcher()
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(local_rank))
     if launcher == 'slurm':
         _set_slurm_address()
+    elif launcher == 'mpi' and 'MASTER_ADDR' not in os.environ and _tasks_here(launcher, world_size) < world_size:
+        raise ValueError('several machines need the address of the first one: mpirun -x MASTER_ADDR=HOST ...')
     os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
     os.environ.setdefault('MASTER_PORT', str(DEFAULT_PORT))
     fit_rect_batches(cfg, world_size)
@@ -84,6 +80,41 @@ def prepare_processes(
         }
     if world_size > 1:
         check_ranks(cfg, loaders)
+
+
+def set_rank_variables(launcher: str) -> tuple[int, int, int]:
+    """Number this process as torchrun does, for the recipe, messages and loaders: RANK, WORLD_SIZE, LOCAL_RANK.
+
+    Args:
+        launcher: Of :data:`VARIABLES`.
+
+    Returns:
+        Rank, number of processes, and rank on this machine.
+
+    Raises:
+        ValueError: If the launcher has not started this process.
+    """
+    missing = [name for name in VARIABLES[launcher] if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f'--launcher {launcher} needs the variables {missing}, which {STARTERS[launcher]} sets: start it with that'
+        )
+    rank, world_size, local_rank = numbers = tuple(int(os.environ[name]) for name in VARIABLES[launcher])
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(local_rank))
+    if launcher != 'pytorch':
+        os.environ['LOCAL_WORLD_SIZE'] = str(_tasks_here(launcher, world_size))
+    return numbers
+
+
+def _tasks_here(launcher: str, world_size: int) -> int:
+    """Return the number of processes on this machine; slurm lists that of all nodes as ``8(x3),4``."""
+    if launcher == 'mpi':
+        return int(os.environ.get('OMPI_COMM_WORLD_LOCAL_SIZE', world_size))
+    text = os.environ.get('SLURM_STEP_TASKS_PER_NODE') or os.environ.get('SLURM_TASKS_PER_NODE') or str(world_size)
+    counts = []
+    for count, times in re.findall(r'(\d+)(?:\(x(\d+)\))?', text):
+        counts += [int(count)] * int(times or 1)
+    return counts[min(int(os.environ.get('SLURM_NODEID', 0)), len(counts) - 1)]
 
 
 def end_with_launcher() -> None:

@@ -21,6 +21,7 @@ from torch import distributed
 
 from mmyolo_ext.apis.config import OptionsAction
 from mmyolo_ext.apis.config_errors import one_line
+from mmyolo_ext.apis.distributed import set_rank_variables
 from mmyolo_ext.apis.training import read_run_config
 from mmyolo_ext.engine.step_guard import NonFiniteError
 from mmyolo_ext.engine.stopping import StopTraining
@@ -76,6 +77,8 @@ def side_or_size(text: str) -> int | tuple[int, int]:
 def load_for_run(args: argparse.Namespace, training: bool = True) -> Config:
     """Read the config of a run; its work dir is ``--work-dir``, else the config's own, else ``work_dirs/CONFIG``."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if args.launcher != 'none':
+        set_rank_variables(args.launcher)  # before the recipe counts the processes
     if args.work_dir is not None and not args.work_dir.strip():
         raise ValueError('--work-dir must name a folder, got an empty text')
     settings = {name: getattr(args, name, None) for name in SETTINGS}

@@ -6,8 +6,10 @@ import os
 import pytest
 from mmengine.config import Config
 
-from mmyolo_ext.apis import distributed
+from mmyolo_ext.apis import distributed, recipe
 from mmyolo_ext.apis.distributed import first_host, prepare_processes
+from mmyolo_ext.cli import common
+from mmyolo_ext.cli.train import parse_args
 
 VARIABLES = {'RANK': '1', 'WORLD_SIZE': '3', 'LOCAL_RANK': '1'}
 
@@ -94,6 +96,53 @@ def test_slurm_gives_the_address_and_a_port_of_the_job(joined, monkeypatch):
 )
 def test_the_first_host_of_a_node_list(nodes, first):
     assert first_host(nodes) == first
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'variables', 'here'),
+    [
+        ('slurm', {'SLURM_TASKS_PER_NODE': '8(x3),4', 'SLURM_NODEID': '2'}, 8),
+        ('slurm', {'SLURM_TASKS_PER_NODE': '8(x3),4', 'SLURM_NODEID': '3'}, 4),
+        ('slurm', {'SLURM_TASKS_PER_NODE': '1', 'SLURM_STEP_TASKS_PER_NODE': '2,6', 'SLURM_NODEID': '1'}, 6),
+        ('slurm', {}, 28),
+        ('mpi', {'OMPI_COMM_WORLD_LOCAL_SIZE': '4'}, 4),
+    ],
+)
+def test_ranks_are_counted_before_the_recipe(joined, monkeypatch, launcher, variables, here):
+    for name, value in zip(distributed.VARIABLES[launcher], ('9', '28', '1'), strict=True):
+        monkeypatch.setenv(name, value)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    seen = {}
+
+    def read_run_config(*args):
+        seen.update({name: os.environ.get(name) for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE')})
+        return Config({'work_dir': 'a'})
+
+    monkeypatch.setattr(common, 'read_run_config', read_run_config)
+    common.load_for_run(parse_args(['a.py', '--launcher', launcher]))
+    assert seen == {'RANK': '9', 'WORLD_SIZE': '28', 'LOCAL_RANK': '1', 'LOCAL_WORLD_SIZE': str(here)}
+
+
+def test_slurm_says_how_many_cores_a_task_has(monkeypatch):
+    cfg = Config({'train_dataloader': {'dataset': {}}, 'optim_wrapper': {'optimizer': {'type': 'SGD'}}})
+    monkeypatch.setattr(recipe, 'read_data', lambda cfg: (100, (), None, (64, 64)))
+    monkeypatch.setattr(recipe, 'cores', lambda: 64)
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '8')
+    monkeypatch.setenv('WORLD_SIZE', '16')
+    assert (recipe.facts_of(cfg).cores, recipe.facts_of(cfg).ranks) == (8, 16)  # 64 / 8
+    monkeypatch.setenv('SLURM_CPUS_PER_TASK', '5')
+    assert recipe.facts_of(cfg).cores == 5
+
+
+def test_several_machines_of_mpi_need_an_address(joined, monkeypatch):
+    with_variables(monkeypatch, 'mpi')
+    monkeypatch.setenv('OMPI_COMM_WORLD_LOCAL_SIZE', '2')
+    with pytest.raises(ValueError, match='mpirun -x MASTER_ADDR=HOST'):
+        prepare_processes(rect_config(), 'mpi')
+    monkeypatch.setenv('MASTER_ADDR', 'node1')
+    prepare_processes(rect_config(), 'mpi')
+    assert len(joined) == 1
 
 
 def test_a_launcher_that_did_not_launch_is_an_error(joined):
