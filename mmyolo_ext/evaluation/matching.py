@@ -3,6 +3,7 @@
 Letters: D detections, G ground truth boxes, P pairs of both in one image, C classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,21 +57,27 @@ class Matching:
 
 
 def match(gt: dict, detections: list[dict], iou_thr: float = 0.5) -> Matching:
+    """Match at one IoU, see :func:`match_all`."""
+    return match_all(gt, detections, (iou_thr,))[0]
+
+
+def match_all(gt: dict, detections: list[dict], iou_thrs: Sequence[float]) -> list[Matching]:
     """Match each detection with at most one ground truth box of its class and image, by COCO's rule.
 
-    In the order of falling scores, a detection takes the free box of the highest IoU, from ``iou_thr`` on. Thus the
+    In the order of falling scores, a detection takes the free box of the highest IoU, from the threshold on. Thus the
     matches of the detections above a confidence do not depend on those below.
 
     Args:
         gt: COCO JSON: ``images``, ``categories`` and ``annotations`` with ``bbox`` xywh; ``iscrowd`` is read.
         detections: Dicts of ``image_id``, ``category_id``, ``bbox`` xywh and ``score``.
-        iou_thr: In (0.1, 1].
+        iou_thrs: In (0.1, 1], one for each matching.
 
     Raises:
-        ValueError: If a detection or annotation is of an unknown image or category, or for another ``iou_thr``.
+        ValueError: If a detection or annotation is of an unknown image or category, or for another threshold.
     """
-    if not BACKGROUND_IOU < iou_thr <= 1:
-        raise ValueError(f'iou_thr must be above {BACKGROUND_IOU} and at most 1, got {iou_thr}')
+    for iou_thr in iou_thrs:
+        if not BACKGROUND_IOU < iou_thr <= 1:
+            raise ValueError(f'iou_thr must be above {BACKGROUND_IOU} and at most 1, got {iou_thr}')
     annotations = gt['annotations']
     gt_image, gt_label = _indices(gt, annotations, 'annotation')
     gt_xywh = np.array([entry['bbox'] for entry in annotations], dtype=np.float64).reshape(-1, 4)
@@ -86,14 +93,18 @@ def match(gt: dict, detections: list[dict], iou_thr: float = 0.5) -> Matching:
     image, label, xywh, score = image[order], label[order], xywh[order], score[order]
 
     found, boxes, ious = _pairs(image, xywh, gt_image, gt_xywh, crowd)
-    same = (label[found] == gt_label[boxes]) & (ious >= min(iou_thr, 1 - 1e-10))
-    partner = _greedy(found[same & ~crowd[boxes]], boxes[same & ~crowd[boxes]], len(score), len(gt_xywh))
-    ignored = np.zeros(len(score), dtype=bool)
-    ignored[found[same & crowd[boxes]]] = True
     pairs = tuple(part[~crowd[boxes]] for part in (found, boxes, ious))
     names = [category['name'] for category in gt['categories']]
     truth = gt_image, gt_label, gt_xywh, area.astype(np.float64), crowd
-    return Matching(names, iou_thr, *truth, image, label, xywh, score, partner, ignored & (partner < 0), pairs)
+    matchings = []
+    for iou_thr in iou_thrs:
+        same = (label[found] == gt_label[boxes]) & (ious >= min(iou_thr, 1 - 1e-10))
+        partner = _greedy(found[same & ~crowd[boxes]], boxes[same & ~crowd[boxes]], len(score), len(gt_xywh))
+        ignored = np.zeros(len(score), dtype=bool)
+        ignored[found[same & crowd[boxes]]] = True
+        ignored &= partner < 0
+        matchings.append(Matching(names, iou_thr, *truth, image, label, xywh, score, partner, ignored, pairs))
+    return matchings
 
 
 def _indices(gt: dict, entries: list[dict], kind: str) -> tuple[np.ndarray, np.ndarray]:

@@ -135,7 +135,7 @@ def test_nothing_found_and_nothing_to_find(empty):
 @pytest.mark.slow
 def test_five_thousand_images_of_a_hundred_boxes():
     gt, detections = make_case(0, images=5000, boxes=20, found=100, classes=80)
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     matching = match(gt, detections)
     best = curve(matching)
     confidence = best.confidence[best.best()]
@@ -145,5 +145,5 @@ def test_five_thousand_images_of_a_hundred_boxes():
     for label in range(80):
         curve(matching, label).best()
     assert matrix[:, :-1].sum() - np.trace(matrix[:-1, :-1]) == sum(counts.values()) - counts['missed']
-    assert time.perf_counter() - start < 60
+    assert time.process_time() - start < 60
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2 << 20  # KiB

@@ -3,25 +3,25 @@
 import difflib
 import html
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmyolo_ext.evaluation.matching import RECALLS, Matching, match
+from mmyolo_ext.evaluation.errors import find_errors
+from mmyolo_ext.evaluation.matching import RECALLS, Matching, match_all
 from mmyolo_ext.evaluation.report import figures as charts
 from mmyolo_ext.evaluation.report import page as html_page
 from mmyolo_ext.evaluation.report.gallery import Gallery
-from mmyolo_ext.evaluation.report.numbers import Numbers
 from mmyolo_ext.evaluation.report.page import caption, details, plots, table
 from mmyolo_ext.evaluation.report.write import _write_json, read_report
 
 IOUS = np.linspace(0.5, 0.95, 10)
 SAMPLES = 1000  # of the bootstrap, fewer where that takes too long
-MOST_WORK = 1e9  # detections x thresholds x samples
+MOST_WORK = 1e9  # detections and true positives of all thresholds x samples
 MOST_OF_CLASS = 100  # detections of an image, as in COCO's evaluation
 CHANGED_IMAGES = 8  # with the most objects fixed or broken
 SCORES = {'ap': 'AP', 'ap50': 'AP50', 'ap75': 'AP75', 'ap_small': 'AP small', 'ap_medium': 'AP medium'}
@@ -38,12 +38,14 @@ class Compared:
         folder: Of the run, or of its report.
         log: Rows of the scalars that MMEngine writes.
         config: Text of the config.
+        cost: Figures by their titles, such as ``GFLOPs``.
     """
 
     name: str
     folder: Path
     log: list[dict] = field(default_factory=list)
     config: str = ''
+    cost: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ground_truth, self.detections, self.numbers = read_report(self.folder)
@@ -52,6 +54,32 @@ class Compared:
     def facts(self) -> dict[str, Any]:
         """What the report tells about the run."""
         return self.numbers.get('facts') or {}
+
+    @property
+    def confidence(self) -> float:
+        """Of the operating point."""
+        return self.numbers['operating_point']['confidence']
+
+    @cached_property
+    def matchings(self) -> list[Matching]:
+        """Of each threshold in ``IOUS``; the first one is that of the report."""
+        return match_all(self.ground_truth, self.detections, IOUS)
+
+    @cached_property
+    def gallery(self) -> Gallery:
+        """Images at the operating point."""
+        matching = self.matchings[0]
+        return Gallery(self.ground_truth, matching, self.confidence, find_errors(matching, self.confidence))
+
+    @cached_property
+    def objects(self) -> list:
+        """Images and boxes, to be compared with those of another run."""
+        names = {category['id']: category['name'] for category in self.ground_truth['categories']}
+        files = {image['id']: Path(image['file_name']).name for image in self.ground_truth['images']}
+        return list(files.items()) + [
+            (one['image_id'], names[one['category_id']], [round(value, 2) for value in one['bbox']])
+            for one in self.ground_truth['annotations']
+        ]
 
 
 def write_comparison(folder: str | Path, runs: Sequence[Compared]) -> Path:
@@ -72,7 +100,7 @@ def write_comparison(folder: str | Path, runs: Sequence[Compared]) -> Path:
     images: dict[int, str] = {}  # each is in the page once
     changes, style, numbers = [], '', {'runs': {run.name: _scores(run) for run in runs}, 'changes': {}}
     for run in others:
-        if _objects(run.ground_truth) != _objects(first.ground_truth):
+        if run.objects != first.objects:
             text = f'{run.name} was evaluated on other images or objects than {first.name}: only their scores compare.'
             changes.append(caption(text))
             continue
@@ -83,6 +111,7 @@ def write_comparison(folder: str | Path, runs: Sequence[Compared]) -> Path:
     sections = [
         ('scores', 'Scores', _score_table(runs)),
         ('curves', 'Curves', _curves(figures, runs)),
+        ('cost', 'Cost', _cost_table(runs)),
         ('changes', 'Changes', ''.join(changes)),
         ('configs', 'Configs', _config_changes(runs)),
     ]
@@ -103,8 +132,8 @@ def changes_between(first: Compared, other: Compared) -> dict[str, Any]:
     """
     sides = []
     for run in (first, other):
-        matching = match(run.ground_truth, run.detections)
-        kept = matching.kept(run.numbers['operating_point']['confidence'])
+        matching = run.matchings[0]
+        kept = matching.kept(run.confidence)
         found = np.zeros(len(matching.gt_label), bool)
         found[matching.partner[kept & (matching.partner >= 0)]] = True
         sides.append(found)
@@ -129,9 +158,8 @@ def bootstrap(first: Compared, other: Compared, samples: int = SAMPLES) -> tuple
     The images are drawn with replacement, the same ones for both runs; the interval holds the middle 95 % of the
     differences (percentile bootstrap, Efron 1979).
     """
-    sides = [(run.ground_truth, _best_of_image(run.detections)) for run in (first, other)]
-    matchings = [[match(*side, iou) for iou in IOUS] for side in sides]
-    work = sum(len(one.score) for side in matchings for one in side)
+    matchings = first.matchings, other.matchings
+    work = sum(len(side[0].score) + sum((one.partner >= 0).sum() for one in side) for side in matchings)
     samples = int(max(min(samples, MOST_WORK / max(work, 1)), 50))
     images = len(first.ground_truth['images'])
     draws = np.random.default_rng(0)
@@ -144,51 +172,51 @@ def bootstrap(first: Compared, other: Compared, samples: int = SAMPLES) -> tuple
 
 
 def _mean_aps(matchings: Sequence[Matching], weights: np.ndarray) -> np.ndarray:
-    """Return COCO's AP for each row of weights of the images, (S,), as if an image occurred as often as it weighs."""
-    per_class = []
-    for matching in matchings:
-        regular = ~matching.gt_crowd
-        for label in np.flatnonzero(matching.gt_counts):
-            of_class = matching.gt_image[regular & (matching.gt_label == label)]
-            rows = np.flatnonzero(~matching.ignored & (matching.label == label))
-            true, image = matching.partner[rows] >= 0, matching.image[rows]
-            values = np.full(len(weights), np.nan)
-            for place, weight in enumerate(weights):
-                count = weight[of_class].sum()
-                if count:
-                    values[place] = _weighted_ap(true, weight[image], count)
-            per_class.append(values)
-    return np.nanmean(per_class, axis=0) if per_class else np.full(len(weights), np.nan)
+    """Return COCO's AP for each row of weights of the images, (S,), as if an image occurred as often as it weighs.
+
+    Args:
+        matchings: Of the same detections at each threshold.
+        weights: (S, N).
+    """
+    first, per_class = matchings[0], []
+    counted = _best_of_image(first)
+    for label in np.flatnonzero(first.gt_counts):
+        of_class = first.gt_image[~first.gt_crowd & (first.gt_label == label)]
+        rows = np.flatnonzero(counted & (first.label == label))
+        image = first.image[rows]
+        # precision is highest at true positives: only there it is computed
+        hits = [np.flatnonzero(one.partner[rows] >= 0) for one in matchings]
+        ignored = [one.ignored[rows] if one.ignored[rows].any() else None for one in matchings]
+        values = np.full((len(matchings), len(weights)), np.nan)
+        for place, weight in enumerate(weights):
+            objects = weight[of_class].sum()
+            if objects:
+                own = weight[image]
+                seen = np.cumsum(own)
+                for at, (true, left_out) in enumerate(zip(hits, ignored, strict=True)):
+                    before = seen if left_out is None else np.cumsum(own * ~left_out)
+                    values[at, place] = _weighted_ap(own[true], before[true], objects)
+        per_class.append(values)
+    return np.nanmean(per_class, axis=(0, 1)) if per_class else np.full(len(weights), np.nan)
 
 
-def _best_of_image(detections: list[dict]) -> list[dict]:
-    """Return the 100 best detections of each image and category, those that COCO's evaluation reads."""
-    counts: Counter = Counter()
-    kept = []
-    for one in sorted(detections, key=lambda one: -one['score']):
-        key = one['image_id'], one['category_id']
-        counts[key] += 1
-        if counts[key] <= MOST_OF_CLASS:
-            kept.append(one)
-    return kept
+def _best_of_image(matching: Matching) -> np.ndarray:
+    """Return a mask (D,) of the 100 best detections of each image and class, those that COCO's evaluation reads."""
+    order = np.lexsort((matching.label, matching.image))  # keeps the order of falling scores
+    keys = np.stack([matching.image[order], matching.label[order]])
+    is_first = np.append(True, (keys[:, 1:] != keys[:, :-1]).any(0))[: len(order)]
+    places = np.arange(len(order))
+    best = np.empty(len(order), dtype=bool)
+    best[order] = places - np.maximum.accumulate(places * is_first) < MOST_OF_CLASS
+    return best
 
 
-def _weighted_ap(true: np.ndarray, weight: np.ndarray, objects: float) -> float:
-    if not len(true):
-        return 0.0
-    positives, seen = np.cumsum(weight * true), np.cumsum(weight)
+def _weighted_ap(weight: np.ndarray, seen: np.ndarray, objects: float) -> float:
+    """Return the AP of true positives with weights, where detections of the weights ``seen`` are up to each."""
+    positives = np.cumsum(weight)
     precision = np.maximum.accumulate((positives / np.maximum(seen, 1e-12))[::-1])[::-1]
     places = np.searchsorted(positives / objects, RECALLS, side='left')
     return float(np.append(precision, 0)[places].mean())
-
-
-def _objects(ground_truth: dict) -> list:
-    names = {category['id']: category['name'] for category in ground_truth['categories']}
-    files = {image['id']: Path(image['file_name']).name for image in ground_truth['images']}
-    return list(files.items()) + [
-        (one['image_id'], names[one['category_id']], [round(value, 2) for value in one['bbox']])
-        for one in ground_truth['annotations']
-    ]
 
 
 def _scores(run: Compared) -> dict[str, Any]:
@@ -199,6 +227,7 @@ def _scores(run: Compared) -> dict[str, Any]:
         'precision': point['precision'],
         'recall': point['recall'],
         **{name: run.facts.get(name) for name in ('split', 'model', 'time', 'seed')},
+        'cost': run.cost,
     }
 
 
@@ -231,6 +260,13 @@ def _score_table(runs: Sequence[Compared]) -> str:
     return caption(text) + table(head, rows)
 
 
+def _cost_table(runs: Sequence[Compared]) -> str:
+    titles = list(dict.fromkeys(title for run in runs for title in run.cost))
+    text = 'Of the network alone, without decoding and NMS, for one image; FLOPs are 2 x MACs.'
+    rows = [[run.name, *(run.cost.get(title) for title in titles)] for run in runs]
+    return caption(text) + table(('run', *titles), rows) if titles else ''
+
+
 def _curves(figures: charts.Figures, runs: Sequence[Compared]) -> str:
     drawn = {}
     for title, key, log in (('AP of the validation.', 'bbox_mAP', False), ('Training loss.', 'loss', True)):
@@ -257,19 +293,10 @@ def _changes(first: Compared, run: Compared, answer: dict, images: dict[int, str
     )
     parts = [f'<h3>{html.escape(run.name)}</h3>', caption(text)]
     changed = answer['objects']
-    sides = [
-        Numbers(
-            one.ground_truth,
-            one.detections,
-            match(one.ground_truth, one.detections),
-            one.facts.get('min_precision'),
-        )
-        for one in (first, run)
-    ]
-    galleries = [Gallery(one.ground_truth, side) for one, side in zip((first, run), sides, strict=True)]
+    galleries = first.gallery, run.gallery
     for gallery in galleries:
         gallery.styles = images
-    image = sides[0].matching.gt_image
+    image = first.gallery.matching.gt_image
     for kind, sign in (('fixed', 1), ('broken', -1)):
         boxes = np.flatnonzero(changed == sign)
         counts = np.bincount(image[boxes], minlength=len(first.ground_truth['images']))

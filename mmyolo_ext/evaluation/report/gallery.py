@@ -8,10 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mmyolo_ext.evaluation.errors import CODES, NONE, Errors
+from mmyolo_ext.evaluation.matching import Matching
 from mmyolo_ext.image_io import read_image
-
-from ..errors import CODES, NONE
-from .numbers import Numbers
 
 SIDE, QUALITY = 360, 72  # px of the longer side, JPEG
 MOST_BYTES = 2_700_000  # of all images as base64 and of their boxes; the page stays under 5 MB
@@ -23,14 +22,18 @@ class Gallery:
     """Draw images with their boxes at the operating point.
 
     Args:
-        gt: COCO JSON whose ``file_name`` are paths that can be read, from ``root`` on if they are relative.
-        numbers: Of the report.
+        gt: COCO JSON whose ``file_name`` are paths that can be read.
+        matching: Of the detections.
+        confidence: Of the operating point.
+        errors: At the operating point.
+        partner: Of :func:`mmyolo_ext.evaluation.matching.confuse` at the operating point, for :meth:`cell`.
     """
 
-    def __init__(self, gt: dict, numbers: Numbers, root: str | Path | None = None) -> None:
-        self.images, self.numbers, self.root = gt['images'], numbers, Path(root or '')
-        matching = numbers.matching
-        self.kept = np.flatnonzero(matching.kept(numbers.confidence))
+    def __init__(
+        self, gt: dict, matching: Matching, confidence: float, errors: Errors, partner: np.ndarray | None = None
+    ) -> None:
+        self.images, self.matching, self.errors, self.partner = gt['images'], matching, errors, partner
+        self.kept = np.flatnonzero(matching.kept(confidence))
         self.by_image = _group(matching.image[self.kept], self.kept)
         self.gt_by_image = _group(matching.gt_image, np.arange(len(matching.gt_label)))
         self.styles: dict[int, str] = {}
@@ -44,15 +47,15 @@ class Gallery:
         """
         if not self._add(image):
             return ''
-        entry, matching, numbers = self.images[image], self.numbers.matching, self.numbers
+        entry, matching, errors = self.images[image], self.matching, self.errors
         marked, marked_gt = set(marked), set(marked_gt)
         truth, found = [], []
         for box in self.gt_by_image.get(image, ())[:MOST_BOXES]:
-            kind = 'missed' if numbers.errors.missed[box] else 'crowd' if matching.gt_crowd[box] else 'gt'
+            kind = 'missed' if errors.missed[box] else 'crowd' if matching.gt_crowd[box] else 'gt'
             name = matching.class_names[matching.gt_label[box]]
             truth.append(_rect(matching.gt_xywh[box], kind, f'{name} ({kind})', box in marked_gt))
         for box in self.by_image.get(image, ())[:MOST_BOXES]:
-            kind = NAMES[int(numbers.errors.code[box])]
+            kind = NAMES[int(errors.code[box])]
             text = f'{matching.class_names[matching.label[box]]} {matching.score[box]:.2f} ({kind})'
             found.append(_rect(matching.xywh[box], kind, text, box in marked))
         size = f'{entry["width"]} {entry["height"]}'
@@ -68,7 +71,7 @@ class Gallery:
 
     def worst(self, name: str, count: int) -> str:
         """Return the images with the worst errors of a type: by the sum of scores, or the number of missed boxes."""
-        matching, errors = self.numbers.matching, self.numbers.errors
+        matching, errors = self.matching, self.errors
         if name == 'missed':
             boxes = np.flatnonzero(errors.missed)
             return self.rows(matching.gt_image[boxes], np.ones(len(boxes)), count, marked_gt=boxes)
@@ -77,7 +80,7 @@ class Gallery:
 
     def cell(self, row: int, column: int, count: int) -> str:
         """Return the images with the worst entries of a cell of the confusion matrix."""
-        matching, partner = self.numbers.matching, self.numbers.partner
+        matching, partner = self.matching, self.partner
         classes = len(matching.class_names)
         if column == classes:
             free = ~matching.gt_crowd & (matching.gt_label == row)
@@ -116,7 +119,7 @@ class Gallery:
         if image in self.styles or self.left <= 0:
             return self.left > 0
         try:
-            pixels, _ = read_image(str(self.root / self.images[image]['file_name']))
+            pixels, _ = read_image(self.images[image]['file_name'])
             height, width = pixels.shape[:2]
             scale = min(SIDE / max(height, width), 1)
             size = max(round(width * scale), 1), max(round(height * scale), 1)

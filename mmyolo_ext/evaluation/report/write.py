@@ -72,7 +72,8 @@ def write_report(
     _write_json(folder / 'report.json', {**numbers.as_json(), 'facts': facts})
     _write_tables(folder, numbers)
 
-    figures, gallery = charts.Figures(folder), Gallery(ground_truth, numbers)
+    figures = charts.Figures(folder)
+    gallery = Gallery(ground_truth, numbers.matching, numbers.confidence, numbers.errors, numbers.partner)
     split = facts.get('split', 'validation')
     where = f'{split} split, {len(ground_truth["images"]):,} images, IoU 0.5, confidence {numbers.confidence:.3f}'
     # the images of the errors come first: of many images, the page has no room for all
