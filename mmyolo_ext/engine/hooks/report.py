@@ -8,10 +8,12 @@ import shlex
 import shutil
 import sys
 import time
+import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.dist import get_world_size, master_only
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
@@ -24,6 +26,7 @@ from mmyolo_ext.registry import FUNCTIONS, HOOKS
 from mmyolo_ext.version import __version__
 
 PACKAGES = ('torch', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'numpy', 'faster-coco-eval')
+BEST = 'best_predictions.npz'
 MOST_IMAGES = 20_000  # of a training split whose annotations are read again
 
 
@@ -31,9 +34,10 @@ MOST_IMAGES = 20_000  # of a training split whose annotations are read again
 class ReportHook(Hook):
     """Write ``report/index.html`` into the work dir when a training or test ends (docs/guides/report.md).
 
-    The report of a training shows the best validation of this process, by the first metric of ``save_best``. It needs
-    ``mmyolo_ext.CocoMetric``. A report that cannot be written is a warning; the run goes on. A test keeps the report
-    of the training in the same work dir as ``report_validation``, and the reverse as ``report_test``.
+    The report of a training shows the best validation, by the first metric of ``save_best`` and its ``rule``; its
+    predictions are kept in ``best_predictions.npz`` for a run that is resumed. It needs ``mmyolo_ext.CocoMetric``. A
+    report that cannot be written is a warning; the run goes on. A test keeps the report of the training in the same
+    work dir as ``report_validation``, and the reverse as ``report_test``.
 
     Args:
         min_precision: Choose the operating point as the lowest confidence with this precision, from 0 to 1, instead of
@@ -49,7 +53,8 @@ class ReportHook(Hook):
         self._best: tuple[float, int, list[dict]] | None = None
 
     def before_train(self, runner: Runner) -> None:
-        self._best, self._started = None, time.monotonic()
+        self._started = time.monotonic()
+        self._best = _read_best(runner) if getattr(runner, 'resumed', False) else None
 
     @master_only
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
@@ -58,6 +63,7 @@ class ReportHook(Hook):
             score = _score(runner, metrics or {})
             if self._best is None or score > self._best[0]:
                 self._best = score, runner.epoch, metric.predictions
+                _keep_best(runner, *self._best)
 
     @master_only
     def after_train(self, runner: Runner) -> None:
@@ -78,7 +84,8 @@ class ReportHook(Hook):
         metric = _metric(runner.test_loop.evaluator)
         if metric is not None:
             facts = {'split': 'test', 'checkpoint': runner.cfg.get('load_from')}
-            self._write(runner, runner.test_loop, metric.predictions, facts)
+            name = runner.cfg.get('load_from') or runner.cfg.filename or runner.work_dir
+            self._write(runner, runner.test_loop, metric.predictions, {**facts, 'title': f'Test of {Path(name).stem}'})
 
     def _write(self, runner: Runner, loop: Any, predictions: list[dict], facts: dict[str, Any]) -> None:
         folder = Path(runner.work_dir) / 'report'
@@ -121,7 +128,10 @@ class ReportHook(Hook):
             'batch_size': (loader.get('batch_size') or 0) * get_world_size() or None,
             'min_precision': self.min_precision,
             'versions': {'mmyolo_ext': __version__, 'Python': platform.python_version(), **_versions()},
-            'overridden': {one['path']: one['value'] for one in cfg.get('chosen_recipe') or ()},
+            'overridden': {
+                one['path']: one['value']
+                for one in (*(cfg.get('overridden') or ()), *(cfg.get('chosen_recipe') or ()))
+            },
             'reproduce': command,
         }
 
@@ -145,12 +155,47 @@ def _metric(evaluator: Evaluator) -> Any:
 
 
 def _score(runner: Runner, metrics: dict[str, float]) -> float:
-    """Return the score by which ``save_best`` chooses; one that is missing or NaN is below all others."""
+    """Return the score by which ``save_best`` chooses, negative if less is better; below all if missing or NaN."""
     checkpoint = (runner.cfg.get('default_hooks') or {}).get('checkpoint') or {}
     names = checkpoint.get('save_best') or 'coco/bbox_mAP'
     name = names if isinstance(names, str) else names[0]
-    score = metrics.get(next(iter(metrics), name) if name == 'auto' else name, math.nan)  # as MMEngine reads 'auto'
+    name = next(iter(metrics), name) if name == 'auto' else name  # as MMEngine reads it
+    rules = checkpoint.get('rule') or ('less' if 'loss' in name.lower() else 'greater')
+    score = metrics.get(name, math.nan) * (-1 if 'less' in (rules, rules[0]) else 1)
     return -math.inf if math.isnan(score) else score
+
+
+def _keep_best(runner: Runner, score: float, epoch: int, predictions: list[dict]) -> None:
+    """Write the predictions of the best validation; one that cannot be written is missing after a resume alone."""
+    arrays = {
+        key: np.concatenate([np.asarray(one[key]) for one in predictions]) for key in ('bboxes', 'scores', 'labels')
+    }
+    ids, counts = [one['img_id'] for one in predictions], [len(one['scores']) for one in predictions]
+    path = Path(runner.work_dir) / BEST
+    part = path.with_suffix('.part')
+    try:
+        with part.open('wb') as file:
+            np.savez(file, score=score, epoch=epoch, img_id=ids, counts=counts, **arrays)
+        part.replace(path)
+    except OSError as error:
+        runner.logger.warning(f'{path} was not written: {error}')
+
+
+def _read_best(runner: Runner) -> tuple[float, int, list[dict]] | None:
+    """Return what :func:`_keep_best` has written up to the epoch of a resumed run, or None."""
+    path = Path(runner.work_dir) / BEST
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            kept = dict(content)
+        if int(kept['epoch']) > runner.epoch:
+            return None
+        ends = np.cumsum(kept['counts'])[:-1]
+        parts = [np.split(kept[key], ends) for key in ('bboxes', 'scores', 'labels')]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    names = ('img_id', 'bboxes', 'scores', 'labels')
+    rows = zip(kept['img_id'].tolist(), *parts, strict=True)
+    return float(kept['score']), int(kept['epoch']), [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def _train_leaves(runner: Runner) -> list:
