@@ -511,7 +511,8 @@ def _splits(raw: list[RawSplit], facts: dict[str, ImageFacts]) -> Found:
     if train is not None and len(train.paths) < FEW_TRAIN:
         yield 'few-train', _item('', note=f'{len(train.paths)} images')
     if val is None:
-        yield 'no-val', _item('')
+        if train is not None:
+            yield 'no-val', _item('')
     elif len(val.paths) < FEW_VAL:
         yield 'few-val', _item('', note=f'{len(val.paths)} images')
     if train is not None and val is not None and len(val.paths) > len(train.paths):
@@ -537,6 +538,8 @@ def _copies(raw: list[RawSplit], facts: dict[str, ImageFacts]) -> Found:
             groups[facts[path].digest].append(path)
     order = {split.name: number for number, split in enumerate(raw)}
     for paths in groups.values():
+        if len(paths) < 2:
+            continue
         paths.sort(key=lambda path: (order[owner[path].name], path))
         first, boxes = paths[0], _boxes_of(owner[paths[0]], paths[0])
         for path in paths[1:]:
