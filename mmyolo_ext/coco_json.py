@@ -44,7 +44,7 @@ def read_coco(path: str, backend_args: dict | None = None) -> dict:
             a missing ``annotations`` reads as empty.
     """
     try:
-        content = json.loads(read_bytes(path, backend_args, 'check data_root and ann_file').decode('utf-8'))
+        content = json.loads(read_bytes(path, backend_args, 'check data_root and ann_file').decode('utf-8-sig'))
     except json.JSONDecodeError as error:
         raise ValueError(
             f'annotation file {path} is broken JSON at line {error.lineno}, column {error.colno}: {error.msg}'
