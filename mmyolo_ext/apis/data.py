@@ -38,7 +38,10 @@ def set_data(cfg: Config, path: str | Path) -> DataSource:
         if not cfg.get(loader):
             continue
         if split not in splits:
-            raise ValueError(f'{path} has no {split} split, which {loader} needs: it has {", ".join(source.splits)}')
+            raise ValueError(
+                f'{path} has no {split} split, which {loader} needs: it has {", ".join(source.splits)}. Add '
+                f'{split} to it, or split all images: mmyolo-ext convert {path} --to yolo --out FOLDER --split 0.8 0.2'
+            )
         leaves = list(leaf_datasets(cfg[loader]['dataset']))
         if len(leaves) > 1:
             raise ValueError(f'data sets one dataset, {loader} has {len(leaves)}: set the data of each instead')
