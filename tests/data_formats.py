@@ -110,6 +110,35 @@ def make_yolo_lists(root: Path) -> Path:
     return root / 'any.yml'
 
 
+def make_yolo_labelimg(root: Path) -> Path:
+    """Images and labels together, with a list of the classes in each folder."""
+    write_yolo(root, '{split}')
+    for split in ('train', 'val'):
+        write(root / split / 'classes.txt', '\ufeffant\r\nbee\r\n')
+    return root
+
+
+def make_yolo_cvat(root: Path) -> Path:
+    """Darknet's files, whose paths begin with data/."""
+    write_yolo(root, 'obj_{split}_data')
+    for split, images in (('train', TRAIN), ('val', VAL)):
+        write(root / f'{split}.txt', ''.join(f'data/obj_{split}_data/{name}.png\n' for name in images))
+    write(root / 'obj.names', 'ant\nbee\n')
+    write(root / 'obj.data', 'classes = 2\ntrain = data/train.txt\nvalid = data/val.txt\nnames = data/obj.names\n')
+    return root
+
+
+def make_yolo_of_windows(root: Path) -> Path:
+    """Lists of absolute paths of another machine, and the hidden files of Jupyter and macOS."""
+    write_yolo(root, 'images/{split}')
+    for split, images in (('train', TRAIN), ('val', VAL)):
+        write(root / f'{split}.txt', '\r\n'.join(f'C:\\Users\\me\\ants\\images\\{split}\\{n}.png' for n in images))
+        draw(root / f'images/{split}/.ipynb_checkpoints', images)
+        write(root / f'images/{split}/._1.png', 'not an image')
+    write(root / 'data.yaml', 'train: C:\\ants\\train.txt\nval: /content/ants/images/val\nnames: [ant, bee]\n')
+    return root
+
+
 def make_coco_file(root: Path) -> Path:
     for split, images in (('train', TRAIN), ('val', VAL)):
         draw(root / f'{split}2017', images)
@@ -149,6 +178,17 @@ def make_voc_flat(root: Path) -> Path:
         draw(root / split, images)
         for name, boxes in images.items():
             write(root / split / f'{name}.xml', xml(name, boxes))
+    return root
+
+
+def make_voc_by_folder(root: Path) -> Path:
+    """A folder for each split in ``annotations`` and in ``images``, whose names differ from those of the XML files."""
+    for split, images in (('train', TRAIN), ('val', VAL)):
+        draw(root / 'images' / split, images)
+        for name, boxes in images.items():
+            text = xml(name, boxes).replace('<filename>', '<filename>D:\\my ants\\')
+            write(root / 'annotations' / split / f'of {name}.xml', '\ufeff' + text)
+        write(root / 'annotations' / split / '._of 1.xml', 'not XML')
     return root
 
 

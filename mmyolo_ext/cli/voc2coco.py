@@ -87,7 +87,8 @@ def convert_split(
     report = Report(images=len(names), kept=Counter(dict.fromkeys(classes, 0)))
     for image_id, name in enumerate(names):
         path = root / 'Annotations' / f'{name}.xml'
-        tree, image = parse_xml(path), find_image(root / 'JPEGImages', name)
+        tree = parse_xml(path)
+        image = find_image(root / 'JPEGImages', name, tree)
         width, height = annotated_size(tree, image)
         coco['images'].append({'id': image_id, 'file_name': image.name, 'width': width, 'height': height})
         before = len(coco['annotations'])
@@ -115,7 +116,7 @@ def read_splits(root: Path, wanted: list[str] | None) -> dict[str, list[str]]:
         raise ValueError(
             f'no list of images for {missing or "any split"} in {folder}, which has: {there or "nothing"}'
         )
-    return {split: read_names(folder / f'{split}.txt') for split in chosen}
+    return {split: read_names(folder / f'{split}.txt', root / 'Annotations') for split in chosen}
 
 
 def read_classes(values: list[str] | None) -> list[str] | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mmyolo_ext.datasets.checked_coco import CheckedCocoDataset
-from mmyolo_ext.datasets.yolo_txt import is_inside
+from mmyolo_ext.datasets.yolo_txt import is_inside, visible_files
 from mmyolo_ext.image_io import IMAGE_SUFFIXES, image_size
 from mmyolo_ext.registry import DATASETS
 
@@ -48,7 +48,7 @@ class LabelmeDataset(CheckedCocoDataset):
 
 def labelme_files(folder: Path) -> list[Path]:
     """Return the JSON files of a folder and its subfolders, sorted."""
-    return sorted(folder.rglob('*.json'))
+    return sorted(file for file in visible_files(folder) if file.suffix.lower() == '.json')
 
 
 def load_labelme(path: Path) -> dict:
@@ -145,4 +145,4 @@ def _find_image(content: dict, file: Path, root: Path) -> Path:
         return inside[0]
     if found:
         raise ValueError(f'{file}: imagePath {name!r} is outside {root}: move the image into it')
-    raise ValueError(f'{file}: there is no image {name!r}')
+    raise ValueError(f'{file}: there is no image {name!r} in its folder: put the image beside the file')

@@ -6,7 +6,6 @@ The datasets stop at the first broken label, or drop it; here each fault becomes
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -206,11 +205,11 @@ def _splits_of_refused(path: Path) -> dict[str, dict]:
                 'metainfo': {'classes': classes},
             },
         )
-    for annotations, images, root in [] if found or path.is_file() else _parts_of_voc(path):
+    for annotations, images, root in [] if found or path.is_file() else sources._voc_parts(path):
         sets = root / 'ImageSets' / 'Main'
         lists = {s: sets / f'{name}.txt' for s, names in sources.SPLIT_WORDS.items() for name in names[::-1]}
         lists = {split: file for split, file in lists.items() if file.is_file()}
-        whole = sources._split_of(root if root != path else annotations) or 'train'
+        whole = sources._split_of(annotations) or sources._split_of(root) or 'train'
         for split, file in (lists or {whole: None}).items():
             found[split] = {
                 'type': 'mmyolo_ext.CheckedVOCDataset',
@@ -229,26 +228,14 @@ def _splits_of_refused(path: Path) -> dict[str, dict]:
     return {split: found[split] for split in sources.SPLITS if split in found}
 
 
-def _parts_of_voc(path: Path) -> Iterator[tuple[Path, Path, Path]]:
-    roots = [path, *(place for place in sources._subfolders(path) if place.name not in sources.XML_FOLDERS)]
-    for root in roots:
-        for name in sources.XML_FOLDERS:
-            files = sorted((root / name).glob('*.xml')) if (root / name).is_dir() else []
-            if files:
-                stem = files[0].stem
-                images = [place for place in sources.IMAGE_FOLDERS if sources._holds_image(root / place, stem)]
-                yield root / name, root / (images or [''])[0], root
-                break
-
-
 def _xml_classes(folder: Path) -> tuple[str, ...]:
     names: set[str] = set()
-    for file in sorted(folder.glob('*.xml')):
+    for name in voc.xml_names(folder):
         try:
-            names |= set(map(voc.object_name, voc.parse_xml(file).iter('object')))
+            names |= set(voc.discover_classes(folder, [name]))
         except ValueError:  # reported when the split is read
             continue
-    return tuple(sorted(names - {''}))
+    return tuple(sorted(names))
 
 
 def _labelme_classes(folder: Path) -> tuple[str, ...]:
@@ -344,7 +331,7 @@ def _yolo_row(split: RawSplit, line: str, image: str, where: str, box_columns: b
         split.faults.append((check, image, text))
         return None
     if label >= len(split.classes):
-        text = f'{where}: class index {label}, data.yaml has {len(split.classes)} names'
+        text = f'{where}: class index {label}, there are {len(split.classes)} names'
         split.faults.append(('class-out-of-range', image, text))
         return None
     return label, np.array([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1])
@@ -357,12 +344,13 @@ def _voc(split: RawSplit, config: dict) -> RawSplit:
     root, prefix = Path(config.get('data_root') or ''), config['data_prefix']
     folder, images = root / prefix['ann'], root / prefix['img']
     split.classes, split.format = tuple(config['metainfo']['classes']), 'xyxy'
-    names = voc.read_names(root / config['ann_file']) if config.get('ann_file') else voc.xml_names(folder)
+    names = voc.read_names(root / config['ann_file'], folder) if config.get('ann_file') else voc.xml_names(folder)
     sizes, rows = [], []
     for name in names:
         path = folder / f'{name}.xml'
         try:
-            tree, image = voc.parse_xml(path), voc.find_image(images, name)
+            tree = voc.parse_xml(path)
+            image = voc.find_image(images, name, tree)
             size = voc.annotated_size(tree, image)
         except ValueError as error:
             missing = 'image is missing' in str(error)
@@ -384,7 +372,8 @@ def _voc(split: RawSplit, config: dict) -> RawSplit:
             rows.append((len(sizes), split.classes.index(label), box, ignored, where))
         sizes.append(size)
         split.paths.append(os.path.abspath(image))
-    _add_unlisted(split, {str(folder / name) for name in voc.xml_names(folder)}, images, folder)
+    labelled = {os.path.join(folder, name) for name in voc.xml_names(folder)}
+    _add_unlisted(split, labelled, images, folder)
     return _fill(split, sizes, rows)
 
 

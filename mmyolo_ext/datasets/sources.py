@@ -1,5 +1,6 @@
 """Find out what data a path holds: YOLO (``data.yaml``), COCO, Pascal VOC or labelme, or a zip of one of them."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -20,11 +21,14 @@ VAL_FRACTION, SPLIT_SEED = 0.2, 0
 SPLITS = yolo_txt.SPLITS
 SPLIT_WORDS = {'train': ('train', 'training', 'trainval'), 'val': ('val', 'valid', 'validation'), 'test': ('test',)}
 ACCEPTED = (
-    'a data.yaml of YOLO, a COCO JSON file, or a folder or zip with one of these, with Pascal VOC XML files, or with '
-    'labelme JSON files'
+    'a data.yaml or classes.txt of YOLO, a COCO JSON file, or a folder or zip with one of these, with Pascal VOC XML '
+    'files, or with labelme JSON files'
 )
+CLASS_LIST = 'classes.txt'
+LABELS = 'labels/*.txt', 'labels/*/*.txt', '*/labels/*.txt'
 XML_FOLDERS = ('Annotations', 'annotations', 'labels', 'xml', '')
 IMAGE_FOLDERS = ('JPEGImages', 'images', 'Images', '')
+ARCHIVES = ('.rar', '.7z', '.tar', '.gz', '.tgz', '.bz2', '.xz')
 PEEKED = 5  # JSON files of a folder that are opened to tell their format
 
 
@@ -91,10 +95,12 @@ def find_dataset(path: str | Path) -> DataSource:
         path = unpack(path)
     if path.is_dir():
         source = _find_in_folder(path, given)
-    elif path.suffix.lower() in ('.yaml', '.yml'):
+    elif path.suffix.lower() in ('.yaml', '.yml', '.data') or path.name == CLASS_LIST:
         source = _yolo(path)
     elif path.suffix.lower() == '.json':
         source = _coco(_partners(path), path)
+    elif path.suffix.lower() in ARCHIVES:
+        raise ValueError(f'{path} is an archive that is not read: unpack it, or pack it as a zip')
     else:
         raise ValueError(f'{path} is not a data set: give {ACCEPTED}')
     if zipped:
@@ -118,7 +124,7 @@ def unpack(path: Path) -> Path:
         with zipfile.ZipFile(path) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
             for entry in entries:
-                name = entry.filename.replace('\\', '/')
+                name = entry.filename = entry.filename.replace('\\', '/')
                 if name.startswith('/') or re.match('[A-Za-z]:', name) or '..' in name.split('/') or '\0' in name:
                     raise ValueError(f'{path}: entry {entry.filename!r} points outside of the zip')
                 if stat.S_ISLNK(entry.external_attr >> 16):
@@ -152,6 +158,7 @@ def _has_size(path: Path, size: int) -> bool:
 
 def _find_in_folder(folder: Path, given: Path) -> DataSource:
     """Find the format of a folder, or of the only folder in it."""
+    top = folder
     while True:
         found = {
             'yolo': list(_data_yamls(folder)),
@@ -160,6 +167,8 @@ def _find_in_folder(folder: Path, given: Path) -> DataSource:
             'labelme': list(_labelme_parts(folder)),
         }
         found = {name: files for name, files in found.items() if files}
+        if not found and (classes := _class_list(folder)):
+            found = {'yolo': [classes]}
         inner = [entry for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry)]
         if found or len(inner) != 1:
             break
@@ -168,13 +177,9 @@ def _find_in_folder(folder: Path, given: Path) -> DataSource:
         places = '; '.join(f'{name}: {_shown(files[0], folder)}' for name, files in found.items())
         raise ValueError(f'{given} holds data in {len(found)} formats ({places}): give the file or folder of one')
     if not found:
-        classes = next(
-            (file for file in (folder / 'classes.txt', folder / 'labels/classes.txt') if file.is_file()), None
-        )
-        if classes:
+        if any(any(place.glob(pattern)) for place in (top, folder) for pattern in LABELS):
             raise ValueError(
-                f'{given} has {_shown(classes, folder)} but no data.yaml: write one beside it, with the lines '
-                '"train: images" and "names: [...]", the names of that file in its order'
+                f'{given} has YOLO labels, but no names: write {CLASS_LIST} into it, with one name per line'
             )
         raise ValueError(f'{given} is not a data set: give {ACCEPTED}')
     if 'yolo' in found:
@@ -240,13 +245,32 @@ def _by_split(parts: Sequence, names: Sequence[Path], given: Path, what: str) ->
 
 
 def _data_yamls(folder: Path) -> Iterator[Path]:
-    files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in ('.yaml', '.yml') and file.is_file()]
+    entries = [file for file in sorted(folder.iterdir()) if file.is_file() and not _is_hidden(file)]
+    for file in entries:
+        if file.suffix.lower() == '.data' and re.search(rb'^\s*names\s*=', file.read_bytes()[:10_000], re.M):
+            yield file
+    files = [file for file in entries if file.suffix.lower() in ('.yaml', '.yml')]
     named = [file for file in files if file.stem.lower() in ('data', 'dataset')]
     for file in named or files:
         if file.stat().st_size <= yolo_txt.LARGEST_YAML:
             text = file.read_text(encoding='utf-8', errors='replace')
-            if re.search(r'^(names|nc)\s*:', text, re.M) and re.search(r'^(train|val|valid)\s*:', text, re.M):
+            if re.search(r'^\ufeff?(names|nc)\s*:', text, re.M) and re.search(
+                r'^\ufeff?(train|val|valid|test)\s*:', text, re.M
+            ):
                 yield file
+
+
+def _class_list(folder: Path) -> Path | None:
+    """Return the list of class names of a folder, or of its subfolders if they are alike."""
+    own = [file for file in (folder / CLASS_LIST, folder / 'labels' / CLASS_LIST) if file.is_file()]
+    if own:
+        return own[0]
+    inner = [file for place in _subfolders(folder) if (file := place / CLASS_LIST).is_file()]
+    if len({file.read_bytes() for file in inner}) > 1:
+        raise ValueError(
+            f'{folder}: {inner[0]} and {inner[1]} differ: the classes must be the same, in the same order'
+        )
+    return inner[0] if inner else None
 
 
 def _yolo(path: Path) -> DataSource:
@@ -366,7 +390,10 @@ def _image_folder(content: dict, file: Path) -> Path:
         raise ValueError(f'{file} has no images')
     outside = next((name for name in names if name.startswith('/') or '..' in name.split('/')), None)
     if outside:
-        raise ValueError(f'{file}: file_name must be inside the folder of the images, got {outside!r}')
+        raise ValueError(
+            f'{file}: file_name must be inside the folder of the images, got {outside!r}: export the data with its '
+            'images, or cut the names to what is after that folder'
+        )
     split = _split_of(file) or _split_of(file.parent)
     places = [place for base in (file.parent, file.parent.parent) for place in (*_folders(base), base / 'images')]
     places += [place for base in (file.parent, file.parent.parent) for place in _subfolders(base / 'images')]
@@ -389,18 +416,29 @@ def _voc_parts(folder: Path) -> Iterator[tuple[Path, Path, Path]]:
     roots += [place for top in roots[1:] if top.name == 'VOCdevkit' for place in _subfolders(top)]
     for root in roots:
         for name in XML_FOLDERS:
-            first = next((root / name).glob('*.xml'), None) if (root / name).is_dir() else None
-            if first is not None and voc.parse_xml(first).tag == 'annotation':
-                images = next((place for place in IMAGE_FOLDERS if _holds_image(root / place, first.stem)), '')
-                yield root / name, root / images, root
+            inner = _subfolders(root / name) if name else []
+            parts = [part for place in (root / name, *inner) if (part := _voc_part(place, root, name))]
+            yield from parts
+            if parts:
                 break
 
 
-def _holds_image(folder: Path, name: str) -> bool:
-    try:
-        return bool(voc.find_image(folder, name))
-    except ValueError:
-        return False
+def _voc_part(folder: Path, root: Path, name: str) -> tuple[Path, Path, Path] | None:
+    first = next(iter(voc.xml_names(folder)), None) if folder.is_dir() else None
+    if first is None:
+        return None
+    tree = None
+    with contextlib.suppress(ValueError):  # of a broken file, which is reported when all are read
+        tree = voc.parse_xml(folder / f'{first}.xml')
+    if tree is not None and tree.tag != 'annotation':
+        return None
+    inner = folder.relative_to(root / name)  # annotations/train has its images in images/train, or in images
+    places = [root / images / end for images in IMAGE_FOLDERS for end in dict.fromkeys((inner, ''))]
+    for place in places:
+        with contextlib.suppress(ValueError):
+            voc.find_image(place, first, tree)
+            return folder, place, root
+    return folder, root, root
 
 
 def _voc(parts: list[tuple[Path, Path, Path]], folder: Path) -> DataSource:
@@ -412,12 +450,12 @@ def _voc(parts: list[tuple[Path, Path, Path]], folder: Path) -> DataSource:
             if name:
                 lists[split] = parts[0], f'ImageSets/Main/{name}.txt'
     if not lists:
-        named = [root if root == folder or _split_of(root) else annotations for annotations, _, root in parts]
+        named = [annotations if _split_of(annotations) else root for annotations, _, root in parts]
         split_parts = _by_split(parts, named, folder, 'a folder of XML files')
         lists = {split: (part, '') for split, part in split_parts.items()}
     classes_of = {}
     for split, ((annotations, _, root), file) in lists.items():
-        names = voc.read_names(root / file) if file else voc.xml_names(annotations)
+        names = voc.read_names(root / file, annotations) if file else voc.xml_names(annotations)
         classes_of[split] = set(voc.discover_classes(annotations, names))
     classes = _common_classes(classes_of, folder)
     splits = {
@@ -446,7 +484,8 @@ def _common_classes(classes_of: dict[str, set[str]], given: Path) -> tuple[str, 
         if unknown:
             raise ValueError(
                 f'{given}: the classes differ between the splits: {", ".join(unknown)} of {split} is not in train, '
-                f'which has {", ".join(sorted(classes_of["train"]))}'
+                f'which has {", ".join(sorted(classes_of["train"]))}: correct the name, or move '
+                'images of it to train'
             )
     return tuple(sorted(set().union(*classes_of.values())))
 
@@ -457,7 +496,7 @@ def _common_classes(classes_of: dict[str, set[str]], given: Path) -> tuple[str, 
 def _labelme_parts(folder: Path) -> Iterator[Path]:
     """Yield the folders that hold labelme files."""
     for place in _folders(folder):
-        files = sorted(place.glob('*.json'))[:PEEKED]
+        files = sorted(file for file in place.glob('*.json') if not _is_hidden(file))[:PEEKED]
         if any(_has_keys(file, 'shapes') for file in files):
             yield place
 

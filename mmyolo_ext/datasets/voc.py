@@ -11,7 +11,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from xml.parsers import expat
 
 from mmyolo_ext.datasets.checked_coco import CheckedCocoDataset
@@ -62,7 +62,7 @@ class CheckedVOCDataset(CheckedCocoDataset):
     def read_annotations(self) -> dict:
         """Return the annotations of the split as the content of a COCO file."""
         folder = Path(self.data_prefix['ann'])
-        names = read_names(Path(self.ann_file)) if self.ann_file else xml_names(folder)
+        names = read_names(Path(self.ann_file), folder) if self.ann_file else xml_names(folder)
         return read_voc(
             folder, Path(self.data_prefix['img']), names, self.metainfo['classes'], self.one_based, self.difficult
         )
@@ -92,7 +92,7 @@ def read_voc(
     for image_id, name in enumerate(names, 1):
         path = folder / f'{name}.xml'
         root = parse_xml(path)
-        image = find_image(images, name)
+        image = find_image(images, name, root)
         width, height = annotated_size(root, image)
         file_name = image.relative_to(images).as_posix()
         coco['images'].append({'id': image_id, 'file_name': file_name, 'width': width, 'height': height})
@@ -124,23 +124,34 @@ def object_name(item: ElementTree.Element) -> str:
 
 def xml_names(folder: Path) -> list[str]:
     """Return the names of all XML files of a folder, without suffix, sorted."""
-    return sorted(path.stem for path in folder.glob('*.xml'))
+    return sorted(path.stem for path in folder.glob('*.xml') if not path.name.startswith('.'))
 
 
-def read_names(path: Path) -> list[str]:
+def read_names(path: Path, folder: Path) -> list[str]:
     """Return the image names of a file of ``ImageSets/Main``.
+
+    A line is a name, also with spaces, or the path of an image. A number may follow, as in Pascal's lists of a class.
+
+    Args:
+        path: The list.
+        folder: Of the XML files.
 
     Raises:
         ValueError: If it cannot be read, or a name points outside of the annotation folder.
     """
     try:
-        names = [line.split()[0] for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
+        lines = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f'cannot read the list of images {path}: {error}') from error
-    for name in names:
+    for name in lines:
         if name.startswith(('/', '\\')) or '\0' in name or '..' in re.split(r'[/\\]', name):
             raise ValueError(f'{path} names {name!r}, which is outside of the annotation folder')
-    return names
+    return [
+        next(
+            (name for name in (line, PurePosixPath(line).stem) if (folder / f'{name}.xml').is_file()), line.split()[0]
+        )
+        for line in lines
+    ]
 
 
 def parse_xml(path: Path) -> ElementTree.Element:
@@ -170,12 +181,15 @@ def _refuse_declaration(name: str, *_: object) -> None:
     raise ValueError(f'it declares the document type or entity {name!r}, which annotations do not need')
 
 
-def find_image(folder: Path, name: str) -> Path:
-    """Return the image of an annotation, with any of the suffixes."""
+def find_image(folder: Path, name: str, root: ElementTree.Element | None = None) -> Path:
+    """Return the image of an annotation, with any of the suffixes, or else the one that its ``filename`` names."""
     for suffix in IMAGE_SUFFIXES:
         for path in (folder / f'{name}{suffix}', folder / f'{name}{suffix.upper()}'):
             if path.is_file():
                 return path
+    named = PureWindowsPath((root.findtext('filename') or '') if root is not None else '').name.strip()
+    if named.lower().endswith(IMAGE_SUFFIXES) and (folder / named).is_file():
+        return folder / named
     raise ValueError(
         f'image is missing: {folder / name}{IMAGE_SUFFIXES[0]} (or {", ".join(IMAGE_SUFFIXES[1:])}, or in capitals)'
     )

@@ -1,8 +1,9 @@
-"""YOLO's text labels, one file per image, described by a ``data.yaml``."""
+"""YOLO's text labels, one file per image, with a ``data.yaml``, a ``classes.txt`` or Darknet's ``obj.data``."""
 
 import math
 import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mmyolo_ext.image_io import IMAGE_SUFFIXES, image_size
 from mmyolo_ext.registry import DATASETS
 
 SPLITS = ('train', 'val', 'test')
+SPLIT_FOLDERS = {'train': ('train',), 'val': ('val', 'valid'), 'test': ('test',)}
 LARGEST = 2.0  # of a coordinate; labels in pixels are above it
 LARGEST_YAML = 4_000_000  # bytes
 
@@ -47,7 +49,8 @@ class YOLOTxtDataset(CheckedCocoDataset):
 
     Args:
         data_yaml: File with ``names``, ``train``, ``val``, ``test`` (a folder of images, a list of folders, or a text
-            file with a path per line) and optionally ``path``, the folder that these are in.
+            file with a path per line) and optionally ``path``, the folder that these are in; or what
+            :func:`read_data_yaml` takes as well.
         split: 'train', 'val' or 'test'.
         **kwargs: As of :class:`CheckedCocoDataset`, without ``ann_file``, ``data_root`` and ``data_prefix``.
 
@@ -79,24 +82,19 @@ class YOLOTxtDataset(CheckedCocoDataset):
 
 
 def read_data_yaml(path: str | Path) -> DataYaml:
-    """Read a ``data.yaml`` of Ultralytics or Roboflow.
+    """Read a ``data.yaml`` (Ultralytics, Roboflow), ``classes.txt`` (labelImg, Label Studio) or ``obj.data`` (CVAT).
+
+    A ``classes.txt`` is in the folder of the images and labels, or above: beside ``images`` and ``labels``, ``train``
+    and ``val``, or in ``labels``.
 
     Raises:
         ValueError: If it is missing or broken, or its images are missing or outside ``path`` (by default the folder
             of the file).
     """
-    path = Path(path)
-    try:
-        if path.stat().st_size > LARGEST_YAML:
-            raise ValueError(f'it has {path.stat().st_size:,} bytes, at most {LARGEST_YAML:,} are read')
-        content = load(str(path), file_format='yaml')
-    except OSError as error:
-        raise ValueError(f'cannot read {path}: {error.strerror or error}') from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f'{path} is not readable as YAML: {" ".join(str(error).split())}') from error
-    if not isinstance(content, dict):
-        raise ValueError(f'{path} must hold keys such as names, train and val, got a {type(content).__name__}')
-    names, folder, notes = _class_names(content, path), path.parent, []
+    path, notes = Path(path), []
+    read = {'.txt': _read_class_list, '.data': _read_darknet}.get(path.suffix.lower(), _read_yaml)
+    content, folder = read(path)
+    names = _class_names(content, path)
     stated = content.get('path')
     if stated is not None and not isinstance(stated, str):
         raise ValueError(f'{path}: path must be a folder, got {stated!r}')
@@ -112,7 +110,7 @@ def read_data_yaml(path: str | Path) -> DataYaml:
         if not isinstance(values, list) or not all(isinstance(entry, str) and '\0' not in entry for entry in values):
             raise ValueError(f'{path}: {split} must be a path or a list of paths, got {value!r}')
         try:
-            places = [_place(entry, root, folder, f'{path}: {split}') for entry in values]
+            places = [_place(entry, root, folder, f'{path}: {split}', notes) for entry in values]
         except FileNotFoundError as error:
             if split != 'test':
                 raise ValueError(str(error)) from None
@@ -125,6 +123,48 @@ def read_data_yaml(path: str | Path) -> DataYaml:
     return DataYaml(root, names, splits, bool(content.get('kpt_shape')), notes)
 
 
+def _read_yaml(path: Path) -> tuple[dict, Path]:
+    try:
+        if path.stat().st_size > LARGEST_YAML:
+            raise ValueError(f'it has {path.stat().st_size:,} bytes, at most {LARGEST_YAML:,} are read')
+        content = load(str(path), file_format='yaml')
+    except OSError as error:
+        raise ValueError(f'cannot read {path}: {error.strerror or error}') from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path} is not readable as YAML: save it as UTF-8 ({error})') from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f'{path} is not readable as YAML: {" ".join(str(error).split())}') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path} must hold keys such as names, train and val, got a {type(content).__name__}')
+    return content, path.parent
+
+
+def _read_class_list(path: Path) -> tuple[dict, Path]:
+    """Return a list of names, and the folders of images that are found around it, as a ``data.yaml`` has them."""
+    folder = path.parent
+    while folder.name in ('labels', *sum(SPLIT_FOLDERS.values(), ())):
+        folder = folder.absolute().parent
+    content: dict = {'names': [line.strip() for line in _lines(path) if line.strip()]}
+    for split, words in SPLIT_FOLDERS.items():
+        places = [place for word in words for place in (f'images/{word}', f'{word}/images', word)]
+        content[split] = next((place for place in places if (folder / place).is_dir()), None)
+    if not any(content[split] for split in SPLITS):
+        content['train'] = 'images' if (folder / 'images').is_dir() else '.'
+    return content, folder
+
+
+def _read_darknet(path: Path) -> tuple[dict, Path]:
+    """Return the lines ``key = value`` of an ``obj.data``, with the names of the file that it names."""
+    pairs = (line.split('=', 1) for line in _lines(path) if '=' in line)
+    content: dict = {key.strip(): value.strip() for key, value in pairs}
+    if not content.get('names'):
+        raise ValueError(f'{path} must name the file of the class names: names = obj.names')
+    names = _place(content['names'], path.parent, path.parent, f'{path}: names', [])
+    content['names'] = [line.strip() for line in _lines(names) if line.strip()]
+    content.pop('path', None)
+    return content, path.parent
+
+
 def _class_names(content: dict, path: Path) -> tuple[str, ...]:
     names, count = content.get('names'), content.get('nc')
     if names is None and type(count) is int and 0 < count <= 100_000:
@@ -134,6 +174,8 @@ def _class_names(content: dict, path: Path) -> tuple[str, ...]:
         if sorted(keys, key=str) != sorted(range(len(keys)), key=str):
             raise ValueError(f'{path}: the keys of names must be 0 to {len(names) - 1}, got {list(names)[:20]}')
         names = [names[key] for _, key in sorted(zip(keys, names, strict=True))]
+    if isinstance(names, list) and any(type(name) is bool for name in names):
+        raise ValueError(f'{path}: YAML reads a name such as yes, no, on or off as true or false: put it in quotes')
     if not isinstance(names, list) or not names or not all(type(name) in (str, int, float) for name in names):
         raise ValueError(f'{path}: names must be a list of class names or a map from 0, 1, ... to them, got {names!r}')
     names = [str(name).strip() for name in names]
@@ -145,10 +187,11 @@ def _class_names(content: dict, path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _place(value: str, root: Path, folder: Path, what: str) -> Path:
+def _place(value: str, root: Path, folder: Path, what: str, notes: list[str]) -> Path:
     """Return the path that an entry of ``data.yaml`` means; it must be inside ``root``.
 
-    Roboflow writes ``../train/images`` for ``train/images`` beside the file.
+    Roboflow writes ``../train/images`` for ``train/images`` beside the file. Of a path of another machine, the end
+    that is there counts.
     """
     plain = value.replace('\\', '/')
     tail = plain
@@ -162,7 +205,21 @@ def _place(value: str, root: Path, folder: Path, what: str) -> Path:
         raise ValueError(
             f'{what} points to {value!r}, outside {root}: set path to a folder that holds the images of all splits'
         )
+    found = find_end(plain, root)
+    if found is not None:
+        notes.append(f'its {what.rpartition(" ")[2]} {value!r} does not exist: {os.path.relpath(found, root)} is used')
+        return found
     raise FileNotFoundError(f'{what} points to {value!r}, which is not in {root}')
+
+
+def find_end(path: str, root: Path) -> Path | None:
+    """Return the longest end of a path that exists in a folder, such as ``train/images`` of ``/content/train/images``.
+
+    Paths of another machine need this, and those of CVAT, which begin with ``data/``.
+    """
+    parts = [part for part in path.split('/') if part]
+    ends = (root.joinpath(*parts[start:]) for start in range(1, len(parts)))
+    return None if '..' in parts else next((end for end in ends if end.exists()), None)
 
 
 def is_inside(path: Path, root: Path) -> bool:
@@ -177,7 +234,7 @@ def list_images(place: Path, root: Path) -> list[Path]:
         ValueError: If the list names an image that is missing or outside ``root``.
     """
     if place.is_dir():
-        return sorted(file for file in place.rglob('*') if file.suffix.lower() in IMAGE_SUFFIXES)
+        return sorted(file for file in visible_files(place) if file.suffix.lower() in IMAGE_SUFFIXES)
     if place.suffix.lower() != '.txt':
         raise ValueError(f'{place} must be a folder of images or a .txt file that lists them')
     images = []
@@ -185,13 +242,24 @@ def list_images(place: Path, root: Path) -> list[Path]:
         line = line.strip().replace('\\', '/')
         if line:
             places = [place.parent / line, root / line]
-            found = next((file for file in places if file.is_file()), None)
+            found = next((file for file in places if file.is_file()), None) or find_end(line, root)
             if found is None:
                 raise ValueError(f'{place}, line {number}: there is no image {line!r} in {place.parent} or {root}')
             if not is_inside(found, root):
                 raise ValueError(f'{place}, line {number}: {line!r} is outside {root}: set path in data.yaml')
             images.append(found)
     return sorted(images)
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and its subfolders, also linked ones, without those that begin with a dot."""
+    known = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in known else [name for name in folders if not name.startswith('.')]
+        if real not in known:
+            yield from (Path(place, name) for name in files if not name.startswith('.'))
+        known.add(real)
 
 
 def _lines(path: Path) -> list[str]:
@@ -245,7 +313,10 @@ def read_yolo(data: DataYaml, split: str, path: str) -> dict:
                 )
     if not label_files:
         expected = label_file(files[0], root)
-        raise ValueError(f'{path}: none of the {len(files)} images of {split} has a label file, such as {expected}')
+        raise ValueError(
+            f'{path}: none of the {len(files)} images of {split} has a label file, such as {expected}, or the '
+            'same with labels for images in its path'
+        )
     return {'images': images, 'annotations': annotations, 'categories': categories}
 
 
@@ -260,10 +331,10 @@ def _read_label(line: str, classes: int, box_columns: bool, where: str) -> tuple
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
         raise ValueError(
             f'{where}: a label must be class x y w h, or a class and a polygon of x y pairs; it has {len(values) + 1} '
-            'numbers'
+            'numbers' + (': remove the confidence' if len(values) == 5 else '')
         )
     if label != label or label != math.floor(label) or not 0 <= label < classes:
-        raise ValueError(f'{where}: class index {label:g} is not in 0 to {classes - 1}: data.yaml has {classes} names')
+        raise ValueError(f'{where}: class index {label:g} is not in 0 to {classes - 1}: there are {classes} names')
     if not all(abs(value) <= LARGEST for value in values):  # NaN fails as well
         raise ValueError(
             f'{where}: coordinates must be fractions of the image, from 0 to 1, got {line.strip()[:100]!r}'

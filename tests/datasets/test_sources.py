@@ -67,6 +67,37 @@ def test_every_format_gives_the_boxes_that_were_drawn(name: str, tmp_path: Path)
     assert ("'../test/images', which is not in" in text) == (name in ('yolo_roboflow', 'zip'))
 
 
+def test_label_studio_and_linked_folders(tmp_path: Path) -> None:
+    """A list of classes beside images and labels, which are links, is split; its notes are no annotations."""
+    make_yolo_ultralytics(tmp_path / 'in')
+    for name in ('images', 'labels'):
+        (tmp_path / 'out' / name).mkdir(parents=True)
+        (tmp_path / 'out' / name / 'a').symlink_to(tmp_path / 'in' / name / 'train')
+    (tmp_path / 'out/images/a/loop').symlink_to(tmp_path / 'out/images')
+    write(tmp_path / 'out/classes.txt', 'ant\nbee')
+    write(tmp_path / 'out/notes.json', '{"categories": [{"id": 0, "name": "ant"}], "info": {"version": "1.0"}}')
+    for path in (tmp_path / 'out', tmp_path / 'out/classes.txt'):
+        source = find_dataset(path)
+        assert (source.format, source.class_names, list(source.splits)) == ('yolo', NAMES, ['train', 'val'])
+        assert {**boxes_of(source, 'train'), **boxes_of(source, 'val')} == TRAIN
+
+
+def test_names_of_voc_lists(tmp_path: Path) -> None:
+    """With spaces, as paths of images, and with the number of Pascal's lists of a class."""
+    make_voc(tmp_path)
+    for file in (tmp_path / 'JPEGImages/3.png', tmp_path / 'Annotations/3.xml'):
+        file.rename(file.with_stem('in the grass 1'))
+    write(tmp_path / 'ImageSets/Main/train.txt', '\ufeff1 -1\r\n2  1\r\nin the grass 1\r\nJPEGImages/4.png\r\n')
+    boxes = boxes_of(find_dataset(tmp_path), 'train')
+    assert boxes == {'1': TRAIN['1'], '2': [], 'in the grass 1': TRAIN['3'], '4': TRAIN['4']}
+
+
+def test_training_needs_a_train_split(tmp_path: Path) -> None:
+    path = with_yaml(tmp_path, 'val: images/val\nnames: [ant, bee]')
+    with pytest.raises(ValueError, match='no train split, .* it has val. Add train to it, or split .*--split 0.8 0.2'):
+        load_config(REPO / 'configs/yolov5/yolov5_n_640_coco.py', {'data': str(path), 'recipe': None})
+
+
 def test_a_relative_path_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ('yolo_lists', 'coco_file', 'voc_flat', 'labelme'):
@@ -267,9 +298,11 @@ BAD = {
     'missing': (lambda root: root / 'nothing', 'there is no data at'),
     'empty folder': (lambda root: root, 'is not a data set: give a data.yaml'),
     'classes.txt alone': (
-        lambda root: write(root / 'classes.txt', 'a') and None or root,
-        'has classes.txt but no data.yaml',
+        lambda root: write(root / 'classes.txt', 'a') or root,
+        'classes.txt: train has no images in',
     ),
+    'labels without names': (lambda root: write(root / 'labels/1.txt', '0 1 1 1 1') or root, 'write classes.txt into'),
+    'another archive': (lambda root: write(root / 'a.tar', 'x') or root / 'a.tar', 'unpack it, or pack it as a zip'),
     'a text file': (lambda root: write(root / 'a.txt', 'x') or root / 'a.txt', 'is not a data set: give a data.yaml'),
     'two formats': (two_formats, r'holds data in 2 formats \(yolo: data.yaml; voc: Annotations\)'),
     'classes in another order': (other_classes, r"differ between the splits: train has \('ant', 'bee'\), val has"),
@@ -282,6 +315,11 @@ BAD = {
     'nan': (lambda root: with_label(root, '0 nan .5 .1 .1'), 'line 1: coordinates must be fractions of the image'),
     'text': (lambda root: with_label(root, 'ant .5 .5 .1 .1'), 'line 1: a label must be numbers'),
     'three numbers': (lambda root: with_label(root, '0 .5 .5'), 'line 1: a label must be class x y w h'),
+    'a confidence': (lambda root: with_label(root, '0 .5 .5 .1 .1 .9'), 'it has 6 numbers: remove the confidence'),
+    'names of YAML': (
+        lambda root: with_yaml(root, 'train: images\nnames: [yes, no]'),
+        'as true or false: put it in quotes',
+    ),
     'broken yaml': (lambda root: with_yaml(root, 'names: [a'), 'is not readable as YAML'),
     'yaml without names': (lambda root: with_yaml(root, 'train: images/train'), 'names must be a list of class names'),
     'names with a gap': (lambda root: with_yaml(root, 'names: {0: a, 2: b}'), 'keys of names must be 0 to 1'),
