@@ -3,7 +3,6 @@
 Letters: G boxes, K anchors of all levels, L levels, A anchors per level.
 """
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +13,8 @@ from scipy.cluster.vq import kmeans2
 from torch import nn
 
 from mmyolo_ext.apis.config_nodes import kind, leaf_datasets
-from mmyolo_ext.apis.model_names import config_folder
 from mmyolo_ext.apis.start import check_work_dir
+from mmyolo_ext.checkpoint.config_text import base_text
 from mmyolo_ext.registry import DATASETS, MODELS
 
 MIN_SIDE = 2.0  # px; training drops boxes with a side of at most this
@@ -274,11 +273,7 @@ def assign_to_levels(anchors_wh: np.ndarray, strides: tuple[int, ...]) -> np.nda
 
 def config_text(fit: Fit, config: Path, out: Path) -> str:
     """Return the text of a config that replaces the anchors of another one."""
-    ready = config_folder()
-    if config.is_relative_to(ready) and '.mim' in ready.parts:  # of the installed package
-        base = f'mmyolo_ext::{config.relative_to(ready).as_posix()}'
-    else:
-        base = Path(os.path.relpath(config.resolve(), out.parent.resolve())).as_posix()
+    base = base_text(config, out.parent)
     levels = [
         str([tuple(int(side) if side == int(side) else side for side in anchor) for anchor in level.tolist()])
         for level in fit.after_wh

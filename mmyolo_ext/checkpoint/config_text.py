@@ -6,7 +6,9 @@ MMEngine stores ``Config.pretty_text`` in ``meta['cfg']``: assignments of number
 
 import ast
 import math
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -189,3 +191,9 @@ def check_amount(
         return counted[id(node)]
 
     count(root, 0)
+
+
+def base_text(base: Path, folder: Path) -> str:
+    """Return how a config in ``folder`` names ``base``: ``mmyolo_ext::...`` in an installed package, else a path."""
+    _, installed, name = base.as_posix().partition('/mmyolo_ext/.mim/configs/')
+    return f'mmyolo_ext::{name}' if installed else Path(os.path.relpath(base.resolve(), folder.resolve())).as_posix()

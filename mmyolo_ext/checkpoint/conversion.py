@@ -1,6 +1,5 @@
 """Convert YOLOv5 checkpoints of other tools to our names, and write a config for what they hold."""
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from mmyolo_ext.checkpoint import ultralytics
-from mmyolo_ext.checkpoint.config_text import parse_plain_parts
+from mmyolo_ext.checkpoint.config_text import base_text, parse_plain_parts
 from mmyolo_ext.checkpoint.network import Network, describe
 
 YOLOV5_FORMATS = ('ultralytics', 'mmyolo', 'mmyolo_ext')
@@ -233,7 +232,7 @@ def _config(
     bases: Sequence[Path], checkpoint: Path, origin: str, shortcuts: Sequence[str] = (), model: Sequence[str] = ()
 ) -> str:
     folder = checkpoint.parent.resolve()
-    paths = [Path(os.path.relpath(base.resolve(), folder)).as_posix() for base in bases]
+    paths = [base_text(base, folder) for base in bases]
     lines = [
         f'# {" ".join(origin.split())}',
         *([f'_base_ = {paths!r}'] if len(paths) == 1 else ['_base_ = [', *(f'    {path!r},' for path in paths), ']']),

@@ -19,7 +19,7 @@ from torch import nn
 
 from mmyolo_ext.apis.config import load_config
 from mmyolo_ext.apis.config_nodes import leaf_datasets
-from mmyolo_ext.apis.model_names import config_folder
+from mmyolo_ext.apis.model_names import config_folder, config_path
 from mmyolo_ext.checkpoint.conversion import (
     FORMATS,
     Converted,
@@ -55,7 +55,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--config',
-        type=Path,
         help='config that the one of DST builds on (default: COCO at 640 or 1280 px); for darknet and backbone the '
         'config of the model, or a .cfg file; with --to ultralytics where anchors and class names are taken from',
     )
@@ -66,7 +65,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert as ``argv`` defines it, by default the command line."""
     args = parse_args(argv)
-    for line in convert_file(args.source, args.target, args.source_format, args.target_format, args.config):
+    config = args.config and (Path(args.config) if args.config.endswith('.cfg') else config_path(args.config))
+    for line in convert_file(args.source, args.target, args.source_format, args.target_format, config):
         print(line)
 
 

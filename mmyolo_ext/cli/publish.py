@@ -12,6 +12,7 @@ from mmengine.config import DictAction
 
 from mmyolo_ext.apis import load_config
 from mmyolo_ext.apis.model_card import Metrics
+from mmyolo_ext.apis.model_names import config_path
 from mmyolo_ext.apis.publishing import publish
 from mmyolo_ext.cli.common import tool
 
@@ -21,7 +22,7 @@ STATED = ('bbox_mAP', 'bbox_mAP_50')
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description='Publish the weights of a training with config and model card')
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the name of a model')
     parser.add_argument('checkpoint', type=Path, help='checkpoint file')
     parser.add_argument(
         '--out', type=Path, help='.pth file to write, whose name gets a hash (default: published/CONFIG.pth)'
@@ -42,7 +43,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the tool on ``argv``, by default the command line."""
     args = parse_args(argv)
-    out = args.out or Path('published') / f'{Path(args.config).stem}.pth'
+    out = args.out or Path('published') / f'{config_path(args.config).stem}.pth'
     if out.suffix != '.pth':
         raise ValueError(f'--out must end in .pth, got {out}')
     if args.ap and args.test:

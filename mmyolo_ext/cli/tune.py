@@ -42,9 +42,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Search as ``argv`` defines it, by default the command line."""
     args = parse_args(argv)
-    work_dir = args.work_dir or Path('work_dirs') / f'{Path(args.config).stem}_tune'
+    config = config_path(args.config)
+    work_dir = args.work_dir or Path('work_dirs') / f'{config.stem}_tune'
     tuner = Tuner(
-        config_path(args.config),
+        config,
         args.space or config_folder() / '_base_' / 'tuning' / 'yolov5.py',
         work_dir,
         metric=args.metric,
