@@ -54,7 +54,9 @@ class CommandHelp(Directive):
     def run(self) -> list[nodes.Node]:
         """Return the help as one literal block."""
         output, module = io.StringIO(), self.arguments[0]
-        arguments, sys.argv = sys.argv, [f'{module.rpartition(".")[2]}.py']  # the name of the program in the help
+        commands = importlib.import_module('mmyolo_ext.cli.main').COMMANDS
+        names = {f'mmyolo_ext.cli.{entry[0]}': f'mmyolo-ext {name}' for name, entry in commands.items()}
+        arguments, sys.argv = sys.argv, [names.get(module, f'python -m {module}')]  # the program in the help
         with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
             importlib.import_module(module).main(['--help'])
         sys.argv = arguments
