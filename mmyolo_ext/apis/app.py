@@ -9,14 +9,17 @@ import html
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import cv2
 import numpy as np
 
-from mmyolo_ext.apis.inference import CHECKPOINTS, EXPORTS, Detector
+from mmyolo_ext.apis.inference import CHECKPOINTS, EXPORTS, NMS_IOU, Detector
 from mmyolo_ext.apis.inputs import frame_rate
 from mmyolo_ext.apis.outputs import Outputs, describe
 from mmyolo_ext.apis.results import Detections
@@ -25,6 +28,8 @@ from mmyolo_ext.export.runtime import need, suppress
 
 LOWEST = 0.05  # score of predictions that are kept
 MOST, SHOWN = 3000, 300  # predictions of an image before NMS, and boxes after it
+EXPLAINED = 3  # detections with a heat map
+TILES = (('whole image', 0), *((f'tiles of {side} px', side) for side in (320, 640, 960, 1280)))
 NO_MODEL = 'none'
 COLUMNS = ('class', 'score', 'x1', 'y1', 'x2', 'y2')
 CSS = """
@@ -51,6 +56,7 @@ class Model:
     def __init__(self, path: str | Path, device: str | None = None) -> None:
         self.folder = Path(path) if Path(path).is_dir() else Path(path).parent
         self.file, self._device, self.runs = find_model(Path(path)), device, 0
+        self._lock = Lock()
         self.name = self.file.stem if self.folder == Path() else f'{self.folder.name}/{self.file.stem}'
 
     @cached_property
@@ -58,13 +64,40 @@ class Model:
         """The detector, whose NMS drops nothing."""
         on = {} if self.file.suffix.lower() in EXPORTS else {'device': self._device}
         detector = Detector(self.file, nms_iou=None, **on)
-        keep_all(detector)
+        set_nms(detector, 1.0, MOST)
         return detector
 
-    def find(self, image: str | Path | np.ndarray) -> Detections:
-        """Return all predictions on an image, see :func:`chosen`."""
+    def find(self, image: str | Path | np.ndarray, tile: int = 0) -> Detections:
+        """Return all predictions on an image, see :func:`chosen`; with ``tile``, those of tiles of this side."""
         self.runs += 1
-        return self.detector(image, LOWEST)
+        if not tile:
+            with self._lock:
+                return self.detector(image, LOWEST)
+        with self._suppressing():
+            self.detector._tile = tile
+            try:
+                return self.detector(image, LOWEST)
+            finally:
+                self.detector._tile = None
+
+    def heat_map(self, image: str | Path | np.ndarray, confidence: float) -> np.ndarray:
+        """Return a drawing of what the best detections depend on, see :func:`mmyolo_ext.apis.explain.explain`."""
+        if self.file.suffix.lower() in EXPORTS:
+            raise ValueError(f'a heat map needs a checkpoint (.pth), got {self.file.name}')
+        from mmyolo_ext.apis.explain import explain
+
+        with self._suppressing():
+            return explain(self.detector._torch, image, score_thr=confidence, max_detections=EXPLAINED).draw()
+
+    @contextmanager
+    def _suppressing(self) -> Iterator[None]:
+        """Let the network's NMS act as in prediction."""
+        with self._lock:
+            set_nms(self.detector, NMS_IOU, SHOWN)
+            try:
+                yield
+            finally:
+                set_nms(self.detector, 1.0, MOST)
 
 
 def find_model(path: Path) -> Path:
@@ -78,19 +111,19 @@ def find_model(path: Path) -> Path:
     return found[-1]
 
 
-def keep_all(detector: Detector) -> None:
-    """Let NMS drop nothing, so that :func:`chosen` can; an export with NMS in its graph keeps its own."""
+def set_nms(detector: Detector, nms_iou: float, most: int) -> None:
+    """Set the NMS of a detector; with 1.0 it drops nothing. An export with NMS in its graph keeps its own."""
     if detector._torch is None:
-        detector.model.rules |= {'nms_iou': 1, 'max_per_img': MOST}
+        detector.model.rules |= {'nms_iou': nms_iou, 'max_per_img': most}
         return
     for part in (getattr(detector.model, name, None) for name in ('bbox_head', 'roi_head')):
         test_cfg = getattr(part, 'test_cfg', None) or {}
-        test_cfg |= {'max_per_img': MOST, 'score_thr': max(LOWEST, test_cfg.get('score_thr', 0))}
+        test_cfg |= {'max_per_img': most, 'score_thr': max(LOWEST, test_cfg.get('score_thr', 0))}
         if 'nms' in test_cfg:
-            test_cfg['nms']['iou_threshold'] = 1.0
+            test_cfg['nms']['iou_threshold'] = nms_iou
 
 
-def chosen(found: Detections, confidence: float, nms_iou: float, exclusive: bool) -> Detections:
+def chosen(found: Detections, confidence: float, nms_iou: float, exclusive: bool, most: int = SHOWN) -> Detections:
     """Return the boxes that a detector with these thresholds finds, from predictions before NMS.
 
     Args:
@@ -98,13 +131,14 @@ def chosen(found: Detections, confidence: float, nms_iou: float, exclusive: bool
         confidence: Lowest score.
         nms_iou: Of two boxes of a class that overlap by more, the worse is dropped.
         exclusive: A prediction counts for its best class only.
+        most: Number of boxes.
     """
     found = found.keep(found.scores >= confidence)
     if exclusive:
         # the classes of a prediction share its box, and the best comes first
         _, first = np.unique(found.boxes_xyxy, axis=0, return_index=True)
         found = found.keep(np.sort(first))
-    boxes = suppress(*found, {'class_agnostic': False, 'nms_iou': nms_iou, 'max_per_img': SHOWN})
+    boxes = suppress(*found, {'class_agnostic': False, 'nms_iou': nms_iou, 'max_per_img': most})
     return Detections(*boxes, found.names, found.image_hw, found.image, found.frame, found.time)
 
 
@@ -156,6 +190,7 @@ def build(models: list[Model]) -> Any:
     gr = need('gradio')
     by_name = {model.name: model for model in models}
     names = list(by_name)
+    hide = gr.update(visible=False)
     reports = {name: model.folder / 'report' for name, model in by_name.items()}
     reports = {name: folder for name, folder in reports.items() if (folder / 'report.json').is_file()}
     worst = {name: worst_images(folder) for name, folder in reports.items()}
@@ -166,27 +201,36 @@ def build(models: list[Model]) -> Any:
 
     def choose(number: int | None, name: str) -> list:
         if number is None:
-            return [gr.skip(), gr.update(visible=False)]
+            return [gr.skip(), hide]
         truth = worst[name][number][1]
         drawn = cv2.cvtColor(truth.plot(), cv2.COLOR_BGR2RGB)
         return [str(truth.image), gr.update(value=drawn, visible=True)]
 
-    def detect(file: str | None, *chosen_names: str) -> list[Detections | None]:
+    def detect(file: str | None, side: int, *chosen_names: str) -> list[Detections | None]:
         try:
-            return [by_name[name].find(file) if file and name in by_name else None for name in chosen_names]
+            return [by_name[name].find(file, side) if file and name in by_name else None for name in chosen_names]
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
-    def show(found: list, confidence: float, nms_iou: float, exclusive: bool) -> list:
+    def show(found: list, side: int, confidence: float, nms_iou: float, exclusive: bool) -> list:
         outputs = []
         for number, one in enumerate(found):
             if one is None:
                 outputs += [gr.update(visible=number == 0), None, '', []]
                 continue
-            kept = chosen(one, confidence, nms_iou, exclusive)
+            kept = chosen(one, confidence, nms_iou, exclusive, MOST if side else SHOWN)
             drawn = cv2.cvtColor(kept.plot(), cv2.COLOR_BGR2RGB)
             outputs += [gr.update(visible=True), drawn, json_link(kept, str(one.image)), table(kept)]
         return outputs
+
+    def explained(file: str | None, name: str, confidence: float) -> Any:
+        if not file:
+            raise gr.Error('Choose an image first.', print_exception=False)
+        try:
+            drawn = by_name[name].heat_map(file, confidence)
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return gr.update(value=cv2.cvtColor(drawn, cv2.COLOR_BGR2RGB), visible=True)
 
     def film(
         file: str | None,
@@ -217,6 +261,9 @@ def build(models: list[Model]) -> Any:
             with gr.Row():
                 image = gr.File(label='Image', file_types=['image'], type='filepath', height=140)
                 example = gr.Dropdown([], label='Image of the validation set, most errors first', visible=False)
+                with gr.Column(min_width=160):
+                    tile = gr.Dropdown(list(TILES), value=0, label='Detect on')
+                    explain = gr.Button('Heat map of model A')
             with gr.Row():
                 views = [view for number in range(2) for view in result_view(gr, number)]
                 truth = gr.Image(
@@ -227,6 +274,14 @@ def build(models: list[Model]) -> Any:
                     visible=False,
                     elem_id='truth',
                 )
+            heat = gr.Image(
+                label='What the best detections depend on, by level',
+                interactive=False,
+                format='jpeg',
+                buttons=['fullscreen'],
+                visible=False,
+                elem_id='heat',
+            )
         with gr.Tab('Video'), gr.Row():
             with gr.Column():
                 video = gr.File(label='Video', file_types=['video'], type='filepath', height=140)
@@ -242,12 +297,15 @@ def build(models: list[Model]) -> Any:
         quick = {'show_progress': 'hidden', 'trigger_mode': 'always_last'}
         page.load(choices, first, example)
         first.change(choices, first, example)
-        image.change(lambda file: [file, gr.update(visible=False)], image, [source, truth])
+        image.change(lambda file: [file, hide], image, [source, truth])
         example.change(choose, [example, first], [source, truth])
-        for change in (source.change, first.change, second.change):
-            change(detect, [source, first, second], state).then(show, [state, *controls], views)
+        for change in (source.change, first.change, second.change, tile.change):
+            change(detect, [source, tile, first, second], state).then(show, [state, tile, *controls], views)
+        for change in (source.change, first.change):
+            change(lambda: hide, None, heat)
+        explain.click(explained, [source, first, confidence], heat)
         for control in controls:
-            control.change(show, [state, *controls], views, **quick)
+            control.change(show, [state, tile, *controls], views, **quick)
         start.click(film, [video, first, *controls, tracked], [seen, counts])
     return page
 

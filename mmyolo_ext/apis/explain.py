@@ -72,7 +72,7 @@ def _write(image: np.ndarray, text: str, y: int) -> None:
 
 
 def explain(
-    checkpoint: str | Path,
+    checkpoint: str | Path | TorchModel,
     image: str | Path | np.ndarray,
     config: str | Path | None = None,
     method: str = 'layercam',
@@ -86,7 +86,7 @@ def explain(
     Any detector, ours or mmdet's, whose scores have a gradient.
 
     Args:
-        checkpoint: As of ``Detector``.
+        checkpoint: As of ``Detector``, or the model.
         image: Path, or array (H, W, 3) BGR uint8.
         config: Only for checkpoints without one.
         method: ``'layercam'``, ``'gradcam'`` or ``'eigencam'``.
@@ -104,7 +104,9 @@ def explain(
             raise ValueError(f'{name} must be one of {", ".join(allowed)}, got {value!r}')
     if max_detections < 1:
         raise ValueError(f'max_detections must be 1 or more, got {max_detections}')
-    detector = TorchModel(config, str(checkpoint), device, False, False, NMS_IOU)
+    detector = checkpoint
+    if not isinstance(checkpoint, TorchModel):
+        detector = TorchModel(config, str(checkpoint), device, False, False, NMS_IOU)
     model = detector.model
     layer = model.neck if part == 'neck' and getattr(model, 'neck', None) is not None else model.backbone
     sample = detector._prepare(image if isinstance(image, np.ndarray) else str(image))

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 
 import cv2
 import numpy as np
@@ -94,6 +93,33 @@ def test_thresholds_after_the_network_give_the_boxes_of_a_detector(run, monkeypa
     assert model.runs == 5
 
 
+@pytest.mark.parametrize('name', ['best_1.pth', 'model.onnx'])
+def test_tiles_are_merged_as_in_prediction(run, name):
+    model, direct = app.Model(run / name, 'cpu'), Detector(run / name, tile=32, overlap=0.2)
+    image = run / 'data' / 'val' / '000.png'
+    whole = model.find(image)
+    found, wanted = app.chosen(model.find(image, 32), 0.3, 0.45, False, 3000), direct(image, 0.3)
+    rows = [
+        {(int(label), *np.round(box).tolist()) for box, _, label in zip(*one, strict=True)} for one in (found, wanted)
+    ]
+    assert len(rows[1]) > 5 and len(rows[0] & rows[1]) >= 0.8 * max(map(len, rows)), rows
+    again = model.find(image)  # the tiles and their NMS are gone
+    for one, other in zip(whole, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_heat_map(run):
+    image = run / 'data' / 'val' / '000.png'
+    model = app.Model(run / 'best_1.pth', 'cpu')
+    before = model.find(image)
+    assert model.heat_map(image, 0.05).shape == (3 * 64, 3 * 64, 3)  # three detections, three levels
+    assert len(model.find(image).scores) == len(before.scores)
+    with pytest.raises(ValueError, match='lower score_thr'):
+        model.heat_map(image, 0.999)
+    with pytest.raises(ValueError, match=r'needs a checkpoint \(.pth\), got model.onnx'):
+        app.Model(run / 'model.onnx').heat_map(image, 0.05)
+
+
 def test_a_prediction_of_several_classes_counts_once():
     boxes = np.float32([[0, 0, 9, 9], [0, 0, 9, 9], [20, 20, 30, 30], [0, 0, 9, 8]])
     found = Detections(boxes, np.float32([0.9, 0.8, 0.7, 0.3]), np.array([0, 1, 0, 0]), 'ab', (40, 40))
@@ -157,33 +183,42 @@ def test_in_a_browser(run, tmp_path):
         before = [int(page.inner_text(f'#json-{number}').split()[0]) for number in (0, 1)]
         assert before[0] == before[1] > 3 and [model.runs for model in models] == [1, 1]  # two models side by side
         assert page.evaluate("document.querySelector('#result-0 img').naturalWidth") == 448  # 7 x 64
+        page.get_by_role('button', name='Heat map of model A').click()
+        page.wait_for_selector('#heat img', timeout=60_000)
+        assert page.evaluate("document.querySelector('#heat img').naturalWidth") == 3 * 64  # a column per level
         threshold = page.locator('input[type=number]').first
-        threshold.fill('0.6')
+        threshold.fill('0.46')
         threshold.press('Enter')
         text = "document.querySelector('#json-0').innerText"
         page.wait_for_function(f"/^[0-9]+ boxes/.test({text}) && !{text}.startsWith('{before[0]} ')")
         after = int(page.inner_text('#json-0').split()[0])
-        assert after < before[0] and [model.runs for model in models] == [1, 1]  # the networks did not run again
+        assert 0 < after < before[0] and [model.runs for model in models] == [1, 1]  # the networks did not run again
         with page.expect_download() as download:
             page.click('#json-0 >> text=Download JSON')
         assert len(json.loads(download.value.path().read_text())['boxes']) == after
+        page.get_by_label('Detect on').click()
+        page.get_by_role('option', name='tiles of 320 px').click()  # one tile: as many boxes, from another run
+        page.wait_for_function(f"{text}.startsWith('{after} ')", timeout=60_000)
         # the validation set, most errors first
         page.get_by_label('Image of the validation set').click()
         page.get_by_role('option').first.click()
-        page.wait_for_selector('#truth img', timeout=30_000)
+        page.wait_for_selector('#truth img', timeout=60_000)
         page.screenshot(path=str(tmp_path / 'page.png'), full_page=True)
         assert errors == []
         for name, message in (('broken.jpg', 'broken.jpg'), ('large.png', 'maximum allowed size')):
             page.locator('button[aria-label="Clear"], button[aria-label="Remove this file"]').first.click()
             page.set_input_files('input[type=file] >> nth=0', str(tmp_path / name))
-            page.wait_for_selector(f'.toast-body >> text={message}', timeout=10_000)
+            page.wait_for_selector(f'.toast-body >> text={message}', timeout=60_000)
         page.get_by_role('tab', name='Video').click()
         page.set_input_files('input[type=file] >> visible=false >> nth=-1', str(film))
         page.get_by_role('button', name='Detect', exact=True).click()
         page.wait_for_selector('video', timeout=60_000)
-        page.wait_for_function("document.querySelector('video').videoWidth == 448", timeout=30_000)
+        page.wait_for_function("document.querySelector('video').videoWidth == 448", timeout=60_000)
         page.get_by_role('tab', name='Report').click()
-        page.wait_for_selector('iframe.report', timeout=30_000)
-        time.sleep(0.5)
+        page.wait_for_selector('iframe.report', timeout=60_000)
+        report = page.frame_locator('iframe.report')
+        report.get_by_text('Operating point').first.wait_for(timeout=60_000)
+        assert report.locator('img, svg').count() > 3
+        page.screenshot(path=str(tmp_path / 'report.png'))
         assert [url for url in requests if not url.startswith((address, 'data:', 'blob:', 'about:'))] == []
         browser.close()
