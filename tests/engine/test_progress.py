@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,15 @@ import numpy as np
 import pytest
 from mmengine.hooks import Hook
 from mmengine.visualization.vis_backend import BaseVisBackend
+from rank_processes import run_ranks
 from toy_runner import toy_runner
 
 from mmyolo_ext.apis.config import load_config
 from mmyolo_ext.cli.common import load_for_run
 from mmyolo_ext.cli.train import parse_args
+from mmyolo_ext.engine.hooks import progress
 from mmyolo_ext.engine.hooks.progress import ProgressHook
+from mmyolo_ext.engine.stopping import StopTraining
 from mmyolo_ext.registry import VISBACKENDS
 
 HERE = Path(__file__).parent
@@ -113,6 +117,44 @@ def test_folder_that_cannot_be_written_ends_no_training(tmp_path, caplog):
     runner.logger.warning = warnings.append
     runner.train()
     assert len([text for text in warnings if 'not written' in text]) == 1 and runner.iter == 20
+
+
+class StopRank(Hook):
+    """Sends SIGTERM to one rank."""
+
+    def __init__(self, rank, iteration):
+        self.rank, self.iteration = rank, iteration
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if (runner.rank, runner.iter) == (self.rank, self.iteration):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train_on_ranks(folder):
+    """Train to the end, then until rank 1 gets a signal; return the losses, and how often each file was written."""
+    written, kept = [], KeepLosses()
+    replace = progress.replace
+    progress.replace = lambda path, text: (written.append(path.name), replace(path, text))
+    wrapper = {'type': 'MMDistributedDataParallel', 'device_ids': None, 'broadcast_buffers': False}
+    settings = {'launcher': 'pytorch', 'config': {'model_wrapper_cfg': wrapper}, 'max_epochs': 2}
+    progress_runner(folder / 'whole', kept, **settings).train()
+    with pytest.raises(StopTraining):
+        progress_runner(folder / 'stopped', StopRank(1, 3), **settings).train()
+    return kept.losses, written
+
+
+def test_two_ranks_write_as_one(tmp_path):
+    (losses, written), (other_losses, other_written) = run_ranks(train_on_ranks, 2, tmp_path / 'ranks', tmp_path)
+    # 10 samples, 2 ranks, batches of 2: 3 iterations an epoch; a line at every second one and at the end of an epoch
+    assert [(row['epoch'], row['iter']) for row in rows(tmp_path / 'whole')] == [(1, 2), (1, 3), (2, 5), (2, 6)]
+    for row in rows(tmp_path / 'whole'):  # means over the ranks
+        both = losses[: row['iter']] + other_losses[: row['iter']]
+        assert row['loss'] == pytest.approx(np.mean(both), rel=1e-5)
+    assert {'status.json', 'metrics.jsonl'} == set(written) and other_written == []
+    whole, stopped = status(tmp_path / 'whole'), status(tmp_path / 'stopped')
+    assert (whole['state'], whole['iter'], whole['max_iters']) == ('finished', 6, 6)
+    # the ranks agree at the end of the iteration after that of the signal
+    assert (stopped['state'], stopped['iter']) == ('stopped', 5) and rows(tmp_path / 'stopped')[-1]['iter'] == 5
 
 
 def program(folder):
