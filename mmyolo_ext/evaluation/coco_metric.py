@@ -143,7 +143,7 @@ class CocoMetric(Base):
         """Return predictions in COCO's format of results: ``image_id, bbox`` (x, y, width, height), ``score, ...``."""
         detections = []
         for result in predictions:
-            boxes = np.asarray(result['bboxes'], dtype=np.float64).reshape(-1, 4)
+            boxes = np.array(result['bboxes'], dtype=np.float64).reshape(-1, 4)  # a copy
             boxes[:, 2:] -= boxes[:, :2]
             numbers = boxes.tolist(), np.asarray(result['scores']).tolist(), np.asarray(result['labels']).tolist()
             detections += [
