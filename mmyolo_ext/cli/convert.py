@@ -8,6 +8,7 @@ The input is what ``data`` of a config takes, see docs/guides/data.md. The outpu
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import shutil
@@ -46,6 +47,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--subset', type=int, metavar='N', help='keep at most N images of each split, stratified')
     parser.add_argument('--seed', type=int, default=0, help='of --split and --subset (default: 0)')
+    parser.add_argument(
+        '--one-based',
+        action='store_true',
+        help="read VOC pixels as Pascal's own files have them: from 1, the last one included (default: as corners)",
+    )
     parser.add_argument('--link', action='store_true', help='link to the images instead of copying them')
     return parser.parse_args(argv)
 
@@ -58,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for note in source.notes:
         print(note)
     with whole_or_nothing(args.out):
-        lines = convert(source, args.out, args.to, args.classes, args.split, args.subset, args.seed, args.link)
+        lines = convert(
+            source, args.out, args.to, args.classes, args.split, args.subset, args.seed, args.link, args.one_based
+        )
     print('\n'.join(lines))
 
 
@@ -71,6 +79,7 @@ def convert(
     subset: int | None = None,
     seed: int = 0,
     link: bool = False,
+    one_based: bool = False,
 ) -> list[str]:
     """Write a data set in another format.
 
@@ -83,6 +92,8 @@ def convert(
         subset: Largest number of images of each split.
         seed: Of ``split`` and ``subset``.
         link: Whether to link to the images instead of copying them.
+        one_based: Whether the pixels of VOC files count from 1 and include the last one; the boxes that are written
+            do not.
 
     Returns:
         Lines on what was kept, and what was dropped and why.
@@ -103,6 +114,13 @@ def convert(
         raise ValueError(f'subset must be at least 1, got {subset}')
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f'{out} is not an empty folder: give another one')
+    if one_based:
+        if source.format != 'voc':
+            raise ValueError(
+                f'one-based pixels are of Pascal VOC, {source.path} is {source.format}: leave the option out'
+            )
+        splits = {name: {**config, 'one_based': True} for name, config in source.splits.items()}
+        source = dataclasses.replace(source, splits=splits)
     dropped = {}
     contents = {name: _read(source, name, classes, dropped.setdefault(name, Counter())) for name in source.splits}
     if split is not None:

@@ -234,6 +234,17 @@ def test_the_command_converts(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
     assert 'out is not an empty folder: give another one\n' in capsys.readouterr().err
 
 
+def test_pixels_from_one_become_corners(tmp_path: Path) -> None:
+    """Pascal's first pixel is 1, and its last one is inside: x1 = xmin - 1, x2 = xmax."""
+    make_voc(tmp_path / 'in')
+    main([str(tmp_path / 'in'), '--to', 'coco', '--out', str(tmp_path / 'out'), '--one-based'])
+    source = find_dataset(tmp_path / 'out')
+    expected = {n: [(c, max(x - 1, 0), max(y - 1, 0), x2, y2) for c, x, y, x2, y2 in own] for n, own in TRAIN.items()}
+    assert boxes_of(source, 'train') == expected
+    with pytest.raises(ValueError, match='one-based pixels are of Pascal VOC, .*out is coco: leave the option out'):
+        convert(source, tmp_path / 'again', 'voc', one_based=True)
+
+
 def make_outside_zip(root: Path, name: str = '../../evil.txt', link: bool = False) -> Path:
     with zipfile.ZipFile(root / 'bad.zip', 'w') as archive:
         entry = zipfile.ZipInfo(name)
