@@ -1,9 +1,9 @@
 """Predictions on tiles of large images composed of BCCD, and the setting ``tile`` of a config."""
 
 import json
+import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from mmengine.registry import DATASETS
@@ -15,30 +15,11 @@ from mmyolo_ext.cli import voc2coco
 from mmyolo_ext.cli.predict import parse_args
 from mmyolo_ext.evaluation.coco_metric import CocoMetric
 
+sys.path.insert(0, str(REPO / 'benchmarks'))
+
+from tiling import SIZE_WH, compose
+
 CLASSES = ('RBC', 'WBC', 'Platelets')
-SIZE_WH, ROWS, COLUMNS = (4000, 3000), 6, 6
-
-
-def compose(coco: dict, images: Path, folder: Path) -> dict:
-    """Write images of 4000 x 3000 px, each of 36 images of 640 x 480 with 32 px of grey between; return COCO JSON."""
-    content = {'images': [], 'annotations': [], 'categories': coco['categories']}
-    per_image = ROWS * COLUMNS
-    for start in range(0, len(coco['images']) // per_image * per_image, per_image):
-        number = len(content['images']) + 1
-        canvas = np.full((*SIZE_WH[::-1], 3), 200, np.uint8)
-        for k, image in enumerate(coco['images'][start : start + per_image]):
-            x, y = k % COLUMNS * 664, k // COLUMNS * 504
-            canvas[y : y + 480, x : x + 640] = cv2.imread(str(images / image['file_name']))[:480, :640]
-            for one in coco['annotations']:
-                if one['image_id'] == image['id']:
-                    left, top, width, height = one['bbox']
-                    moved = {'id': len(content['annotations']) + 1, 'image_id': number, 'iscrowd': 0}
-                    moved.update(category_id=one['category_id'], area=one['area'])
-                    content['annotations'].append({**moved, 'bbox': [left + x, top + y, width, height]})
-        cv2.imwrite(str(folder / f'{number}.png'), canvas)
-        size = {'width': SIZE_WH[0], 'height': SIZE_WH[1]}
-        content['images'].append({'id': number, 'file_name': f'{number}.png', **size})
-    return content
 
 
 def average_precision(detector: Detector, content: dict, folder: Path) -> dict[str, float]:
