@@ -12,6 +12,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG EXTRAS=export,tune,demo
 
 # git: MMEngine records it; libgl1 and libglib2.0-0: OpenCV
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends git libgl1 libglib2.0-0 \
     && rm -rf /var/lib/apt/lists/*
@@ -19,10 +20,14 @@ RUN apt-get update \
 WORKDIR /src
 COPY requirements requirements
 # torch first and alone: mmcv, built in an isolated environment without torch, then compiles no ops
-RUN pip install --no-cache-dir "$(grep '^torch==' requirements/tested.txt)" --index-url "$TORCH_INDEX" \
-    && pip install --no-cache-dir --no-deps $(grep -E '^onedl-mm(cv|detection)==' requirements/tested.txt) \
-    && pip install --no-cache-dir $(grep -hvE '^(torch==|#|$)' requirements/tested.txt)
+RUN grep '^torch==' requirements/tested.txt >torch.txt \
+    && grep -E '^onedl-mm(cv|detection)==' requirements/tested.txt >host.txt \
+    && grep -vE '^(torch==|#|$)' requirements/tested.txt >others.txt \
+    && pip install --no-cache-dir -r torch.txt --index-url "$TORCH_INDEX" \
+    && pip install --no-cache-dir --no-deps -r host.txt \
+    && pip install --no-cache-dir -r others.txt
 COPY . .
+# hadolint ignore=DL3013
 RUN pip install --no-cache-dir ".[${EXTRAS}]" && mmyolo-ext doctor && rm -rf /src/*
 
 WORKDIR /work
