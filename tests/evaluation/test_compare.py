@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmyolo_ext.cli.compare import main
+from mmyolo_ext.apis import load_config
+from mmyolo_ext.cli.compare import _cost, main
 from mmyolo_ext.evaluation.report import write_report
 from mmyolo_ext.evaluation.report.compare import Compared, bootstrap, changes_between, groups
 
@@ -25,7 +27,7 @@ def case(seed: int, images: int = 12) -> tuple[dict, list[dict], list[dict]]:
             annotations.append(
                 {
                     **{'id': len(annotations) + 1, 'image_id': image + 1, 'category_id': label + 1, 'bbox': box},
-                    **{'area': box[2] * box[3], 'iscrowd': 0},
+                    **{'area': box[2] * box[3], 'iscrowd': int(len(annotations) % 9 == 8)},
                 }
             )
             for side, shift, share in ((sides[0], 8, 0.6), (sides[1], 3, 0.9)):
@@ -68,6 +70,19 @@ def test_the_difference_is_that_of_coco_and_the_interval_holds_it(runs):
     assert difference == pytest.approx(coco_ap(ground_truth, better) - coco_ap(ground_truth, worse), abs=1e-9)
     assert samples == 200 and 0 < low < difference < high
     assert bootstrap(first, first, samples=60)[:2] == (0, (0, 0))
+
+
+def test_the_best_hundred_detections_of_an_image_and_class_count(tmp_path):
+    ground_truth, worse, better = case(3)
+    rng = np.random.default_rng(1)
+    for detections, score in ((worse, 0.5), (better, 0.01)):  # those of worse displace its good ones
+        for _ in range(130):
+            box = [*rng.integers(0, 150, 2).tolist(), 20, 20]
+            detections.append({'image_id': 2, 'category_id': 1, 'bbox': box, 'score': score + float(rng.random()) / 2})
+    for name, detections in (('a', worse), ('b', better)):
+        write_report(tmp_path / name / 'report', ground_truth=ground_truth, detections=detections)
+    difference, _, _ = bootstrap(Compared('a', tmp_path / 'a'), Compared('b', tmp_path / 'b'), samples=50)
+    assert difference == pytest.approx(coco_ap(ground_truth, better) - coco_ap(ground_truth, worse), abs=1e-9)
 
 
 def test_a_resampled_ap_is_that_of_the_repeated_images(runs):
@@ -121,6 +136,18 @@ def test_the_page(runs, capsys):
     assert '-lr = 0.1' in text and 'http://' not in text.replace('http://www.w3.org', '') and 'https://' not in text
     numbers = json.loads((folder / 'out' / 'comparison.json').read_text())
     assert numbers['changes']['b'] == numbers['changes']['c'] and numbers['runs']['c']['seed'] == 2
+
+
+def test_the_cost_of_a_model_and_of_one_that_cannot_be_built(tmp_path, capsys):
+    cost = _cost(load_config('yolov5_n', {'input_size': 64}), with_latency=True)
+    assert cost['parameters'] == 1_872_157  # docs/reference: YOLOv5n with 80 classes
+    # 4.5 GFLOPs at 640 px, published for YOLOv5n, shrink with the area
+    assert cost['GFLOPs'] == pytest.approx(4.5 / 100, rel=0.03) and cost['input (height x width)'] == '64 x 64'
+    (latency,) = (value for name, value in cost.items() if name.startswith('latency on '))
+    assert 0 < latency < 10_000
+    (tmp_path / 'mine.py').write_text("model = dict(type='Unknown')\n")
+    assert _cost(Config.fromfile(tmp_path / 'mine.py'), with_latency=False) == {}
+    assert f'the cost of {tmp_path}/mine.py is left out: ' in capsys.readouterr().err
 
 
 def test_runs_of_one_config_differ_in_seed_alone(runs):
