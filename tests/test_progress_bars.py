@@ -14,6 +14,8 @@ from tiny_coco import make_tiny_coco
 from mmyolo_ext import progress
 from mmyolo_ext.apis.results import Detections
 from mmyolo_ext.cli import check, convert, predict
+from mmyolo_ext.coco_json import read_coco
+from mmyolo_ext.evaluation.matching import match
 
 NESTED = """
 import sys
@@ -129,6 +131,14 @@ def test_commands_show_bars(tmp_path, monkeypatch):
         writer.write(np.zeros((16, 16, 3), np.uint8))
     writer.release()
     predict.main(['best.onnx', str(film), str(image), '--no-draw', '--out-dir', str(tmp_path / 'out')])
-    for line in ('Copying images .* 11/11 ', 'Reading images .* 11/11 ', 'film.mp4 .* 5/5 ', 'Inputs .* 2/2 '):
+    ground_truth = read_coco(str(data / 'val.json'))
+    match(ground_truth, [{**box, 'score': 1.0} for box in ground_truth['annotations']])
+    for line in (
+        'Copying images .* 11/11 ',
+        'Reading images .* 11/11 ',
+        'film.mp4 .* 5/5 ',
+        'Inputs .* 2/2 ',
+        'Matching .* 4/4 ',
+    ):
         assert re.search(line, plain_text(seen.getvalue())), seen.getvalue()
     assert progress.ON_SCREEN == []

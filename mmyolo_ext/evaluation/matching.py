@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools.mask import iou as coco_iou
 
+from mmyolo_ext.progress import with_bar
+
 BACKGROUND_IOU = 0.1  # below it, a detection and a ground truth box are unrelated (TIDE's t_b)
 RECALLS = np.linspace(0, 1, 101)
 NUM_BINS = 10  # of the calibration
@@ -128,7 +130,7 @@ def _pairs(image, xywh, gt_image, gt_xywh, crowd) -> tuple[np.ndarray, np.ndarra
         for side in ('left', 'right')
     ]
     parts = [(np.empty(0, int), np.empty(0, int), np.empty(0))]
-    for start, end, gt_start, gt_end in zip(*spans, strict=True):
+    for start, end, gt_start, gt_end in with_bar(zip(*spans, strict=True), 'Matching images', len(spans[0])):
         rows, columns = of_image[start:end], of_gt[gt_start:gt_end]
         iou = coco_iou(xywh[rows], gt_xywh[columns], crowd[columns].astype(np.uint8).tolist())
         row, column = np.nonzero(iou >= BACKGROUND_IOU)

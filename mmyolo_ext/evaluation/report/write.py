@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 
+from mmyolo_ext.progress import with_bar
+
 from ..errors import TYPES
 from ..matching import match
 from . import figures as charts
@@ -266,7 +268,7 @@ def _matrix(figures: charts.Figures, numbers: Numbers, gallery: Gallery, where: 
     cells = [(row, column) for row, column in np.argwhere(counts).tolist() if row != column]
     cells.sort(key=lambda cell: -counts[cell])
     parts, links = [], set()
-    for row, column in cells[:MOST_CELLS]:
+    for row, column in with_bar(cells[:MOST_CELLS], 'Images of the matrix'):
         images = gallery.cell(row, column, OF_CELL)
         if images:
             links.add((row, column))
@@ -307,7 +309,7 @@ def _errors(figures: charts.Figures, numbers: Numbers, gallery: Gallery, where: 
     )
     parts = [caption(text), table(('type', 'errors', 'AP50 cost', 'meaning'), rows), '<br>', plots(drawn)]
     parts.append(f'<h3>Worst images</h3><p class="key">{key}</p>')
-    for name in TYPES:
+    for name in with_bar(TYPES, 'Images of errors'):
         images = gallery.worst(name, WORST)
         if images:
             note = f'{counts[name]:,} errors; the worst images, boxes of the type thick'
