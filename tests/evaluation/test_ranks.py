@@ -4,17 +4,20 @@ import json
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmdet.evaluation import CocoMetric as MMDetMetric
+from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import Evaluator
 from torch import distributed
 from torch.multiprocessing import start_processes
 from torch.utils.data import DataLoader
 
+from mmyolo_ext.engine.hooks import ReportHook
 from mmyolo_ext.engine.runner import Runner
 from mmyolo_ext.evaluation import CocoMetric
 
@@ -64,6 +67,17 @@ def score(metric: CocoMetric | MMDetMetric, batch_size: int, skipped: int | None
     return evaluator.evaluate(len(images))
 
 
+def report(metric: CocoMetric, folder: Path) -> list[str]:
+    """Write the report of the last evaluation as the hook does after a test; return what it logs."""
+    lines: list[str] = []
+    dataset = type('Leaf', (list,), {'get_data_info': None, 'data_prefix': {}})(range(IMAGES))
+    loop = SimpleNamespace(evaluator=Evaluator([metric]), dataloader=SimpleNamespace(dataset=dataset))
+    runner = {'work_dir': str(folder), 'cfg': Config(), 'model': torch.nn.Linear(2, 3), 'seed': 0, 'test_loop': loop}
+    runner |= {'_train_loop': None, 'logger': SimpleNamespace(info=lines.append, warning=lines.append)}
+    ReportHook().after_test(SimpleNamespace(**runner))
+    return lines
+
+
 def run_rank(rank: int, world_size: int, port: int, folder: str) -> None:
     own = Path(folder) / f'rank_{rank}'  # its working folder: nothing here is seen by another rank
     own.mkdir()
@@ -72,6 +86,9 @@ def run_rank(rank: int, world_size: int, port: int, folder: str) -> None:
     distributed.init_process_group('gloo')
     truth = str(Path(folder) / 'truth.json')
     answers = {f'ours {size}': score(CocoMetric(ann_file=truth), size) for size in BATCH_SIZES}
+    metric = CocoMetric(ann_file=truth)
+    score(metric, 2)
+    answers['report'] = report(metric, Path(folder) / 'ranks')
     answers['mmdet'] = score(MMDetMetric(ann_file=truth, classwise=True), 2)
     for name, metric, skipped in (
         ('missing', CocoMetric(ann_file=truth), 4),
@@ -95,10 +112,19 @@ def test_ranks_score_like_one_process(tmp_path):
         port = free.getsockname()[1]
     # forked, so that they need not import everything again
     start_processes(run_rank, (world_size, port, str(tmp_path)), nprocs=world_size, start_method='fork')
-    alone = score(CocoMetric(ann_file=str(tmp_path / 'truth.json')), 2)
+    metric = CocoMetric(ann_file=str(tmp_path / 'truth.json'))
+    alone = score(metric, 2)
+    report(metric, tmp_path / 'alone')
+    of_ranks, of_one = (
+        json.loads((tmp_path / name / 'report/report.json').read_text()) for name in ('ranks', 'alone')
+    )
+    assert of_ranks.pop('facts')['processes'] == 3 and of_one.pop('facts')['processes'] == 1
+    assert of_ranks == of_one and of_ranks['matrix']['counts'] and of_ranks['ap'] > 0.2
     assert 0.2 < alone['coco/bbox_mAP'] < 0.9
     for rank in range(world_size):
         answers = json.loads((tmp_path / f'{rank}.json').read_text())
+        written = [f'Report: {tmp_path}/ranks/report/index.html']
+        assert answers['report'] == (written if rank == 0 else [])
         for name in ('mmdet', *(f'ours {size}' for size in BATCH_SIZES)):
             assert answers[name] == alone, (rank, name)
         assert answers['missing'].startswith('ValueError: only 6 of 7 images have a result')
