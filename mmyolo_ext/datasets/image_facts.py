@@ -77,7 +77,11 @@ def inspect_images(paths: Sequence[str]) -> dict[str, ImageFacts]:
     """Read images, with as many threads as there are cores."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         found = pool.map(inspect, paths)
-        return dict(zip(paths, with_bar(found, 'Reading images', len(paths)), strict=True))
+        try:
+            return dict(zip(paths, with_bar(found, 'Reading images', len(paths)), strict=True))
+        except BaseException:  # of a signal: the images that are left are not read
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def inspect(path: str) -> ImageFacts:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from mmyolo_ext.apis import exporting
 from mmyolo_ext.apis.results import Detections
 from mmyolo_ext.cli import check, convert, predict, quantize
 from mmyolo_ext.cli.common import tool
+from mmyolo_ext.datasets import image_facts
 from mmyolo_ext.export.formats import Options
 
 SIGNALS = [(signal.SIGINT, 130, 'Interrupted'), (signal.SIGTERM, 143, 'Stopped by SIGTERM')]
@@ -110,6 +112,22 @@ def test_no_part_of_a_data_set_stays(number, code, line, data, tmp_path, monkeyp
     with pytest.raises(SystemExit):
         convert.main([str(data), '--to', 'coco', '--out', str(tmp_path / 'empty')])
     assert files_of(tmp_path) == ['empty', 'empty/mine']
+
+
+@both
+def test_a_check_stops_at_once(number, code, line, data, monkeypatch, capsys):
+    read = []
+
+    def inspect(path):
+        read.append(path)
+        time.sleep(0.01)
+        if len(read) == 5:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(image_facts, 'inspect', inspect)
+    with pytest.raises(SystemExit) as end:
+        tool(lambda: image_facts.inspect_images([f'{index}.jpg' for index in range(500)]))()
+    assert end.value.code == code and capsys.readouterr().err.strip() == line and len(read) < 100
 
 
 @both
