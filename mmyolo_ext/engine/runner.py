@@ -40,6 +40,7 @@ from mmyolo_ext.checkpoint.writing import (
 )
 from mmyolo_ext.engine.console import describe_start, quieten
 from mmyolo_ext.engine.fit_checks import unwrapped
+from mmyolo_ext.engine.formatted_config import FormattedConfig
 from mmyolo_ext.engine.hooks.checkpoint import CheckpointHook
 from mmyolo_ext.engine.hooks.progress import watched
 from mmyolo_ext.engine.loggers import close_trackers
@@ -54,17 +55,6 @@ OWN_LOOPS = {'EpochBasedTrainLoop': 'mmyolo_ext.EpochTrainLoop', 'IterBasedTrain
 OWN_HOOKS = {'CheckpointHook': 'mmyolo_ext.CheckpointHook', 'EarlyStoppingHook': 'mmyolo_ext.EarlyStoppingHook'}
 # set by tools/launch.py if the number of processes may change between starts
 ELASTIC = 'MMYOLO_EXT_ELASTIC'
-
-
-class FormattedConfig(Config):
-    """A config whose text is formatted once; MMEngine formats it for each of four files and logs."""
-
-    @property
-    def pretty_text(self) -> str:
-        content = repr(self._cfg_dict)
-        if vars(self).get('_formatted', (None,))[0] != content:
-            object.__setattr__(self, '_formatted', (content, super().pretty_text))
-        return vars(self)['_formatted'][1]
 
 
 @RUNNERS.register_module()
@@ -104,7 +94,7 @@ class Runner(MMEngineRunner):
         self._written = {'schedule': spelled(self.param_schedulers), 'optimizer': optimizer_cfg(self.optim_wrapper)}
         hook = next((hook for hook in self._hooks if isinstance(hook, CheckpointHook)), None)
         self.checkpoints = CheckpointFolder(hook.folder(self.work_dir) if hook else self.work_dir)
-        self.stopper, self._cfg_text = Stopper(), self.cfg.pretty_text  # formatting it takes a second
+        self.stopper, self._cfg_text = Stopper(), self.cfg.pretty_text
         self.logger.info(describe_start(self))
         try:
             with self._locked(), watched(self):

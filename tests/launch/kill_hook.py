@@ -6,10 +6,6 @@ from pathlib import Path
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from yapf.yapflib import yapf_api
-
-# MMEngine formats the config four times at the start of a run, a second each
-yapf_api.FormatCode = lambda text, **_: (text, True)
 
 
 @HOOKS.register_module()

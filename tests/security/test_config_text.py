@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from mmyolo_ext.apis import load_config
 from mmyolo_ext.checkpoint.config_text import parse_config, parse_plain_parts
+from mmyolo_ext.engine.formatted_config import FormattedConfig, format_config
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
@@ -27,6 +28,20 @@ def test_what_mmengine_writes_is_read_back(name: str) -> None:
         pytest.skip(f'configs/{name} does not exist')
     cfg = load_config(path)
     assert parse_config(cfg.pretty_text) == cfg.to_dict()
+    assert parse_config(format_config(cfg.to_dict())) == cfg.to_dict()
+
+
+def test_a_run_writes_what_is_read_back() -> None:
+    values = {'b c': 1, 'd': 'it\'s "x"\n# ', 'n': [{'ü': -2}, (1,)], 3: {'lambda': None}}
+    cfg = {'z': dict.fromkeys('abc', 30 * 'x'), 'a': values, 'e': math.inf, 'f': (), 'g': [('long' * 30,)]}
+    text = format_config(cfg)
+    assert parse_config(text) == cfg and list(parse_config(text)) == sorted(cfg)
+    assert Config.fromstring(format_config({'a': values}), '.py').a == values
+    # 104 characters in a line: one entry a line, and the short value after it in one
+    assert text.endswith(f"z = dict(\n    a='{30 * 'x'}',\n    b='{30 * 'x'}',\n    c='{30 * 'x'}',\n)\n")
+    assert FormattedConfig({'a': [int]}).pretty_text == 'a = [int]\n'
+    with pytest.raises(SyntaxError, match='Failed to format'):
+        _ = FormattedConfig({'a': [object()]}).pretty_text
 
 
 def test_odd_keys_and_texts_of_mmengine() -> None:
