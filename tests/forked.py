@@ -6,10 +6,12 @@ that importing torch and mmdet takes. What depends on a fresh interpreter (impor
 
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -46,6 +48,19 @@ def run_python(
             raise subprocess.TimeoutExpired(words, timeout)
         stdout, stderr = (Path(path).read_text(errors='replace') for path in outputs)
     return subprocess.CompletedProcess(words, process.exitcode, stdout, stderr)
+
+
+def run_ranks_of(ranks: int, *command: str | Path) -> list[subprocess.CompletedProcess]:
+    """Run ``python COMMAND --launcher pytorch`` in processes that belong together, without torchrun."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        variables = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(free.getsockname()[1]), 'WORLD_SIZE': str(ranks)}
+
+    def run_rank(rank: int) -> subprocess.CompletedProcess:
+        return run_python(*command, '--launcher', 'pytorch', RANK=str(rank), LOCAL_RANK=str(rank), **variables)
+
+    with ThreadPoolExecutor(ranks) as threads:
+        return list(threads.map(run_rank, range(ranks)))
 
 
 def _run(words: Sequence[str], environment: dict[str, str], cwd: str, outputs: Sequence[str]) -> None:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
+from rank_processes import PRELOADED
 from torch import distributed, nn
-from torch.multiprocessing import spawn
+from torch.multiprocessing import get_context, start_processes
 from toy_runner import RECIPE_HOOKS, ToyDataset, toy_runner
 
 from mmyolo_ext.checkpoint.lock import WorkDirLock
@@ -95,7 +96,9 @@ def train(*runs: tuple[Path, tuple | None, dict]) -> list[list[dict]]:
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    spawn(run_rank, (port, [(str(work_dir), *rest) for work_dir, *rest in runs]), nprocs=2)
+    get_context('forkserver').set_forkserver_preload(PRELOADED)
+    arguments = port, [(str(work_dir), *rest) for work_dir, *rest in runs]
+    start_processes(run_rank, arguments, nprocs=2, start_method='forkserver')
     return [
         [torch.load(work_dir / f'{number}_{rank}.pt') for rank in range(2)]
         for number, (work_dir, *_) in enumerate(runs)

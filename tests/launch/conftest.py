@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import PATHS, SETTINGS, run, weights
+from forked import run_ranks_of
+from launching import SETTINGS, weights
 from tiny_coco import REPO, make_tiny_coco, write_user_config
 
 
@@ -13,5 +14,6 @@ def undisturbed(tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor]]:
     """Folder of the data, and the weights of two ranks that nobody disturbs."""
     folder = tmp_path_factory.mktemp('undisturbed')
     config = write_user_config(folder / 'mine.py', make_tiny_coco(folder / 'data'), extra=SETTINGS)
-    run(['bash', REPO / 'tools' / 'dist_train.sh', config, 2, '--work-dir', folder / 'work'], PYTHONPATH=PATHS)
+    for rank in run_ranks_of(2, REPO / 'tools' / 'train.py', config, '--work-dir', folder / 'work'):
+        assert rank.returncode == 0, rank.stdout + rank.stderr
     return folder, weights(folder / 'work')

@@ -1,42 +1,35 @@
 """Ranks that differ from each other, each on a node of its own, end with the same line."""
 
 import hashlib
-import json
+import os
+from pathlib import Path
 
 import pytest
-from launching import launch, run
-
-# Each rank believes to be the first of its node, whose data lies in CASE/RANK.
-SCRIPT = """
-import json, os, sys
-from pathlib import Path
 from mmengine.config import Config
+from rank_processes import run_ranks
 from torch import distributed
+
 from mmyolo_ext.apis import distributed as checks
 
-distributed.init_process_group('gloo')
-rank = distributed.get_rank()
-os.environ['LOCAL_RANK'] = '0'
-checks.socket.gethostname = lambda: f'node{rank}'
-for case in sys.argv[1:]:
-    root = f'{case}/{rank}'
-    dataset = {'type': 'Coco', 'data_root': root, 'ann_file': 'train.json', 'data_prefix': {'img': 'train'}}
-    cfg = {'work_dir': root, 'train_dataloader': {'batch_size': 2, 'dataset': dataset}, 'val_dataloader': None}
-    if rank == 2 and case.endswith('config'):
-        cfg['train_dataloader']['batch_size'] = 4
-        cfg['seed'] = 1
-    try:
-        checks.check_ranks(Config(cfg), ['train_dataloader', 'val_dataloader'])
-        message = 'all equal'
-    except ValueError as error:
-        message = str(error)
-    messages = [None] * 3
-    distributed.all_gather_object(messages, message)
-    if rank == 0:
-        print(json.dumps([Path(case).name, messages]), flush=True)
-distributed.barrier()
-os._exit(0)  # at the end of the interpreter, gloo's threads sometimes abort the process
-"""
+
+def messages_of(cases: list[Path]) -> dict[str, str]:
+    """Return the message of each case; a rank believes to be the first of its node, whose data lies in CASE/RANK."""
+    rank, found = distributed.get_rank(), {}
+    os.environ['LOCAL_RANK'] = '0'
+    checks.socket.gethostname = lambda: f'node{rank}'
+    for case in cases:
+        root = f'{case}/{rank}'
+        dataset = {'type': 'Coco', 'data_root': root, 'ann_file': 'train.json', 'data_prefix': {'img': 'train'}}
+        cfg = {'work_dir': root, 'train_dataloader': {'batch_size': 2, 'dataset': dataset}, 'val_dataloader': None}
+        if rank == 2 and case.name == 'config':
+            cfg['train_dataloader']['batch_size'] = 4
+            cfg['seed'] = 1
+        try:
+            checks.check_ranks(Config(cfg), ['train_dataloader', 'val_dataloader'])
+            found[case.name] = 'all equal'
+        except ValueError as error:
+            found[case.name] = str(error).replace(f'{case.parent}/', '')
+    return found
 
 
 @pytest.fixture(scope='module')
@@ -53,12 +46,9 @@ def messages(tmp_path_factory) -> dict[str, str]:
     (folder / 'content' / '2' / 'train' / 'b.jpg').touch()
     for rank in (0, 2):
         (folder / f'missing_{rank}' / f'{rank}' / 'train.json').unlink()
-    script = folder / 'script.py'
-    script.write_text(SCRIPT)
-    output = run(launch(script, *cases, processes=3))
-    found = dict(json.loads(line.replace(f'{folder}/', '')) for line in output.splitlines() if line.startswith('['))
-    assert all(len(set(of_ranks)) == 1 for of_ranks in found.values())  # every rank ends with the same line
-    return {case: of_ranks[0] for case, of_ranks in found.items()}
+    first, *others = run_ranks(messages_of, 3, folder / 'ranks', cases)
+    assert all(other == first for other in others)  # every rank ends with the same line
+    return first
 
 
 def test_copies_of_the_data_in_other_places_are_equal(messages):
