@@ -28,6 +28,8 @@ CASES = {
     'shufflenetv2-sigmoid-nms': ('light/yolov5_shufflenetv2-1.0_320_bccd.py', False, {}, True),
     'mobilenetv3-softmax': ('light/yolov5_mobilenetv3-small_320_bccd.py', True, {}, False),
     'mobilenetv3-sigmoid-nms': ('light/yolov5_mobilenetv3-small_320_bccd.py', False, {}, True),
+    'rtmdet-body-softmax': ('yolov5_rtmdet/yolov5_rtmdet-tiny_320_bccd.py', True, {}, False),
+    'rtmdet-body-sigmoid-nms': ('yolov5_rtmdet/yolov5_rtmdet-tiny_320_bccd.py', False, {}, True),
     'p6-softmax': ('yolov5/yolov5_n6_1280_coco.py', True, P6, False),
     'p6-sigmoid-nms': ('yolov5/yolov5_n6_1280_coco.py', False, P6, True),
 }
