@@ -6,19 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked import run_python
 
 SCRIPT = Path(__file__).with_name('kill_runs.py')
 
 
 def attack(tmp_path, *arguments: str) -> str:
     """Output of the script, in a process of its own: it forks, which this one, with threads of its own, cannot."""
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env={'PATH': '/usr/bin:/bin', 'OMP_NUM_THREADS': '1', 'TMPDIR': str(tmp_path), 'HOME': str(tmp_path)},
-    )
+    done = run_python(SCRIPT, *arguments, timeout=500, TMPDIR=str(tmp_path), HOME=str(tmp_path))
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
     return done.stdout
 
