@@ -1,6 +1,7 @@
 """Find out what data a path holds: YOLO (``data.yaml``), COCO, Pascal VOC or labelme, or a zip of one of them."""
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ LABELS = 'labels/*.txt', 'labels/*/*.txt', '*/labels/*.txt'
 XML_FOLDERS = ('Annotations', 'annotations', 'labels', 'xml', '')
 IMAGE_FOLDERS = ('JPEGImages', 'images', 'Images', '')
 ARCHIVES = ('.rar', '.7z', '.tar', '.gz', '.tgz', '.bz2', '.xz')
+KEYS = ('images', 'annotations', 'categories', 'shapes')  # of COCO and of labelme
 PEEKED = 5  # JSON files of a folder that are opened to tell their format
 
 
@@ -293,21 +295,29 @@ def _yolo(path: Path) -> DataSource:
 def _coco_files(folder: Path) -> Iterator[Path]:
     for place in _folders(folder):
         files = sorted(file for file in place.glob('*.json') if file.is_file())
-        if any(map(_is_coco, files[:PEEKED])) or len(files) <= 2 * PEEKED:
-            yield from filter(_is_coco, files)
-
-
-def _has_keys(path: Path, *keys: str) -> bool:
-    """Return whether the text of a JSON file has the keys somewhere; parsing a large file takes long."""
-    try:
-        text = path.read_bytes()
-    except OSError:
-        return False
-    return all(f'"{key}"'.encode() in text for key in keys)
+        found = list(filter(_is_coco, files[:PEEKED]))
+        yield from found
+        if found or len(files) <= 2 * PEEKED:
+            yield from filter(_is_coco, files[PEEKED:])
 
 
 def _is_coco(path: Path) -> bool:
-    return _has_keys(path, 'images', 'annotations', 'categories')
+    return _json_keys(path) >= {'images', 'annotations', 'categories'}
+
+
+def _json_keys(path: Path) -> frozenset[str]:
+    """Return those of ``KEYS`` that the text of a JSON file has somewhere; parsing a large file takes long."""
+    try:
+        state = path.stat()
+        return _keys_of(path, state.st_mtime_ns, state.st_size)
+    except OSError:
+        return frozenset()
+
+
+@functools.lru_cache(maxsize=64)
+def _keys_of(path: Path, *_: int) -> frozenset[str]:
+    text = path.read_bytes()
+    return frozenset(key for key in KEYS if f'"{key}"'.encode() in text)
 
 
 def _partners(path: Path) -> list[Path]:
@@ -497,7 +507,7 @@ def _labelme_parts(folder: Path) -> Iterator[Path]:
     """Yield the folders that hold labelme files."""
     for place in _folders(folder):
         files = sorted(file for file in place.glob('*.json') if not _is_hidden(file))[:PEEKED]
-        if any(_has_keys(file, 'shapes') for file in files):
+        if any('shapes' in _json_keys(file) for file in files):
             yield place
 
 
