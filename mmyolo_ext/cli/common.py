@@ -11,18 +11,21 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from torch import distributed
 
 from mmyolo_ext.apis.config import OptionsAction
 from mmyolo_ext.apis.config_errors import one_line
 from mmyolo_ext.apis.distributed import set_rank_variables
 from mmyolo_ext.apis.training import read_run_config
+from mmyolo_ext.engine.console import quieten
 from mmyolo_ext.engine.step_guard import NonFiniteError
 from mmyolo_ext.engine.stopping import StopTraining
 
@@ -121,6 +124,8 @@ def tool(main: Callable[..., None] | None = None, *, left: str = '') -> Callable
     @functools.wraps(main)
     def run(*argv: Sequence[str] | None) -> None:
         keep_freed_memory()
+        quieten(MMLogger.get_current_instance())  # that of tools without a runner
+        warnings.filterwarnings('ignore', 'DeprecationWarning: `num_anchors`')  # mmdet warns of its own code
         in_main_thread = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, stop) if in_main_thread else None
         code, line = 0, None
