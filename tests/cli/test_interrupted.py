@@ -121,10 +121,15 @@ def test_a_check_stops_at_once(number, code, line, data, monkeypatch, capsys):
     def inspect(path):
         read.append(path)
         time.sleep(0.01)
-        if len(read) == 5:
-            os.kill(os.getpid(), number)
+
+    def with_bar(items, *_):
+        for index, item in enumerate(items):
+            yield item
+            if index == 5:
+                os.kill(os.getpid(), number)
 
     monkeypatch.setattr(image_facts, 'inspect', inspect)
+    monkeypatch.setattr(image_facts, 'with_bar', with_bar)
     with pytest.raises(SystemExit) as end:
         tool(lambda: image_facts.inspect_images([f'{index}.jpg' for index in range(500)]))()
     assert end.value.code == code and capsys.readouterr().err.strip() == line and len(read) < 100
