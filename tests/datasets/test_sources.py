@@ -234,6 +234,17 @@ def test_the_command_converts(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
     assert 'out is not an empty folder: give another one\n' in capsys.readouterr().err
 
 
+def test_supervision_reads_what_is_converted(tmp_path: Path) -> None:
+    sv = pytest.importorskip('supervision')
+    convert(find_dataset(make_labelme(tmp_path / 'in')), tmp_path / 'out', 'coco')
+    data = sv.DetectionDataset.from_coco(str(tmp_path / 'out/train'), str(tmp_path / 'out/annotations/train.json'))
+    boxes = {
+        Path(path).stem: [(c, *box) for c, box in zip(found.class_id.tolist(), found.xyxy.tolist(), strict=True)]
+        for path, _, found in data
+    }
+    assert (tuple(data.classes), boxes) == (NAMES, TRAIN)
+
+
 def test_pixels_from_one_become_corners(tmp_path: Path) -> None:
     """Pascal's first pixel is 1, and its last one is inside: x1 = xmin - 1, x2 = xmax."""
     make_voc(tmp_path / 'in')
