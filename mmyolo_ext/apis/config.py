@@ -4,6 +4,7 @@ import argparse
 import ast
 import inspect
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import yaml
@@ -12,7 +13,14 @@ from mmengine.fileio import load
 from mmengine.runner import Runner
 
 import mmyolo_ext  # supplies mmcv's ops before a config imports mmdet
-from mmyolo_ext.apis.config_nodes import LOADERS, closest, explicit_settings, inference_pipeline, leaf_datasets
+from mmyolo_ext.apis.config_nodes import (
+    LOADERS,
+    closest,
+    explicit_settings,
+    get_path,
+    inference_pipeline,
+    leaf_datasets,
+)
 from mmyolo_ext.apis.data import set_data
 from mmyolo_ext.apis.model_names import config_path
 from mmyolo_ext.apis.recipe import set_recipe
@@ -44,7 +52,7 @@ KNOWN_KEYS = (
     *('gpu_ids', 'strategy', 'memory_format', 'compile_parts', 'step_guard', 'metainfo'),
     *VARIABLES,
     *SHORTCUTS,
-    *('data', 'recipe', 'patience', 'chosen_recipe', 'tile'),
+    *('data', 'recipe', 'patience', 'chosen_recipe', 'overridden', 'tile'),
 )
 # Names that other trainers give to our settings
 FOREIGN_KEYS = (
@@ -88,7 +96,7 @@ def load_config(path: str | Path, cfg_options: dict | None = None, with_recipe: 
 
     Shortcuts are applied before other options, so that ``batch_size=8 val_dataloader.batch_size=1`` works as written.
     ``recipe='auto'``, the default of configs with ``data``, chooses settings by the training data, except those that
-    the file or the options make; see :mod:`.recipe`.
+    the file or the options make; see :mod:`.recipe`. The config lists what these two set as ``overridden``.
 
     Args:
         path: A Python, YAML or JSON config of MMEngine; its ``_base_`` may be ``mmdet::...``. Or the name of a ready
@@ -124,6 +132,11 @@ def load_config(path: str | Path, cfg_options: dict | None = None, with_recipe: 
     if options:
         _check_options(cfg, options)
     given = set(options)
+    own = set() if saved else user_settings(path)
+    settings = {one['path']: one['value'] for one in cfg.get('overridden') or ()}  # of the config of a run
+    if not saved and not settings and '_base_' in path.read_text(encoding='utf-8'):
+        settings = {name: get_path(cfg, name) for name in own}
+    settings = deepcopy({**settings, **options})
     for name in (*SHORTCUTS, 'data', 'recipe', 'patience', 'tile'):
         if name in options:
             cfg[name] = options.pop(name)
@@ -136,7 +149,7 @@ def load_config(path: str | Path, cfg_options: dict | None = None, with_recipe: 
     _finish(cfg)
     _merge(cfg, options)
     if with_recipe and recipe:
-        keep = given | (set() if saved else user_settings(path))
+        keep = given | own
         measured = {'batch_size', 'train_dataloader.batch_size'} if batch_size == 'auto' else set()
         set_recipe(cfg, keep=keep - measured)
         _merge(cfg, options)
@@ -146,6 +159,10 @@ def load_config(path: str | Path, cfg_options: dict | None = None, with_recipe: 
         set_batch_size(cfg)
     if with_recipe and patience is not None:
         set_patience(cfg, patience)
+    if settings:
+        cfg.overridden = [
+            {'path': name, 'value': value} for name, value in sorted(settings.items()) if value is not None
+        ]
     return cfg
 
 
@@ -179,7 +196,7 @@ def _merge(cfg: Config, options: dict) -> None:
 
 def user_settings(path: Path) -> set[str]:
     """Return the dotted paths of the settings that a config and its bases make, without the configs of packages."""
-    if is_shipped(path) or not path.is_file():
+    if is_shipped(path) or '.mim' in path.parts or not path.is_file():
         return set()
     bases = [path.parent / base for base in _top_level(path)[1]]
     return explicit_settings(path).union(*map(user_settings, bases))

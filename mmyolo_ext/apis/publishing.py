@@ -172,7 +172,7 @@ def changed_keys(cfg: Config, meta: Mapping[str, Any]) -> list[str]:
 def portable_config(cfg: Config) -> Config:
     """Return a copy without the settings of one run, and without initial weights, which the published file has."""
     cfg = deepcopy(cfg)
-    for key in ('work_dir', 'launcher', 'local_rank'):
+    for key in ('work_dir', 'launcher', 'local_rank', 'overridden'):
         cfg.pop(key, None)
     cfg.load_from, cfg.resume = None, False
     for node in walk(cfg.model):

@@ -12,6 +12,9 @@ from mmyolo_ext.coco_json import check_boxes
 from mmyolo_ext.evaluation.report import figures as charts
 from mmyolo_ext.evaluation.report.page import caption, facts_table, plots, table
 
+# where a shortcut is in a config; others are in many places
+SHORTCUTS = {'max_epochs': 'train_cfg.max_epochs', 'batch_size': 'train_dataloader.batch_size'}
+SHORTCUTS |= {'input_size': 'img_scale', 'class_names': 'num_classes', 'logger': 'visualizer.vis_backends'}
 METRICS = {'bbox_mAP': 'AP', 'bbox_mAP_50': 'AP50', 'bbox_mAP_75': 'AP75'}
 
 
@@ -134,12 +137,12 @@ def config_section(config: Config | None, facts: dict) -> str:
         parts += ['<h3>Versions</h3>', facts_table(facts['versions'])]
     overridden = facts.get('overridden') or {}
     if overridden:
-        parts += ['<h3>Overridden values</h3>', facts_table(overridden)]
+        parts += ['<h3>Overridden values</h3>', facts_table({key: str(value) for key, value in overridden.items()})]
     if config is not None:
         lines, part = [], ''
         for line in config.pretty_text.splitlines():
             part = line.split(' = ')[0] if re.match(r'\w+ = ', line) else part
-            keys = [key.split('.') for key in overridden]
+            keys = [SHORTCUTS.get(key, key).split('.') for key in overridden]
             is_changed = any(key[0] == part and re.search(rf'\b{re.escape(key[-1])} ?=', line) for key in keys)
             lines.append(f'<mark>{html.escape(line)}</mark>' if is_changed else html.escape(line))
         note = caption('Lines of overridden keys are marked.') if overridden else ''
