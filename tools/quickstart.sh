@@ -51,7 +51,7 @@ logged() {
 read -r -d '' show_training <<'PYTHON' || true
 import re, sys, time
 
-shown, names = 0.0, []
+shown, is_head = 0.0, False
 for line in sys.stdin:
     train = re.search(r'Epoch\(train\)\s+\[\s*(\d+)\]\[\s*(\d+)/(\d+)\]', line)
     if train and (train[2] == train[3] or time.monotonic() - shown > 10):
@@ -59,10 +59,10 @@ for line in sys.stdin:
         eta, loss = (re.search(rf'\b{key}: (.+?)(?:  |$)', line) for key in ('eta', 'loss'))
         eta, loss = (found[1].strip() if found else '?' for found in (eta, loss))
         print(f'  epoch {train[1]:>3}  step {train[2]}/{train[3]}  ETA {eta}  loss {loss}')
-    if names:  # the line below them holds the scores
-        scores = dict(zip(names, map(float, line.split())))
-        print(f'             on validation scenes: mAP50 {scores["AP50"]:.2f}  mAP50-95 {scores["AP"]:.2f}')
-    names = line.split() if line.split()[:2] == ['AP', 'AP50'] else []
+    if is_head:  # the line below it holds the scores, a dash for one that is not defined
+        ap, ap50 = (score if score == '-' else f'{float(score):.2f}' for score in line.split()[:2])
+        print(f'             on validation scenes: mAP50 {ap50}  mAP50-95 {ap}')
+    is_head = line.split()[:2] == ['AP', 'AP50']
 PYTHON
 show_nothing='import sys; sys.stdin.read()'
 
