@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
-from tiny_coco import make_tiny_coco, write_user_config
+from tiny_coco import REPO, make_tiny_coco, write_user_config
 from untrained import stir
 
 from mmyolo_ext.apis import Detector, load_config
@@ -100,6 +100,38 @@ def test_the_letterbox_is_that_of_validation(centred, allow_upscale, interpolati
         canvas, scale_wh, (left, top) = runtime.letterbox(image, size_hw, canvas_hw, rule)
         np.testing.assert_array_equal(canvas, wanted['img'])
         assert scale_wh == wanted['scale_factor'] and (top, left) == wanted['pad_param'][::2]
+
+
+def test_tiles_of_an_exported_file(setup):
+    """The boxes of six tiles of an image, merged, are those of PyTorch on the same tiles."""
+    cfg, checkpoint, image_paths, files = setup
+    image = cv2.resize(cv2.imread(str(image_paths[0])), (150, 100))
+    wanted = Detector(cfg, checkpoint, 'cpu', tile=64, overlap=0.2)(image, score_thr=0.25)
+    found = Detector(files['open'], tile=64, overlap=0.2)(image, score_thr=0.25)
+    assert found.labels.tolist() == wanted.labels.tolist() and len(found.labels) > 20
+    np.testing.assert_allclose(found.boxes_xyxy, wanted.boxes_xyxy, rtol=0, atol=0.1)
+    np.testing.assert_allclose(found.scores, wanted.scores, rtol=0, atol=1e-4)
+    assert (found.boxes_xyxy.max(axis=0) > [86, 36, 128, 64]).all()  # there are boxes in the last tile
+
+
+def test_the_example_of_the_guide(setup, tmp_path, monkeypatch, capsys):
+    _, _, image_paths, files = setup
+    shutil.copy(runtime.__file__, tmp_path)
+    shutil.copy(files['open'], tmp_path / 'epoch_100.onnx')
+    for name, path in zip(('a.jpg', 'b.jpg'), image_paths[:2], strict=True):
+        cv2.imwrite(str(tmp_path / name), cv2.imread(str(path)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = (REPO / 'docs/guides/export.md').read_text(encoding='utf-8')
+    code = text[text.index('from runtime import') :]
+    names = {}
+    exec(code[: code.index('```')], names)
+    monkeypatch.delitem(sys.modules, 'runtime')
+    detector = runtime.ExportedDetector('epoch_100.onnx')
+    wanted = [row for found in detector(['a.jpg', 'b.jpg'], score_thr=0.3) for row in zip(*found, strict=True)]
+    printed = [f'{detector.names[label]} {score!s} {box}' for box, score, label in wanted]
+    assert capsys.readouterr().out.splitlines() == printed and len(printed) > 5
+    assert all(type(part) is np.ndarray for part in names['found'])
 
 
 def test_boxes_are_mapped_to_the_image_and_clipped():
