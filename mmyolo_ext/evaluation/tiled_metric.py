@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from mmengine.dist import all_gather_object, is_main_process
 
+from mmyolo_ext.evaluation.coco_metric import CocoMetric
 from mmyolo_ext.registry import METRICS
 from mmyolo_ext.tiling import check_merge, merge
-
-from .coco_metric import CocoMetric
 
 FIELDS = ('bboxes', 'scores', 'labels')
 

@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 
+from mmyolo_ext.evaluation.errors import TYPES
+from mmyolo_ext.evaluation.matching import match
+from mmyolo_ext.evaluation.report import figures as charts
+from mmyolo_ext.evaluation.report import page as html_page
+from mmyolo_ext.evaluation.report.gallery import Gallery
+from mmyolo_ext.evaluation.report.numbers import AP_NAMES, CALIBRATION_FROM, SIZES, Numbers
+from mmyolo_ext.evaluation.report.page import caption, details, facts_table, plots, table
+from mmyolo_ext.evaluation.report.tables import config_section, curves_section, data_plots
 from mmyolo_ext.progress import with_bar
-
-from ..errors import TYPES
-from ..matching import match
-from . import figures as charts
-from . import page as html_page
-from .gallery import Gallery
-from .numbers import AP_NAMES, CALIBRATION_FROM, SIZES, Numbers
-from .page import caption, details, facts_table, plots, table
-from .tables import config_section, curves_section, data_plots
 
 WORST = 12  # images of each error type
 OF_CELL, MOST_CELLS = 3, 20  # images of a cell of the matrix, and cells with images
