@@ -1,9 +1,10 @@
 """The runner of every training and test: MMEngine's runner with safe checkpoints and exact resuming."""
 
+import io
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,11 @@ class Runner(MMEngineRunner):
                 lock.release()
 
     # starting
+
+    def load_checkpoint(self, filename: str, *args: Any, **options: Any) -> dict:
+        """Load weights as MMEngine does, without the line that it prints past the logger."""
+        with redirect_stdout(io.StringIO()):
+            return super().load_checkpoint(filename, *args, **options)
 
     def load_or_resume(self) -> None:
         """Load weights, resume, or start a new training, depending on ``load_from`` and ``resume``."""
