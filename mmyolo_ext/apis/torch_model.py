@@ -26,7 +26,7 @@ from mmyolo_ext.checkpoint.safe_load import check_finite
 from mmyolo_ext.registry import DATASETS, MODELS, TASK_UTILS, TRANSFORMS
 
 SCOPES = ('mmyolo_ext', 'mmdet', 'mmengine')  # packages whose parts a config in a checkpoint may name
-UNREGISTERED = ('nms', 'soft_nms')  # functions of mmcv
+UNREGISTERED = ('nms', 'soft_nms', 'RoIAlign', 'RoIPool')  # of mmcv.ops
 
 
 class TorchModel:

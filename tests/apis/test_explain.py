@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import init_default_scope
 
 from mmyolo_ext.apis.explain import eigen_cam, explain, grad_cam, layer_cam
 from mmyolo_ext.apis.training import read_run_config
@@ -61,6 +62,21 @@ def test_a_detector_of_mmdet(trained, tmp_path):
     torch.save({'state_dict': model.state_dict(), 'meta': {}}, tmp_path / 'a.pth')
     seen = explain(tmp_path / 'a.pth', trained[2], config, score_thr=0.0, max_detections=2, device='cpu')
     assert seen.maps.shape == (2, 3, 320, 320) and np.allclose(seen.shares.sum(1), 1)
+
+
+def test_a_two_stage_detector_by_the_config_in_its_checkpoint(trained, tmp_path):
+    small = {'backbone.depth': 18, 'backbone.init_cfg': None, 'roi_head.bbox_head.fc_out_channels': 8}
+    small['test_cfg.rcnn.score_thr'] = 0.0  # random scores of 80 classes are about 1 / 81
+    small = {f'model.{key}': value for key, value in small.items()}
+    small['model.neck.in_channels'] = [64, 128, 256, 512]
+    cfg = read_run_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', None, None, small, training=False)
+    cfg.test_dataloader.dataset.pipeline[1].scale = (96, 96)
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    torch.save({'state_dict': model.state_dict(), 'meta': {'cfg': cfg.pretty_text}}, tmp_path / 'a.pth')
+    seen = explain(tmp_path / 'a.pth', trained[2], score_thr=0.0, max_detections=2, device='cpu')
+    assert seen.maps.shape == (2, 4, 96, 96) and np.allclose(seen.shares.sum(1), 1)
 
 
 def test_the_command_and_its_errors(trained, tmp_path, capsys):
