@@ -22,6 +22,7 @@ from mmyolo_ext.apis.anchors import (
     score,
 )
 from mmyolo_ext.apis.config_nodes import leaf_datasets
+from mmyolo_ext.checkpoint.config_text import base_text
 from mmyolo_ext.registry import MODELS, TASK_UTILS
 
 PRESENT = np.array([[10, 13], [16, 30], [33, 23], [30, 61], [62, 45], [59, 119], [116, 90], [156, 198], [373, 326.0]])
@@ -212,3 +213,9 @@ def test_the_command(folder, tmp_path, monkeypatch, capsys):
     assert code == 0 and '58 boxes in 30 images scaled to 640 x 640 px' in out
     code, _, errors = start(config='yolov5_nn')
     assert code == 2 and "did you mean 'yolov5_n'" in errors[0]
+
+
+def test_a_base_in_an_installed_package_is_named_by_its_scope(tmp_path):
+    ready = tmp_path / 'site-packages' / 'mmyolo_ext' / '.mim' / 'configs' / 'yolov5' / 'yolov5_n_640_coco.py'
+    assert base_text(ready, tmp_path / 'anchors') == 'mmyolo_ext::yolov5/yolov5_n_640_coco.py'
+    assert base_text(tmp_path / 'mine.py', tmp_path / 'anchors') == '../mine.py'
