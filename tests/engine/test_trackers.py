@@ -143,3 +143,15 @@ def test_tensorboard_on_a_full_disk_is_switched_off(tmp_path, monkeypatch):
         assert warnings == [f'TensorboardVisBackend is switched off, the run continues: OSError: {FULL}']
     finally:
         subprocess.run(['umount', '-l', tmp_path], check=True)
+
+
+def test_mlflow_uses_the_server_of_its_variable(tmp_path, monkeypatch):
+    def tracking_uri():
+        return GuardedVisBackend({'type': 'MLflowVisBackend'}, str(tmp_path))._backend._tracking_uri
+
+    monkeypatch.setenv('MLFLOW_ALLOW_FILE_STORE', '')  # restored after the test
+    monkeypatch.delenv('MLFLOW_ALLOW_FILE_STORE')
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', 'http://127.0.0.1:5000')
+    assert tracking_uri() == 'http://127.0.0.1:5000'
+    monkeypatch.delenv('MLFLOW_TRACKING_URI')
+    assert tracking_uri() is None and os.environ['MLFLOW_ALLOW_FILE_STORE'] == 'true'  # files in its folder
