@@ -13,7 +13,9 @@ from mmyolo_ext.cli.common import tool
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description='List the ready models with parameters and FLOPs')
-    parser.add_argument('part', nargs='?', default='', help='part of the name, such as yolov5_n (default: all)')
+    parser.add_argument(
+        'part', nargs='?', default='', help='part of folder/name, such as yolov5_n or light/ (default: all)'
+    )
     parser.add_argument('--paths', action='store_true', help='print the paths of the config files')
     return parser.parse_args(argv)
 
@@ -24,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     folder = config_folder()
     models = [model for file in sorted(folder.glob('*/metafile.yml')) for model in read(file)]
-    models = [model for model in models if args.part in model['Name']]
+    models = [model for model in models if args.part in f'{Path(model["Config"]).parent.name}/{model["Name"]}']
     if not models:
         raise ValueError(f'no model has {args.part!r} in its name; `mmyolo-ext configs` lists all')
     if args.paths:

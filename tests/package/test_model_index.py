@@ -72,5 +72,7 @@ def test_list(capsys: pytest.CaptureFixture) -> None:
     assert '1,872,157' in listed and 'mmyolo-ext train yolov5_n data.yaml' in listed
     configs.main(['yolov5_n_640', '--paths'])
     assert [Path(line) for line in capsys.readouterr().out.split()] == [config_path('yolov5_n')]
+    configs.main(['light/', '--paths'])
+    assert len(capsys.readouterr().out.split()) == len(list((REPO / 'configs' / 'light').glob('*.py')))
     with pytest.raises(SystemExit):
         configs.main(['nothing-like-this'])
