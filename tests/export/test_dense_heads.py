@@ -5,6 +5,7 @@ ground truth, so that the AP is neither 0 nor 1 and depends on every box.
 """
 
 import json
+import os
 from pathlib import Path
 
 import mmdet
@@ -40,7 +41,7 @@ CASES = {
     'TOOD': 'tood/tood_r50_fpn_1x_coco.py',
 }
 CLASSES = ('RBC', 'WBC', 'Platelets')
-SIDE, IMAGES = 160, 4
+SIDE, IMAGES = 160, int(os.environ.get('EXPORT_IMAGES', 4))  # 72 for the figures of docs/guides/export.md
 
 
 def small_model(config: str) -> Config:
@@ -167,6 +168,28 @@ def test_boxes_and_ap_of_mmdet(case, tmp_path: Path) -> None:
     for key in ('coco/bbox_mAP', 'coco/bbox_mAP_50', 'coco/bbox_mAP_75'):
         assert got[key] == pytest.approx(wanted[key], abs=0.001), key
     assert 0.03 < got['coco/bbox_mAP'] < 0.9
+
+
+@pytest.mark.parametrize('name', ['rtmdet_tiny', 'yolox_tiny'])
+def test_ready_configs(name: str, bccd_dir: Path, tmp_path: Path) -> None:
+    """Heads of mmdet under our data and recipe, at full width: the runtime has the boxes of PyTorch's NMS."""
+    cfg = load_config(REPO / f'configs/yolov5_rtmdet/{name}_320_bccd.py')
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    detector = MODELS.build(cfg.model)
+    paths = sorted((bccd_dir / 'JPEGImages').glob('*.jpg'))[:2]
+    fire(detector, torch.stack([network_input(detector, path) for path in paths]))
+    torch.save({'state_dict': detector.state_dict(), 'meta': {}}, tmp_path / 'weights.pth')
+    file = tmp_path / 'model.onnx'
+    export_detector(cfg, str(tmp_path / 'weights.pth'), file, Options(nms=True), None, paths[0])
+    exported = runtime.ExportedDetector(file, threads=1)
+    assert exported.rules['size_hw'] == [320, 320] and exported.rules['letterbox']['centred'] is False
+    rules, bound = {**exported.rules, 'score_thr': 0.0}, parity.Bound(0.2, 1e-4)  # px of the image, twice the input
+    detector = Detector(cfg, tmp_path / 'weights.pth', 'cpu', nms_iou=None)
+    for path in paths:
+        (ours,), theirs = exported([path], score_thr=0.0), clip(detector(path, 0.0), path)
+        difference = parity.compare_detections(theirs, ours, rules, bound)
+        assert len(ours.scores) > 100 and difference.within(bound), str(difference)
 
 
 def metrics_of(cfg: Config, found: list) -> dict[str, float]:
