@@ -58,7 +58,7 @@ def train(folder, name='none', stop_at=0, code=0, **environment):
     offline = {'WANDB_MODE': 'offline', 'CLEARML_OFFLINE_MODE': '1', 'CLEARML_CACHE_DIR': str(folder / 'cache')}
     environment = {**os.environ, **offline, 'HOME': str(folder), 'WANDB_SILENT': 'true', **environment}
     command = [sys.executable, '-W', 'ignore', '-c', PROGRAM, folder / 'run', name, stop_at]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=300)
     text = done.stdout + done.stderr
     assert done.returncode == code, text
     assert 'switched off' not in text and 'Traceback' not in text, text
