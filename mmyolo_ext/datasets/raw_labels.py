@@ -379,8 +379,10 @@ def _voc(split: RawSplit, config: dict) -> RawSplit:
 
 def _add_unlisted(split: RawSplit, labelled: set[str], images: Path, labels: Path) -> None:
     """Note the images of a folder that have no annotation file."""
+    known = set(split.paths)
     for file in sorted(images.iterdir()) if images.is_dir() else ():
-        if file.suffix.lower() in IMAGE_SUFFIXES and str(labels / file.stem) not in labelled:
+        is_image = file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith('.')
+        if is_image and str(labels / file.stem) not in labelled and os.path.abspath(file) not in known:
             split.unlisted.append(os.path.abspath(file))
 
 
