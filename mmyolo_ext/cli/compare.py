@@ -37,6 +37,8 @@ def _read(folder: Path, all_folders: Sequence[Path], with_latency: bool) -> Comp
     names = [one.resolve().name for one in all_folders]
     name = folder.resolve().name if names.count(folder.resolve().name) == 1 else str(folder)
     config = config_of(folder)
+    if config:
+        config.pop('overridden', None)  # what was set is in the config itself
     return Compared(
         name,
         folder,

@@ -128,7 +128,8 @@ def test_changed_objects_by_hand(tmp_path):
 def test_the_page(runs, capsys):
     folder, *_ = runs
     for name, seed in (('a', 0), ('b', 1), ('c', 2)):
-        (folder / name / 'mine.py').write_text(f'lr = {0.1 if name == "a" else 0.2}\nseed = {seed}\n')
+        own = f'lr = {0.1 if name == "a" else 0.2}\nseed = {seed}\noverridden = [dict(path="x", value={seed})]\n'
+        (folder / name / 'mine.py').write_text(own)
     main([str(folder / name) for name in 'abc'] + ['--out', str(folder / 'out')])
     assert str(folder / 'out' / 'index.html') in capsys.readouterr().out
     text = (folder / 'out' / 'index.html').read_text()
