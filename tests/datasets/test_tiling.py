@@ -126,21 +126,29 @@ def fused_slowly(boxes, scores, labels, iou_thr):
     return sorted((max(score for score, _, _ in one['members']), one['label'], one['box']) for one in clusters)
 
 
-@pytest.mark.parametrize('iou_thr', [0.3, 0.55, 0.75])
-def test_weighted_box_fusion_by_a_slow_loop(iou_thr):
+def boxes_in_groups():
     generator = np.random.default_rng(2)
     centres = generator.uniform(20, 200, (25, 2))[generator.integers(0, 25, 120)] + generator.normal(0, 4, (120, 2))
     sides = generator.uniform(20, 40, (120, 2))
     boxes = np.concatenate([centres - sides / 2, centres + sides / 2], axis=1)
-    scores, labels = generator.uniform(0.01, 1, 120), generator.integers(0, 2, 120)
-    slow = fused_slowly(boxes, scores, labels, iou_thr)
-    found = weighted_box_fusion(boxes, scores, labels, iou_thr)
+    return boxes, generator.uniform(0.01, 1, 120), generator.integers(0, 2, 120)
+
+
+@pytest.mark.parametrize('iou_thr', [0.3, 0.55, 0.75])
+def test_weighted_box_fusion_by_a_slow_loop(iou_thr):
+    slow = fused_slowly(*boxes_in_groups(), iou_thr)
+    found = weighted_box_fusion(*boxes_in_groups(), iou_thr)
     assert 20 < len(slow) == len(found[1]) < 120 and (np.diff(found[1]) <= 0).all()
     for (score, label, box), index in zip(slow, np.lexsort((found[2], found[1])), strict=True):
         assert label == found[2][index] and score == pytest.approx(found[1][index])
         np.testing.assert_allclose(found[0][index], box)
+
+
+def test_weighted_box_fusion_by_another_package():
     reference = pytest.importorskip('ensemble_boxes.ensemble_boxes_wbf', reason='ensemble-boxes is not installed')
-    theirs = reference.weighted_boxes_fusion([boxes / 400], [scores], [labels], iou_thr=iou_thr, conf_type='max')
+    boxes, scores, labels = boxes_in_groups()
+    found = weighted_box_fusion(boxes, scores, labels, 0.55)
+    theirs = reference.weighted_boxes_fusion([boxes / 400], [scores], [labels], iou_thr=0.55, conf_type='max')
     np.testing.assert_allclose(np.sort(theirs[1]), np.sort(found[1]), atol=1e-6)
     np.testing.assert_allclose(np.sort(theirs[0], 0) * 400, np.sort(found[0], 0), atol=1e-3)
 
