@@ -64,8 +64,10 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         done = self._iter - self._epoch * len(self.dataloader)
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        for index, batch in enumerate(_batches_after(self.dataloader, done), done):
+        batches = _batches_after(self.dataloader, done)
+        for index, batch in enumerate(batches, done):
             self.run_iter(index, batch)
+        _join_feeders(batches)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
         if is_step_boundary(self.runner):
@@ -139,6 +141,13 @@ def _batches_after(loader: DataLoader, done: int) -> Iterator:
         # DataLoader does not allow assignment; the iterator, which persistent workers keep, reads them at its start
         loader.__dict__[name] = RemainingBatches(getattr(loader, name), done)
     return iter(loader)
+
+
+def _join_feeders(batches: Iterator) -> None:
+    """Wait for the threads that fed workers which have ended: a process forked meanwhile may hang in CPython 3.11."""
+    if not getattr(batches, '_persistent_workers', True):
+        for queue in getattr(batches, '_index_queues', ()):
+            queue._thread.join(timeout=5)
 
 
 def _end_iteration(loop: EpochTrainLoop | IterTrainLoop) -> None:

@@ -4,7 +4,10 @@ import pytest
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.registry import METRICS
+from torch.utils.data import DataLoader
 from toy_runner import RECIPE_HOOKS, ToyDataset, toy_runner
+
+from mmyolo_ext.engine.train_loop import _join_feeders
 
 VALIDATED: list[int] = []
 
@@ -86,3 +89,17 @@ def test_the_loop_defines_when_one_is_due(tmp_path, loop):
 
 def test_a_training_that_starts_makes_none(tmp_path):
     assert train(tmp_path) == [2, 4]
+
+
+def test_no_thread_ends_while_a_validation_forks_its_workers():
+    batches = iter(DataLoader(range(8), 2, num_workers=2))
+    feeders = [queue._thread for queue in batches._index_queues]
+    assert len(list(batches)) == 4 and len(feeders) == 2
+    _join_feeders(batches)
+    assert not any(thread.is_alive() for thread in feeders)
+    persistent = DataLoader(range(8), 2, num_workers=2, persistent_workers=True)
+    list(batches := iter(persistent))
+    _join_feeders(batches)  # waits for nothing: they feed the next epoch
+    assert all(queue._thread.is_alive() for queue in batches._index_queues)
+    batches._shutdown_workers()
+    _join_feeders(iter(DataLoader(range(8), 2)))
