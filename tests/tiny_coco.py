@@ -74,7 +74,8 @@ def write_user_config(path: Path, root: Path, base: str = 'yolov5/yolov5_n_640_c
         'val_dataloader = dict(num_workers=0, persistent_workers=False)',
         'test_dataloader = dict(num_workers=0, persistent_workers=False)',
         'model = dict(backbone=dict(widen_factor=0.125), neck=dict(widen_factor=0.125))',
-        'default_hooks = dict(report=None)',  # takes 3 s; tests/cli/test_four_commands.py writes some
+        # drawing takes longer than such a training; tests/cli/test_four_commands.py and test_tools.py draw
+        'default_hooks = dict(report=None, curves=None)',
         "log_level = 'WARNING'",
         extra,
     ]

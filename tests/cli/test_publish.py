@@ -31,7 +31,7 @@ STATISTICS = ('running_mean', 'running_var')
 EXTRA = """
 train_cfg = dict(val_interval=1)
 optim_wrapper = dict(optimizer=dict(lr=0.05))
-default_hooks = dict(accumulate=dict(nominal_batch_size=2))
+default_hooks = dict(report=None, curves=None, accumulate=dict(nominal_batch_size=2))
 """
 METRICS = {
     'coco/bbox_mAP': 0.4321,

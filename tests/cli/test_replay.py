@@ -11,7 +11,7 @@ from tiny_coco import REPO, make_tiny_coco, write_user_config
 # the largest float32 is 3.4e38: the box loss of a batch of two overflows in the forward pass
 EXTRA = """
 model['bbox_head'] = dict(loss_bbox=dict(loss_weight=3e38))
-default_hooks = dict(accumulate=dict(nominal_batch_size=4))
+default_hooks = dict(report=None, curves=None, accumulate=dict(nominal_batch_size=4))
 step_guard = dict(max_skips=1)
 """
 

@@ -189,7 +189,7 @@ def test_the_training_tool_saves_within_ten_seconds_and_resumes_bitwise(training
     lines = [
         'max_epochs = 2',
         'train_dataloader = dict(num_workers=2, persistent_workers=True)',
-        'default_hooks = dict(accumulate=dict(nominal_batch_size=4))',
+        'default_hooks = dict(report=None, curves=None, accumulate=dict(nominal_batch_size=4))',
     ]
     config = write_user_config(tmp_path / 'mine.py', data, extra='\n'.join(lines))
     strike = tmp_path / 'strike.py'
