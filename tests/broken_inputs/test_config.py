@@ -167,8 +167,6 @@ VALUES = {
     "train_dataloader = dict(batch_size='4')": "at least 1, got '4'",
     'train_dataloader = dict(num_workers=-1)': 'train_dataloader.num_workers must be .* at least 0, got -1',
     "train_dataloader = dict(num_workers='2')": "at least 0, got '2'",
-    'train_dataloader = dict(num_workers=0, persistent_workers=True)': 'persistent_workers option needs num_workers',
-    'train_dataloader = dict(num_workers=0, prefetch_factor=2)': 'train_dataloader: prefetch_factor option',
     'train_dataloader = dict(batch_size=64, drop_last=True)': 'train_dataloader: batch_size=64 .* the 24 images',
     'val_dataloader = dict(batch_size=64, drop_last=True)': 'val_dataloader: batch_size=64 .* the 8 images',
     head('prior_generator=dict(base_sizes=[[(10, 13)], [(30, 61)]])'): r'for 2 levels, but 3 strides \(8, 16, 32\)',
