@@ -7,6 +7,7 @@ w = xmax - xmin + 1.
 """
 
 import math
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -148,7 +149,8 @@ def read_names(path: Path, folder: Path) -> list[str]:
             raise ValueError(f'{path} names {name!r}, which is outside of the annotation folder')
     return [
         next(
-            (name for name in (line, PurePosixPath(line).stem) if (folder / f'{name}.xml').is_file()), line.split()[0]
+            (name for name in (line, PurePosixPath(line).stem) if os.path.isfile(folder / f'{name}.xml')),
+            line.split()[0],
         )
         for line in lines
     ]
@@ -171,8 +173,9 @@ def parse_xml(path: Path) -> ElementTree.Element:
         parser.CharacterDataHandler = builder.data
         parser.Parse(path.read_bytes(), True)
         return builder.close()
-    except FileNotFoundError:
-        raise ValueError(f'annotation file is missing: {path}') from None
+    except OSError as error:  # also of names that are too long
+        missing = isinstance(error, FileNotFoundError)
+        raise ValueError(f'annotation file {"is missing" if missing else "cannot be read"}: {path}') from None
     except (expat.ExpatError, ValueError, LookupError) as error:  # LookupError: of an encoding
         raise ValueError(f'annotation file is broken: {path}: {error}') from error
 
@@ -188,7 +191,7 @@ def find_image(folder: Path, name: str, root: ElementTree.Element | None = None)
             if path.is_file():
                 return path
     named = PureWindowsPath((root.findtext('filename') or '') if root is not None else '').name.strip()
-    if named.lower().endswith(IMAGE_SUFFIXES) and (folder / named).is_file():
+    if named.lower().endswith(IMAGE_SUFFIXES) and os.path.isfile(folder / named):
         return folder / named
     raise ValueError(
         f'image is missing: {folder / name}{IMAGE_SUFFIXES[0]} (or {", ".join(IMAGE_SUFFIXES[1:])}, or in capitals)'

@@ -198,10 +198,10 @@ def _place(value: str, root: Path, folder: Path, what: str, notes: list[str]) ->
     while tail.startswith('../'):
         tail = tail[3:]
     candidates = [folder / tail, root / tail] if tail != plain else [root / plain, folder / plain]
-    found = next((place for place in candidates if place.exists() and is_inside(place, root)), None)
+    found = next((place for place in candidates if os.path.exists(place) and is_inside(place, root)), None)
     if found is not None:
         return found
-    if (root / plain).exists() or (folder / plain).exists():
+    if os.path.exists(root / plain) or os.path.exists(folder / plain):
         raise ValueError(
             f'{what} points to {value!r}, outside {root}: set path to a folder that holds the images of all splits'
         )
@@ -219,7 +219,7 @@ def find_end(path: str, root: Path) -> Path | None:
     """
     parts = [part for part in path.split('/') if part]
     ends = (root.joinpath(*parts[start:]) for start in range(1, len(parts)))
-    return None if '..' in parts else next((end for end in ends if end.exists()), None)
+    return None if '..' in parts else next((end for end in ends if os.path.exists(end)), None)
 
 
 def is_inside(path: Path, root: Path) -> bool:
@@ -242,7 +242,7 @@ def list_images(place: Path, root: Path) -> list[Path]:
         line = line.strip().replace('\\', '/')
         if line:
             places = [place.parent / line, root / line]
-            found = next((file for file in places if file.is_file()), None) or find_end(line, root)
+            found = next((file for file in places if os.path.isfile(file)), None) or find_end(line, root)
             if found is None:
                 raise ValueError(f'{place}, line {number}: there is no image {line!r} in {place.parent} or {root}')
             if not is_inside(found, root):
