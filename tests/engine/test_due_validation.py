@@ -91,15 +91,14 @@ def test_a_training_that_starts_makes_none(tmp_path):
     assert train(tmp_path) == [2, 4]
 
 
-def test_no_thread_ends_while_a_validation_forks_its_workers():
-    batches = iter(DataLoader(range(8), 2, num_workers=2))
-    feeders = [queue._thread for queue in batches._index_queues]
+@pytest.mark.parametrize('persistent', [False, True])
+def test_no_thread_ends_while_a_validation_forks_its_workers(persistent, monkeypatch):
+    batches = iter(DataLoader(range(8), 2, num_workers=2, persistent_workers=persistent))
+    feeders, joined = [queue._thread for queue in batches._index_queues], []
+    for thread in feeders:
+        monkeypatch.setattr(thread, 'join', lambda timeout, thread=thread: joined.append(thread))
     assert len(list(batches)) == 4 and len(feeders) == 2
     _join_feeders(batches)
-    assert not any(thread.is_alive() for thread in feeders)
-    persistent = DataLoader(range(8), 2, num_workers=2, persistent_workers=True)
-    list(batches := iter(persistent))
-    _join_feeders(batches)  # waits for nothing: they feed the next epoch
-    assert all(queue._thread.is_alive() for queue in batches._index_queues)
+    assert joined == ([] if persistent else feeders)  # those of persistent workers feed the next epoch
     batches._shutdown_workers()
     _join_feeders(iter(DataLoader(range(8), 2)))
