@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, init_default_scope
 from tiny_coco import REPO, make_tiny_coco, write_user_config
 
 from mmyolo_ext.apis import Detector, load_config
@@ -85,6 +85,7 @@ def test_the_setting_tile(tmp_path):
     data = make_tiny_coco(tmp_path / 'data')
     extra = 'tile = dict(size=40, overlap=0.5, background=1.0)'
     cfg = load_config(write_user_config(tmp_path / 'mine.py', data, extra=extra))
+    init_default_scope('mmdet')
     train, val = (DATASETS.build(loader.dataset) for loader in (cfg.train_dataloader, cfg.val_dataloader))
     # sides of 64, 48 and 40 px have 3, 2 and 1 tiles: images of 9, 6 and 3 tiles
     assert len(train) == 2 * (9 + 6 + 3) and len(val) == 9 + 6 + 3 + 9 + 6
