@@ -65,10 +65,9 @@ def by_image(image: Tensor, boxes: Tensor, scores: Tensor, images: int | Tensor)
     most = mine.sum(dim=0).amax().clamp(min=1)  # P
     rank = mine.cumsum(dim=0).gather(1, image[:, None]).squeeze(1) - 1
     slot = image * most + rank
-    return tuple(
-        rows.new_zeros(images * most, rows.shape[1]).index_put((slot,), rows).reshape(images, most, -1)
-        for rows in (boxes, scores)
-    )
+    boxes, scores = (rows.new_zeros(images * most, rows.shape[1]).index_put((slot,), rows) for rows in (boxes, scores))
+    boxes, scores = (rows.reshape(images, most, -1) for rows in (boxes, scores))
+    return boxes.index_select(2, torch.arange(4)), scores  # OpenVINO's NMS needs a known last side, which Gather has
 
 
 def with_best_class(chosen: Tensor, scores: Tensor) -> Tensor:

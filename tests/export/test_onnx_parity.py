@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from untrained import LETTERBOX, build, random_images
 
-from mmyolo_ext.export import runtime
+from mmyolo_ext.export import parity, runtime
 from mmyolo_ext.export.formats import Options, describe, open_exported, write
 from mmyolo_ext.export.graph import RawGraph, build_graph
 
@@ -123,6 +123,19 @@ def test_torchscript_gives_pytorchs_boxes(small, tmp_path):
         got = run(images)
         np.testing.assert_allclose(got['boxes'], boxes, rtol=0, atol=1e-3)
         np.testing.assert_allclose(got['scores'], scores, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('options', [Options(dynamic=True), Options(nms=True), Options(half=True)])
+def test_openvino_gives_pytorchs_boxes(small, tmp_path, options):
+    pytest.importorskip('openvino')
+    options = options._replace(format='openvino')
+    write(small, tmp_path / 'a.xml', options, ('a', 'b', 'c'), LETTERBOX, (64, 96))
+    run, rules = open_exported(tmp_path / 'a.xml', 'openvino')
+    assert rules['nms_in_graph'] == options.nms and rules['dynamic'] == options.dynamic
+    sizes = ((1, 64, 96), (2, 96, 64)) if options.dynamic else ((1, 64, 96),)
+    bound = parity.HALF if options.half else parity.EXACT
+    found = parity.check(RawGraph(small), run, [random_images(*size) for size in sizes], rules, bound)
+    assert found.within(bound), str(found)
 
 
 def test_a_fixed_size_fused_graph(small, tmp_path):
