@@ -126,6 +126,7 @@ def tool(main: Callable[..., None] | None = None, *, left: str = '') -> Callable
         keep_freed_memory()
         quieten(MMLogger.get_current_instance())  # that of tools without a runner
         warnings.filterwarnings('ignore', 'DeprecationWarning: `num_anchors`')  # mmdet warns of its own code
+        warnings.filterwarnings('ignore', 'This DataLoader will create')  # TrainingInfoHook advises on workers
         in_main_thread = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, stop) if in_main_thread else None
         code, line = 0, None
