@@ -105,7 +105,7 @@ def case(request, bccd_dir: Path, tmp_path_factory):
     torch.manual_seed(0)
     detector = MODELS.build(cfg.model)
     paths = [bccd_dir / 'JPEGImages' / f'{name}.jpg' for name in names]
-    fire(detector, torch.stack([network_input(detector, path) for path in paths[:2]]))
+    fire(detector, torch.stack([network_input(detector, path) for path in paths[:8]]))
     checkpoint = folder / 'weights.pth'
     torch.save({'state_dict': detector.state_dict(), 'meta': {'dataset_meta': {'classes': CLASSES}}}, checkpoint)
     found = [
@@ -123,10 +123,9 @@ def clip(found: tuple, path: Path) -> runtime.Detections:
 
 
 def network_input(detector: nn.Module, path: Path) -> torch.Tensor:
-    canvas = np.full((SIDE, SIDE, 3), 114, np.uint8)
-    image = runtime.read_image(path)[:SIDE, :SIDE]
-    canvas[: len(image), : image.shape[1]] = image
-    data = {'inputs': [torch.from_numpy(canvas).permute(2, 0, 1)], 'data_samples': None}
+    letterbox = {'pad_val': 114, 'centred': False, 'allow_upscale': True, 'interpolation': 'bilinear'}
+    canvas, _, _ = runtime.letterbox(runtime.read_image(path), (SIDE, SIDE), (SIDE, SIDE), letterbox)
+    data = {'inputs': [torch.from_numpy(canvas.astype(np.uint8)).permute(2, 0, 1)], 'data_samples': None}
     return detector.data_preprocessor(data)['inputs'][0]
 
 
