@@ -165,7 +165,8 @@ class Tuner:
 
     def _check_same_study(self, cfg: Config) -> None:
         """Store what the study belongs to, or compare with what is stored."""
-        settings = {key: value for key, value in _flat(cfg.to_dict()).items() if key.split('.')[0] != 'work_dir'}
+        left_out = ('work_dir', 'overridden')  # the settings that ``overridden`` names are compared themselves
+        settings = {key: value for key, value in _flat(cfg.to_dict()).items() if key.split('.')[0] not in left_out}
         settings |= {f'space {p.key}': repr(p.distribution) for p in self.parameters}
         settings |= {'metric': self.metric, 'amp': self.amp}
         stored = self.study.user_attrs.get('settings')
