@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from mmengine.runner import CheckpointLoader
 
 SHARED = Path(os.environ.get('MMYOLO_EXT_SHARED', Path(__file__).parents[2] / 'shared'))
 MMENGINE_READERS = CheckpointLoader._schemes.copy()
+
+# A shell ignores Ctrl-C in what it starts in the background; the tests send it all the same.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
