@@ -239,17 +239,23 @@ def test_a_full_disk_does_not_cost_the_last_good_checkpoint(trainings, tmp_path,
 
 
 class HangingDataset(ToyDataset):
-    """Hangs at sample 39."""
+    """Hangs at sample 39, after it has written the file ``at_39``."""
+
+    def __init__(self, at_39: Path) -> None:
+        super().__init__(40)
+        self.at_39 = at_39
 
     def __getitem__(self, index: int) -> dict:
         if index == 39:
+            self.at_39.touch()
             signal.sigwait([signal.SIGUSR1])
         return super().__getitem__(index)
 
 
 @pytest.mark.parametrize('start_method', ['fork', 'spawn', 'forkserver'])
-def test_workers_ignore_signals_of_others_and_obey_their_main_process(monkeypatch, start_method):
-    loader = DataLoader(HangingDataset(40), batch_size=2, num_workers=1, multiprocessing_context=start_method)
+def test_workers_ignore_signals_of_others_and_obey_their_main_process(monkeypatch, tmp_path, start_method):
+    at_39 = tmp_path / 'at_39'
+    loader = DataLoader(HangingDataset(at_39), batch_size=2, num_workers=1, multiprocessing_context=start_method)
     protect_workers(loader)
     batches = iter(loader)
     next(batches)
@@ -257,6 +263,7 @@ def test_workers_ignore_signals_of_others_and_obey_their_main_process(monkeypatc
     for name in ('INT', *['TERM'] * 20):  # the system chooses the thread that gets one
         subprocess.run(['kill', f'-{name}', str(worker.pid)], check=True)
     assert len([next(batches) for _ in range(18)]) == 18  # more than the worker had prepared
+    wait_until(at_39.exists, SECONDS)
     monkeypatch.setattr('torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL', 0.1)
     batches._shutdown_workers()  # as when an iterator is deleted
     worker.join(SECONDS)
