@@ -1,7 +1,9 @@
 """Predictions from Python: pixels of the image, any input, errors that name the file."""
 
+import io
 import itertools
 import sys
+from email.message import Message
 from pathlib import Path
 
 import cv2
@@ -270,7 +272,11 @@ def test_nothing_is_downloaded_without_being_asked(detector, address, monkeypatc
 
 def test_an_image_is_downloaded_on_request(setup, monkeypatch):
     file = setup[2] / '000.png'
-    monkeypatch.setattr(inputs.urllib.request, 'urlopen', lambda address, timeout: file.open('rb'))
+
+    class Answer(io.BytesIO):
+        headers = Message()
+
+    monkeypatch.setattr(inputs.urllib.request, 'urlopen', lambda address, timeout: Answer(file.read_bytes()))
     (one,) = inputs.inputs('https://example.org/a.png', allow_download=True)
     np.testing.assert_array_equal(one.image, cv2.imread(str(file)))
     monkeypatch.setattr(inputs, 'MOST_BYTES', 10)
