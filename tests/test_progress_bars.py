@@ -2,13 +2,13 @@
 
 import io
 import os
-import pty
 import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from terminal import on_terminal, plain_text
 from tiny_coco import make_tiny_coco
 
 from mmyolo_ext import progress
@@ -32,32 +32,8 @@ print('rich' in sys.modules)
 """
 
 
-def on_terminal(*command: str, **environment: str) -> tuple[str, str]:
-    """Run a command on a terminal of its own; return what it shows, with and without control sequences."""
-    leader, follower = pty.openpty()
-    environment = {**os.environ, 'TERM': 'xterm', 'COLUMNS': '100', **environment}
-    process = subprocess.Popen([sys.executable, *command], stdout=follower, stderr=follower, env=environment)
-    os.close(follower)
-    seen = b''
-    while True:
-        try:
-            part = os.read(leader, 65536)
-        except OSError:  # Linux: the other side has closed
-            break
-        if not part:
-            break
-        seen += part
-    os.close(leader)
-    assert process.wait() == 0, seen.decode()
-    return seen.decode(), plain_text(seen.decode())
-
-
-def plain_text(text: str) -> str:
-    return re.sub(r'\x1b\[[0-9;?]*[A-Za-z]', '', text)
-
-
 def test_bars_on_a_terminal():
-    text, plain = on_terminal('-c', NESTED)
+    text, plain = on_terminal(sys.executable, '-c', NESTED)
     for line in (
         r'Outer \[x\] .* 1/2 ',
         r'Outer \[x\] .* 2/2 ',
@@ -76,7 +52,7 @@ def test_nothing_of_it_elsewhere():
         [sys.executable, '-c', NESTED], capture_output=True, text=True, env={**os.environ, 'TERM': 'x'}
     )
     assert (done.stdout, done.stderr) == ('printed a\nprinted b\nFalse\n', '')
-    _, plain = on_terminal('-c', NESTED, RANK='1')
+    _, plain = on_terminal(sys.executable, '-c', NESTED, RANK='1')
     assert plain.splitlines() == ['printed a', 'printed b', 'False']
 
 

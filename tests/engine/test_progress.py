@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 from mmengine.hooks import Hook
 from mmengine.visualization.vis_backend import BaseVisBackend
 from rank_processes import run_ranks
+from terminal import on_terminal
 from toy_runner import toy_runner
 
 from mmyolo_ext.apis.config import load_config
@@ -162,23 +162,7 @@ def program(folder):
 
 
 def test_terminal_shows_bars_and_keeps_messages(tmp_path):
-    leader, follower = pty.openpty()
-    environment = {**os.environ, 'TERM': 'xterm', 'COLUMNS': '120'}
-    process = subprocess.Popen(program(tmp_path), stdout=follower, stderr=follower, env=environment)
-    os.close(follower)
-    seen = b''
-    while True:
-        try:
-            part = os.read(leader, 65536)
-        except OSError:  # Linux: the other side has closed
-            break
-        if not part:
-            break
-        seen += part
-    os.close(leader)
-    assert process.wait() == 0, seen.decode()
-    text = seen.decode()
-    plain = re.sub(r'\x1b\[[0-9;?]*[A-Za-z]', '', text)
+    text, plain = on_terminal(*program(tmp_path))
     for epoch in (1, 2, 3, 4):
         assert re.search(rf'Epoch {epoch}/4 .* 5/5 ', plain)
     assert 'ETA 0:00:0' in plain and 'something to read' in plain
