@@ -192,7 +192,7 @@ def _join(
         if not is_part[-1]:
             group = group[complete[group]]
             if fuse:
-                box = np.average(boxes[group], axis=0, weights=scores[group])
+                box = np.average(boxes[group], axis=0, weights=scores[group] + 1e-12)  # a score may be 0
                 merged.append((box, best, labels[group[0]]))
                 continue
             group = group[[scores[group].argmax()]]
