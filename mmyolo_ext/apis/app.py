@@ -179,7 +179,7 @@ def worst_images(folder: Path) -> list[tuple[str, Detections]]:
         boxes[:, 2:] += boxes[:, :2]
         file = images[at]['file_name']
         text = f'{Path(file).name}: {missed[at]} missed, {false[at]} false'
-        found.append((text, Detections(boxes, np.ones(len(boxes)), matching.gt_label[own], names, image=file)))
+        found.append((text, Detections(boxes, np.full(len(boxes), np.nan), matching.gt_label[own], names, image=file)))
     return found
 
 

@@ -25,7 +25,7 @@ class Detections(_Arrays):
 
     Args:
         boxes_xyxy: (n, 4), px of the image.
-        scores: (n,)
+        scores: (n,); NaN where there is none, as of ground truth.
         labels: (n,), indices into ``names``.
         names: All classes.
         image_hw: Height and width of the image, px.
@@ -78,7 +78,8 @@ class Detections(_Arrays):
             left, top, right, bottom = (int(round(zoom * float(side))) for side in box)
             cv2.rectangle(image, (left, top), (right, bottom), colour, unit)
             name = f'{self._name(label)} #{number}' if number else self._name(label)
-            _write(image, f'{name} {score:.2f}', (left, top), colour, unit)
+            text = name if np.isnan(score) else f'{name} {score:.2f}'
+            _write(image, text, (left, top), colour, unit)
         return image
 
     def save(self, file: str | Path) -> Path:

@@ -10,7 +10,7 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from tiny_coco import CLASSES, make_tiny_coco, write_user_config
 
-from mmyolo_ext.apis import app, load_config
+from mmyolo_ext.apis import app, load_config, results
 from mmyolo_ext.apis.exporting import export_detector
 from mmyolo_ext.apis.inference import Detector
 from mmyolo_ext.apis.results import Detections
@@ -129,7 +129,7 @@ def test_a_prediction_of_several_classes_counts_once():
     assert len(app.chosen(found, 0.1, 0.9, False).scores) == 4 and len(app.chosen(found, 0.1, 0.88, False).scores) == 3
 
 
-def test_images_with_most_errors_come_first(run):
+def test_images_with_most_errors_come_first(run, monkeypatch):
     some_report(run)
     worst = app.worst_images(run / 'report')
     assert [text for text, _ in worst] == [
@@ -138,7 +138,9 @@ def test_images_with_most_errors_come_first(run):
         '000.png: 0 missed, 0 false',
     ]
     assert worst[0][1].boxes_xyxy.tolist() == [[5, 5, 25, 25], [35, 30, 55, 55]]
-    assert worst[0][1].plot().any()
+    written = []
+    monkeypatch.setattr(results, '_write', lambda image, text, *_: written.append(text))
+    assert worst[0][1].plot().any() and written == [CLASSES[0]] * 2  # ground truth has no score
 
 
 def test_what_is_no_model(tmp_path, capsys, monkeypatch):
