@@ -1,4 +1,4 @@
-"""Checks of COCO annotation files: pure functions on the parsed JSON, whose errors name the file and the entry.
+"""Read COCO annotation files, and check the parsed JSON by pure functions, whose errors name the file and the entry.
 
 Letters: G boxes.
 """
@@ -6,10 +6,13 @@ Letters: G boxes.
 import difflib
 import json
 import math
+import os
 import posixpath
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -35,16 +38,56 @@ NEEDED = {
     'annotations': ('id', 'image_id', 'category_id', 'bbox'),
 }
 
+Content = TypeVar('Content')
+_kept: dict[tuple, object] | None = None
 
-def read_coco(path: str, backend_args: dict | None = None) -> dict:
-    """Parse an annotation file.
+
+def keep_annotations() -> None:
+    """Let all that is built from here to :func:`drop_annotations` share what it reads of the same files."""
+    global _kept
+    _kept = {}
+
+
+def drop_annotations() -> None:
+    """Forget the annotations that were kept."""
+    global _kept
+    _kept = None
+
+
+def read_once(key: Hashable, files: Iterable[str | Path], read: Callable[[], Content]) -> Content:
+    """Return ``read()``; while annotations are kept, what it returned before for the key and unchanged files."""
+    if _kept is None:
+        return read()
+    key = key, hash(tuple(map(_state, files)))
+    if key not in _kept:
+        _kept[key] = read()
+    return _kept[key]
+
+
+def _state(file: str | Path) -> tuple:
+    try:
+        state = os.stat(file)
+    except OSError:
+        return str(file), None
+    return str(file), state.st_mtime_ns, state.st_size
+
+
+def read_coco(path: str, backend_args: dict | None = None, content: bytes | None = None) -> dict:
+    """Parse an annotation file, or its ``content`` if that has been read.
 
     Raises:
         ValueError: If it is missing, not JSON (with line and column), or has no list ``images`` or ``categories``;
             a missing ``annotations`` reads as empty.
     """
+    if backend_args or '://' in path:  # files without a state
+        return _parse(path, backend_args, content)
+    return read_once(('COCO', os.path.abspath(path)), [path], lambda: _parse(path, None, content))
+
+
+def _parse(path: str, backend_args: dict | None, content: bytes | None) -> dict:
     try:
-        content = json.loads(read_bytes(path, backend_args, 'check data_root and ann_file').decode('utf-8-sig'))
+        content = content or read_bytes(path, backend_args, 'check data_root and ann_file')
+        content = json.loads(content.decode('utf-8-sig'))
     except json.JSONDecodeError as error:
         raise ValueError(
             f'annotation file {path} is broken JSON at line {error.lineno}, column {error.colno}: {error.msg}'
@@ -289,6 +332,31 @@ def take_images(content: dict, indices: Sequence[int]) -> dict:
     ids = {image['id'] for image in images}
     annotations = [annotation for annotation in content['annotations'] if annotation['image_id'] in ids]
     return {**content, 'images': images, 'annotations': annotations}
+
+
+def take_classes(content: dict, classes: Sequence[str]) -> dict:
+    """Return the content with the classes as its only categories, whose ids are their positions.
+
+    Args:
+        content: Of a reader of another format. An annotation with an ``error`` could not be read.
+        classes: Names of the classes.
+
+    Raises:
+        ValueError: If an annotation of the classes has an ``error``.
+    """
+    labels = {name: label for label, name in enumerate(classes)}
+    label_of = {category['id']: labels.get(category['name']) for category in content['categories']}
+    annotations = []
+    for annotation in content['annotations']:
+        label = label_of[annotation['category_id']]
+        if label is not None:
+            if 'error' in annotation:
+                raise ValueError(annotation['error'])
+            annotations.append({**annotation, 'id': len(annotations) + 1, 'category_id': label})
+    dropped, others = Counter(content.get('dropped')), len(content['annotations']) - len(annotations)
+    dropped += Counter({'of another class': others})
+    categories = [{'id': label, 'name': name} for name, label in labels.items()]
+    return {**content, 'annotations': annotations, 'categories': categories, 'dropped': dict(dropped)}
 
 
 def _is_number(value: object) -> bool:

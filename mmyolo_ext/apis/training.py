@@ -17,6 +17,7 @@ from mmyolo_ext.apis.config_nodes import closest
 from mmyolo_ext.apis.distributed import prepare_processes
 from mmyolo_ext.apis.recipe import Choice
 from mmyolo_ext.apis.start import check_start, set_start, turn_on_amp
+from mmyolo_ext.coco_json import keep_annotations
 
 # short names of the arguments, and the config keys that they stand for
 ARGUMENTS = {'epochs': 'max_epochs', 'img_scale': 'input_size', 'seed': 'randomness.seed'}
@@ -107,6 +108,7 @@ def read_run_config(
         options['recipe'] = None
     if device is not None:
         use_device(device)  # before the recipe asks for it
+    keep_annotations()  # of the data, recipe, datasets and metrics; the run drops them before its first step
     cfg = load_config(path, options, with_recipe=training)
     cfg.setdefault('runner_type', 'mmyolo_ext.Runner')
     stem = str(model) if str(model).isidentifier() else path.stem  # a name is shorter than that of its file

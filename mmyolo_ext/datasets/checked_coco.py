@@ -98,6 +98,30 @@ class CheckedCocoDataset(CocoDataset):
             content = take_images(content, parts[self.part == 'val'])
         return content
 
+    def to_coco(self) -> dict:
+        """Return the images and boxes that were loaded as the content of a COCO file, without reading them again."""
+        classes = self.metainfo['classes']
+        content: dict = {'images': [], 'annotations': []}
+        content['categories'] = [
+            {'id': category, 'name': classes[label]} for category, label in self.cat2label.items()
+        ]
+        for index in range(len(self)):
+            info = self.get_data_info(index)
+            size = {'width': info['width'], 'height': info['height']}
+            content['images'].append({'id': info['img_id'], 'file_name': info['img_path'], **size})
+            for instance in info['instances']:
+                x1, y1, x2, y2 = instance['bbox']
+                content['annotations'].append(
+                    {
+                        'id': len(content['annotations']) + 1,
+                        'image_id': info['img_id'],
+                        'category_id': self.cat_ids[instance['bbox_label']],
+                        'bbox': [x1, y1, x2 - x1, y2 - y1],
+                        'iscrowd': instance['ignore_flag'],
+                    }
+                )
+        return content
+
     def summarise(self) -> str:
         """Read the annotations, set ``report`` and return it as one line."""
         content = self.read_content()

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from mmyolo_ext.coco_json import read_once, take_classes
 from mmyolo_ext.datasets.checked_coco import CheckedCocoDataset
 from mmyolo_ext.datasets.yolo_txt import is_inside, visible_files
 from mmyolo_ext.image_io import IMAGE_SUFFIXES, image_size
@@ -43,7 +44,7 @@ class LabelmeDataset(CheckedCocoDataset):
 
     def read_annotations(self) -> dict:
         """Return the annotations as the content of a COCO file."""
-        return read_labelme(Path(self.source), Path(self.data_root), self.metainfo['classes'])
+        return take_classes(read_labelme(Path(self.source), Path(self.data_root)), self.metainfo['classes'])
 
 
 def labelme_files(folder: Path) -> list[Path]:
@@ -80,12 +81,21 @@ def discover_labels(files: Iterable[Path]) -> list[str]:
     return sorted(found)
 
 
-def read_labelme(folder: Path, root: Path, classes: Iterable[str]) -> dict:
-    """Return images and boxes as the content of a COCO file; ``dropped`` counts what was left out, by reason."""
-    labels = {name: label for label, name in enumerate(classes)}
-    coco = {'images': [], 'annotations': [], 'categories': [{'id': i, 'name': name} for name, i in labels.items()]}
+def read_labelme(folder: Path, root: Path) -> dict:
+    """Return images and boxes as the content of a COCO file, with all classes there are.
+
+    A box that cannot be read has an ``error``; ``dropped`` counts what has no box, by reason.
+    """
+    files = labelme_files(folder)
+    key = 'labelme', os.path.abspath(folder), os.path.abspath(root)
+    return read_once(key, files, lambda: _read_labelme(files, root))
+
+
+def _read_labelme(files: Iterable[Path], root: Path) -> dict:
+    labels: dict[str, int] = {}
+    coco: dict = {'images': [], 'annotations': []}
     dropped: Counter = Counter()
-    for image_id, file in enumerate(labelme_files(folder), 1):
+    for image_id, file in enumerate(files, 1):
         content = load_labelme(file)
         image = _find_image(content, file, root)
         sides = content.get('imageWidth'), content.get('imageHeight')
@@ -94,19 +104,22 @@ def read_labelme(folder: Path, root: Path, classes: Iterable[str]) -> dict:
         coco['images'].append({'id': image_id, 'file_name': file_name, 'width': width, 'height': height})
         for shape in content['shapes']:
             kind = _kind(shape)
-            if kind not in KINDS or shape['label'] not in labels:
-                dropped['of another class' if kind in KINDS else f'of shape {str(kind)[:20]}, which has no box'] += 1
+            if kind not in KINDS:
+                dropped[f'of shape {str(kind)[:20]}, which has no box'] += 1
                 continue
-            x1, y1, x2, y2 = _box(shape, file)
-            coco['annotations'].append(
-                {
-                    'id': len(coco['annotations']) + 1,
-                    'image_id': image_id,
-                    'category_id': labels[shape['label']],
-                    'bbox': [x1, y1, x2 - x1, y2 - y1],
-                }
-            )
-    return {**coco, 'dropped': dict(dropped)}
+            annotation = {
+                'id': len(coco['annotations']) + 1,
+                'image_id': image_id,
+                'category_id': labels.setdefault(shape['label'], len(labels)),
+            }
+            try:
+                x1, y1, x2, y2 = _box(shape, file)
+                annotation['bbox'] = [x1, y1, x2 - x1, y2 - y1]
+            except ValueError as error:
+                annotation['error'] = str(error)
+            coco['annotations'].append(annotation)
+    categories = [{'id': label, 'name': name} for name, label in labels.items()]
+    return {**coco, 'categories': categories, 'dropped': dict(dropped)}
 
 
 KINDS = ('rectangle', 'polygon', 'circle', 'mask', 'rotation', 'oriented_rectangle')

@@ -114,7 +114,7 @@ def _config_of(dataset: CheckedCocoDataset) -> dict:
     config = {name: getattr(dataset, name) for name in names if hasattr(dataset, name)}
     config |= {'type': type(dataset).__name__, 'ann_file': dataset.ann_file}  # data_root is part of the paths
     if isinstance(dataset, yolo_txt.YOLOTxtDataset):
-        return {**config, 'data_yaml': dataset.ann_file, 'split': dataset._split}
+        return {**config, 'data': dataset.data, 'split': dataset._split}
     if isinstance(dataset, labelme.LabelmeDataset):
         return {
             **config,
@@ -265,7 +265,7 @@ def _fill(split: RawSplit, sizes: list, rows: list[tuple]) -> RawSplit:
 
 
 def _yolo(split: RawSplit, config: dict) -> RawSplit:
-    data = yolo_txt.read_data_yaml(config['data_yaml'])
+    data = config.get('data') or yolo_txt.read_data_yaml(config['data_yaml'])
     root = Path(os.path.abspath(data.root))
     split.classes, split.format = data.class_names, 'cxcywh'
     files: list[Path] = []

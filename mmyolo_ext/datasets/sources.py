@@ -30,7 +30,9 @@ LABELS = 'labels/*.txt', 'labels/*/*.txt', '*/labels/*.txt'
 XML_FOLDERS = ('Annotations', 'annotations', 'labels', 'xml', '')
 IMAGE_FOLDERS = ('JPEGImages', 'images', 'Images', '')
 ARCHIVES = ('.rar', '.7z', '.tar', '.gz', '.tgz', '.bz2', '.xz')
-KEYS = ('images', 'annotations', 'categories', 'shapes')  # of COCO and of labelme
+COCO_KEYS = {'images', 'annotations', 'categories'}
+KEYS = (*COCO_KEYS, 'shapes')  # of COCO and of labelme
+SMALL_JSON = 16_000_000  # bytes, up to which a file that is opened to tell its format is parsed too
 PEEKED = 5  # JSON files of a folder that are opened to tell their format
 
 
@@ -302,7 +304,7 @@ def _coco_files(folder: Path) -> Iterator[Path]:
 
 
 def _is_coco(path: Path) -> bool:
-    return _json_keys(path) >= {'images', 'annotations', 'categories'}
+    return _json_keys(path) >= COCO_KEYS
 
 
 def _json_keys(path: Path) -> frozenset[str]:
@@ -317,7 +319,11 @@ def _json_keys(path: Path) -> frozenset[str]:
 @functools.lru_cache(maxsize=64)
 def _keys_of(path: Path, *_: int) -> frozenset[str]:
     text = path.read_bytes()
-    return frozenset(key for key in KEYS if f'"{key}"'.encode() in text)
+    keys = frozenset(key for key in KEYS if f'"{key}"'.encode() in text)
+    if keys >= COCO_KEYS and len(text) <= SMALL_JSON:
+        with contextlib.suppress(ValueError):  # which is reported when the file is read for its boxes
+            read_coco(str(path), content=text)
+    return keys
 
 
 def _partners(path: Path) -> list[Path]:
@@ -464,9 +470,12 @@ def _voc(parts: list[tuple[Path, Path, Path]], folder: Path) -> DataSource:
         split_parts = _by_split(parts, named, folder, 'a folder of XML files')
         lists = {split: (part, '') for split, part in split_parts.items()}
     classes_of = {}
-    for split, ((annotations, _, root), file) in lists.items():
+    for split, ((annotations, images, root), file) in lists.items():
         names = voc.read_names(root / file, annotations) if file else voc.xml_names(annotations)
-        classes_of[split] = set(voc.discover_classes(annotations, names))
+        try:
+            classes_of[split] = _names(voc.read_voc(annotations, images, names))
+        except ValueError:  # of images, which the dataset reports
+            classes_of[split] = set(voc.discover_classes(annotations, names))
     classes = _common_classes(classes_of, folder)
     splits = {
         split: {
@@ -479,6 +488,10 @@ def _voc(parts: list[tuple[Path, Path, Path]], folder: Path) -> DataSource:
         for split, ((annotations, images, root), file) in lists.items()
     }
     return DataSource('voc', folder, classes, splits)
+
+
+def _names(content: dict) -> set[str]:
+    return {category['name'] for category in content['categories']} - {''}
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -513,7 +526,12 @@ def _labelme_parts(folder: Path) -> Iterator[Path]:
 
 def _labelme(parts: list[Path], folder: Path) -> DataSource:
     by_split = _by_split(parts, parts, folder, 'a folder of labelme files')
-    classes_of = {split: set(labelme.discover_labels(labelme.labelme_files(part))) for split, part in by_split.items()}
+    classes_of = {}
+    for split, part in by_split.items():
+        try:
+            classes_of[split] = _names(labelme.read_labelme(part, folder))
+        except ValueError:  # of images, which the dataset reports
+            classes_of[split] = set(labelme.discover_labels(labelme.labelme_files(part)))
     classes = _common_classes(classes_of, folder)
     splits = {
         split: {

@@ -10,11 +10,11 @@ import math
 import os
 import re
 import xml.etree.ElementTree as ElementTree
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from xml.parsers import expat
 
+from mmyolo_ext.coco_json import read_once, take_classes
 from mmyolo_ext.datasets.checked_coco import CheckedCocoDataset
 from mmyolo_ext.image_io import IMAGE_SUFFIXES, image_size
 from mmyolo_ext.registry import DATASETS
@@ -64,32 +64,37 @@ class CheckedVOCDataset(CheckedCocoDataset):
         """Return the annotations of the split as the content of a COCO file."""
         folder = Path(self.data_prefix['ann'])
         names = read_names(Path(self.ann_file), folder) if self.ann_file else xml_names(folder)
-        return read_voc(
-            folder, Path(self.data_prefix['img']), names, self.metainfo['classes'], self.one_based, self.difficult
-        )
+        content = read_voc(folder, Path(self.data_prefix['img']), names, self.one_based)
+        content = take_classes(content, self.metainfo['classes'])
+        annotations, dropped = content['annotations'], content['dropped']
+        if self.difficult == 'drop':
+            annotations = [one for one in content['annotations'] if not one['difficult']]
+            if len(annotations) < len(content['annotations']):
+                dropped = {**dropped, 'difficult': len(content['annotations']) - len(annotations)}
+        elif self.difficult == 'ignore':
+            annotations = [{**one, 'iscrowd': int(one['difficult'])} for one in annotations]
+        return {**content, 'annotations': annotations, 'dropped': dropped}
 
 
-def read_voc(
-    folder: Path,
-    images: Path,
-    names: Iterable[str],
-    classes: Iterable[str],
-    one_based: bool = False,
-    difficult: str = 'ignore',
-) -> dict:
-    """Return images and boxes as the content of a COCO file; ``dropped`` counts what was left out, by reason.
+def read_voc(folder: Path, images: Path, names: Sequence[str], one_based: bool = False) -> dict:
+    """Return images and boxes, ``difficult`` or not, as the content of a COCO file, with all classes there are.
+
+    A box that cannot be read has an ``error``.
 
     Args:
         folder: Of the XML files.
         images: Folder of the images.
         names: XML files, without suffix.
-        classes: Names of the classes; their positions are the category ids.
         one_based: As of :class:`CheckedVOCDataset`.
-        difficult: As of :class:`CheckedVOCDataset`.
     """
-    labels = {name: label for label, name in enumerate(classes)}
-    coco = {'images': [], 'annotations': [], 'categories': [{'id': i, 'name': name} for name, i in labels.items()]}
-    dropped: Counter = Counter()
+    files = (folder / f'{name}.xml' for name in names)
+    key = 'VOC', os.path.abspath(folder), os.path.abspath(images), one_based
+    return read_once(key, files, lambda: _read_voc(folder, images, names, one_based))
+
+
+def _read_voc(folder: Path, images: Path, names: Sequence[str], one_based: bool) -> dict:
+    labels: dict[str, int] = {}
+    coco: dict = {'images': [], 'annotations': []}
     for image_id, name in enumerate(names, 1):
         path = folder / f'{name}.xml'
         root = parse_xml(path)
@@ -98,24 +103,19 @@ def read_voc(
         file_name = image.relative_to(images).as_posix()
         coco['images'].append({'id': image_id, 'file_name': file_name, 'width': width, 'height': height})
         for item in root.iter('object'):
-            class_name, is_difficult = object_name(item), item.findtext('difficult', '0').strip() == '1'
-            if class_name not in labels:
-                dropped['of another class'] += 1
-                continue
-            if is_difficult and difficult == 'drop':
-                dropped['difficult'] += 1
-                continue
-            x1, y1, x2, y2 = read_corners(item, path, one_based)
-            coco['annotations'].append(
-                {
-                    'id': len(coco['annotations']) + 1,
-                    'image_id': image_id,
-                    'category_id': labels[class_name],
-                    'bbox': [x1, y1, x2 - x1, y2 - y1],
-                    'iscrowd': int(is_difficult and difficult == 'ignore'),
-                }
-            )
-    return {**coco, 'dropped': dict(dropped)}
+            annotation = {
+                'id': len(coco['annotations']) + 1,
+                'image_id': image_id,
+                'category_id': labels.setdefault(object_name(item), len(labels)),
+                'difficult': item.findtext('difficult', '0').strip() == '1',
+            }
+            try:
+                x1, y1, x2, y2 = read_corners(item, path, one_based)
+                annotation['bbox'] = [x1, y1, x2 - x1, y2 - y1]
+            except ValueError as error:
+                annotation['error'] = str(error)
+            coco['annotations'].append(annotation)
+    return {**coco, 'categories': [{'id': label, 'name': name} for name, label in labels.items()]}
 
 
 def object_name(item: ElementTree.Element) -> str:
@@ -141,9 +141,10 @@ def read_names(path: Path, folder: Path) -> list[str]:
         ValueError: If it cannot be read, or a name points outside of the annotation folder.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
+        text = read_once(('list', str(path)), [path], lambda: path.read_text(encoding='utf-8-sig'))
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f'cannot read the list of images {path}: {error}') from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     for name in lines:
         if name.startswith(('/', '\\')) or '\0' in name or '..' in re.split(r'[/\\]', name):
             raise ValueError(f'{path} names {name!r}, which is outside of the annotation folder')

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 from mmengine.fileio import load
 
+from mmyolo_ext.coco_json import read_once
 from mmyolo_ext.datasets.checked_coco import CheckedCocoDataset
 from mmyolo_ext.image_io import IMAGE_SUFFIXES, image_size
 from mmyolo_ext.registry import DATASETS
@@ -62,7 +63,7 @@ class YOLOTxtDataset(CheckedCocoDataset):
         data = read_data_yaml(data_yaml)
         if split not in data.splits:
             raise ValueError(f'{data_yaml} has no split {split!r}, it has {", ".join(data.splits) or "none"}')
-        self._data, self._split = data, split
+        self.data, self._split = data, split
         super().__init__(
             ann_file=os.path.abspath(data_yaml),
             data_root=str(data.root),
@@ -78,7 +79,7 @@ class YOLOTxtDataset(CheckedCocoDataset):
 
     def read_annotations(self) -> dict:
         """Return the annotations of the split as the content of a COCO file."""
-        return read_yolo(self._data, self._split, self.ann_file)
+        return read_yolo(self.data, self._split, self.ann_file)
 
 
 def read_data_yaml(path: str | Path) -> DataYaml:
@@ -91,7 +92,12 @@ def read_data_yaml(path: str | Path) -> DataYaml:
         ValueError: If it is missing or broken, or its images are missing or outside ``path`` (by default the folder
             of the file).
     """
-    path, notes = Path(path), []
+    path = Path(path)
+    return read_once(('data.yaml', os.path.abspath(path)), [path], lambda: _read_data_yaml(path))
+
+
+def _read_data_yaml(path: Path) -> DataYaml:
+    notes: list[str] = []
     read = {'.txt': _read_class_list, '.data': _read_darknet}.get(path.suffix.lower(), _read_yaml)
     content, folder = read(path)
     names = _class_names(content, path)
@@ -238,7 +244,7 @@ def list_images(place: Path, root: Path) -> list[Path]:
     if place.suffix.lower() != '.txt':
         raise ValueError(f'{place} must be a folder of images or a .txt file that lists them')
     images = []
-    for number, line in enumerate(_lines(place), 1):
+    for number, line in enumerate(read_once(('lines', str(place)), [place], lambda: _lines(place)), 1):
         line = line.strip().replace('\\', '/')
         if line:
             places = [place.parent / line, root / line]
@@ -288,12 +294,17 @@ def read_yolo(data: DataYaml, split: str, path: str) -> dict:
         ValueError: On a label that is broken or has a class index out of range, or a split without labels.
     """
     root = Path(os.path.abspath(data.root))
-    categories = [{'id': label, 'name': name} for label, name in enumerate(data.class_names)]
-    images, annotations, label_files = [], [], 0
     files = [Path(os.path.abspath(file)) for place in data.splits[split] for file in list_images(place, data.root)]
     files = list(dict.fromkeys(files))
     if not files:
         raise ValueError(f'{path}: {split} has no images in {", ".join(map(str, data.splits[split]))}')
+    states = (place for file in files for place in (file, label_file(file, root)))
+    return read_once(('YOLO', path, split), states, lambda: _read_yolo(files, root, data, split, path))
+
+
+def _read_yolo(files: list[Path], root: Path, data: DataYaml, split: str, path: str) -> dict:
+    categories = [{'id': label, 'name': name} for label, name in enumerate(data.class_names)]
+    images, annotations, label_files = [], [], 0
     for image_id, file in enumerate(files, 1):
         width, height = image_size(file)
         images.append(

@@ -27,7 +27,7 @@ from mmyolo_ext.version import __version__
 
 PACKAGES = ('torch', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'numpy', 'faster-coco-eval')
 BEST = 'best_predictions.npz'
-MOST_IMAGES = 20_000  # of a training split whose annotations are read again
+MOST_IMAGES = 20_000  # of a training split whose boxes are shown
 
 
 @HOOKS.register_module()
@@ -208,10 +208,10 @@ def _source(dataset: Any) -> str:
 
 
 def _content(leaves: list) -> dict | None:
-    """Return the annotations of the training split, if it is one of a size that is read fast."""
-    if len(leaves) != 1 or not hasattr(leaves[0], 'read_content') or len(leaves[0]) > MOST_IMAGES:
+    """Return the annotations of the training split, if it is one of a size that is shown fast."""
+    if len(leaves) != 1 or not hasattr(leaves[0], 'to_coco') or len(leaves[0]) > MOST_IMAGES:
         return None
-    return leaves[0].read_content()
+    return leaves[0].to_coco()
 
 
 def _data_section(runner: Runner, loop: Any, split: str, train: list, predictions: list[dict]) -> str | None:
