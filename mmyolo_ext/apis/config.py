@@ -3,9 +3,11 @@
 import argparse
 import ast
 import inspect
+import re
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import yaml
 from mmengine.config import Config, DictAction
@@ -16,10 +18,7 @@ import mmyolo_ext  # supplies mmcv's ops before a config imports mmdet
 from mmyolo_ext.apis.config_nodes import (
     LOADERS,
     closest,
-    explicit_settings,
     get_path,
-    inference_pipeline,
-    leaf_datasets,
 )
 from mmyolo_ext.apis.data import set_data
 from mmyolo_ext.apis.model_names import config_path
@@ -116,11 +115,15 @@ def load_config(path: str | Path, cfg_options: dict | None = None, with_recipe: 
     saved = path.suffix in CHECKPOINTS
     if path.suffix not in SUFFIXES and not saved:
         raise ValueError(f'{path} is not a config: its name must end in one of {", ".join(SUFFIXES)}')
-    for file, key in unread_names(path):
-        if key in FOREIGN_KEYS:
-            raise ValueError(f'{key!r} in {file} is read by nothing: docs/coming_from/ lists the keys to use instead')
-        if key not in KNOWN_KEYS:
-            _refuse_if_close(key, KNOWN_KEYS, f'a top-level key of a config ({file})')
+    files = [] if saved else list(config_files(path))
+    for file, names in files:
+        for key in names:
+            if key in FOREIGN_KEYS:
+                raise ValueError(
+                    f'{key!r} in {file} is read by nothing: docs/coming_from/ lists the keys to use instead'
+                )
+            if key not in KNOWN_KEYS:
+                _refuse_if_close(key, KNOWN_KEYS, f'a top-level key of a config ({file})')
     try:
         cfg = saved_config(path) if saved else Config.fromfile(path)
     except StopTraining:
@@ -132,7 +135,7 @@ def load_config(path: str | Path, cfg_options: dict | None = None, with_recipe: 
     if options:
         _check_options(cfg, options)
     given = set(options)
-    own = set() if saved else user_settings(path)
+    own = set().union(*(explicit_settings(file) for file, _ in files if not is_shipped(file)))
     settings = {one['path']: one['value'] for one in cfg.get('overridden') or ()}  # of the config of a run
     if not saved and not settings and '_base_' in path.read_text(encoding='utf-8'):
         settings = {name: get_path(cfg, name) for name in own}
@@ -194,19 +197,12 @@ def _merge(cfg: Config, options: dict) -> None:
         _finish(cfg)
 
 
-def user_settings(path: Path) -> set[str]:
-    """Return the dotted paths of the settings that a config and its bases make, without the configs of packages."""
-    if is_shipped(path) or '.mim' in path.parts or not path.is_file():
-        return set()
-    bases = [path.parent / base for base in _top_level(path)[1]]
-    return explicit_settings(path).union(*map(user_settings, bases))
-
-
 def is_shipped(path: Path) -> bool:
-    """Return whether a config is one of this package, whose settings are not those of a user."""
+    """Return whether a config is one of a package, whose settings are not those of a user."""
+    if '.mim' in path.parts:
+        return True
     package = Path(mmyolo_ext.__file__).parent
-    folders = [package / '.mim' / 'configs', package.parent / 'configs']
-    return any(path.resolve().is_relative_to(folder.resolve() / family) for folder in folders for family in FAMILIES)
+    return any(path.resolve().is_relative_to(package.parent.resolve() / 'configs' / family) for family in FAMILIES)
 
 
 def _finish(cfg: Config) -> None:
@@ -231,30 +227,14 @@ def _finish(cfg: Config) -> None:
             apply_shortcuts(cfg)
         if cfg.get('tile') is not None:
             set_tiles(cfg, cfg.pop('tile'))
-        fit_rect_batches(cfg)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f'the shortcuts meet a setting of another type than usual: {error!r}') from error
 
 
-def fit_rect_batches(cfg: Config, world_size: int = 1) -> None:
-    """Give ``RectBatchDataset`` the number of images that all ranks validate together, which share a rectangle.
+def config_files(path: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, list[str]]]:
+    """Yield a config and its bases, each with the names that it assigns at the top and neither it nor a child reads.
 
-    Its own ``pipeline``, which tools of mmdet read, becomes that of the dataset inside.
-    """
-    for name in LOADERS:
-        loader = cfg.get(name) or {}
-        node = loader.get('dataset')
-        while isinstance(node, dict):
-            if str(node.get('type')).endswith('RectBatchDataset') and loader.get('batch_size'):
-                node['batch_size'] = loader['batch_size'] * world_size
-                node['pipeline'] = inference_pipeline(next(leaf_datasets(node)).get('pipeline') or [])
-            node = node.get('dataset')
-
-
-def unread_names(path: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, str]]:
-    """Yield (file, name) of what a config and its bases assign at the top and do not read themselves.
-
-    Configs in packages (``mmdet::...``) are left out.
+    Configs in packages (``mmdet::...``) and files that cannot be read, which MMEngine names, are left out.
 
     Raises:
         ValueError: If configs are based on each other in a circle.
@@ -262,38 +242,25 @@ def unread_names(path: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Pat
     if path.resolve() in above:
         circle = (*above[above.index(path.resolve()) :], path)
         raise ValueError(f'the configs are based on each other in a circle: {" -> ".join(f.name for f in circle)}')
-    names, bases = _top_level(path)
-    yield from ((path, name) for name in names)
-    for base in bases:
-        for file, name in unread_names(path.parent / base, (*above, path.resolve())):
-            if f'_base_.{name}' not in path.read_text(encoding='utf-8'):
-                yield file, name
-
-
-def unread_variables(path: Path) -> Iterator[str]:
-    """Yield a warning for each variable that a config with a ``_base_`` assigns and nothing reads.
-
-    A base has read its own variables before the child assigns another value, so the assignment changes nothing.
-    """
-    if path.suffix == '.py' and _top_level(path)[1]:
-        for name in _top_level(path)[0]:
-            if name not in KNOWN_KEYS or name in VARIABLES:
-                yield (
-                    f'{name!r} in {path} is read by nothing: a base uses its variables before this file changes them, '
-                    'and unknown settings have no effect'
-                )
-
-
-def _top_level(path: Path) -> tuple[list[str], list[str]]:
-    """Return the names that a file assigns at the top and does not read, and its bases; nothing if it is broken."""
     try:
-        if path.suffix != '.py':
+        text = path.read_text(encoding='utf-8')
+        if path.suffix == '.py':
+            names, bases = _assigned(text)
+        else:
             content = load(path)
             bases = content.pop('_base_', [])
-            return list(map(str, content)), [bases] if isinstance(bases, str) else bases
-        tree = ast.parse(path.read_text(encoding='utf-8'))
-    except (OSError, SyntaxError, ValueError, AttributeError, TypeError, yaml.YAMLError):  # MMEngine names it
-        return [], []
+            names, bases = list(map(str, content)), [bases] if isinstance(bases, str) else bases
+    except (OSError, SyntaxError, ValueError, AttributeError, TypeError, yaml.YAMLError):
+        return
+    yield path, names
+    for base in bases:
+        for file, unread in config_files(path.parent / base, (*above, path.resolve())):
+            yield file, [name for name in unread if f'_base_.{name}' not in text]
+
+
+def _assigned(text: str) -> tuple[list[str], list[str]]:
+    """Return the names that a Python config assigns at the top and does not read, and the paths of its bases."""
+    tree = ast.parse(text)
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     read = {node.id for node in names if not isinstance(node.ctx, ast.Store)}
     assigned = {
@@ -306,7 +273,56 @@ def _top_level(path: Path) -> tuple[list[str], list[str]]:
     base = assigned.pop('_base_', ast.Pass())
     bases = [node.value for node in ast.walk(base) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     unread = [name for name in assigned if name not in read and not name.startswith('__')]
-    return unread, [name for name in bases if '::' not in name]
+    return unread, bases
+
+
+def unread_variables(path: Path) -> Iterator[str]:
+    """Yield a warning for each variable that a config with a ``_base_`` assigns and nothing reads.
+
+    A base has read its own variables before the child assigns another value, so the assignment changes nothing.
+    """
+    files = list(config_files(path))
+    for name in files[0][1] if path.suffix == '.py' and len(files) > 1 else ():
+        if name not in KNOWN_KEYS or name in VARIABLES:
+            yield (
+                f'{name!r} in {path} is read by nothing: a base uses its variables before this file changes them, '
+                'and unknown settings have no effect'
+            )
+
+
+def explicit_settings(path: Path) -> set[str]:
+    """Return the dotted paths of the settings that a user's config file makes, without those of its bases.
+
+    ``train_cfg = dict(max_epochs=5)`` gives ``train_cfg.max_epochs``; a dict with ``_delete_``, a list or a variable
+    is one setting.
+    """
+    if path.suffix != '.py':
+        found = set(_leaves({key: value for key, value in load(path).items() if key != '_base_'}))
+    else:
+        found = set()
+        for statement in ast.parse(path.read_text(encoding='utf-8')).body:
+            for target in statement.targets if isinstance(statement, ast.Assign) else ():
+                # _base_.train_cfg.max_epochs or train_cfg['max_epochs']
+                start = re.sub(r"\['?(\w+)'?\]", r'.\1', ast.unparse(target))
+                if start != '_base_' and re.fullmatch(r'\w+(\.\w+)*', start):
+                    found |= set(_leaves(statement.value, start.removeprefix('_base_.')))
+    return found
+
+
+def _leaves(node: Any, path: str = '') -> Iterator[str]:
+    """Yield the paths of the leaves of a dict, or of the syntax tree of one."""
+    children = None
+    if isinstance(node, dict):
+        children = node
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
+        children = {word.arg: word.value for word in node.keywords}
+    elif isinstance(node, ast.Dict):
+        children = {getattr(key, 'value', None): value for key, value in zip(node.keys, node.values, strict=True)}
+    if not children or '_delete_' in children or not all(isinstance(key, str) for key in children):
+        yield path
+        return
+    for key, value in children.items():
+        yield from _leaves(value, f'{path}.{key}' if path else key)
 
 
 def _check_options(cfg: Config, options: Iterable[str]) -> None:

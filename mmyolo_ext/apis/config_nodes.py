@@ -1,14 +1,11 @@
 """Walk through the dicts of a config."""
 
-import ast
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.fileio import load
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 CLOSE = 0.8  # of difflib's ratio: 'train_dataloder' has 0.97, 'train_pipeline' to 'train_dataloader' 0.67
@@ -73,22 +70,6 @@ def kind(node: dict) -> str:
     return name.rsplit('.', 1)[-1] if isinstance(name, str) else getattr(name, '__name__', '')
 
 
-MMDET_NAMES = {'LoadImage': 'mmyolo_ext.LoadImageFromFile', 'Letterbox': 'mmyolo_ext.Resize'}
-
-
-def inference_pipeline(pipeline: Sequence[dict]) -> list[dict]:
-    """Return a test pipeline with the names that mmdet's ``DetInferencer`` and SAHI look for.
-
-    ``Letterbox`` becomes ``Resize`` with ``scale`` (width, height); annotations are not loaded.
-    """
-    steps = [{**step, 'type': MMDET_NAMES.get(kind(step), step['type'])} for step in pipeline]
-    for step in steps:
-        if 'size_hw' in step and kind(step) == 'Resize':
-            size = step.pop('size_hw')
-            step['scale'] = (size, size) if isinstance(size, int) else tuple(size)[::-1]
-    return [step for step in steps if kind(step) != 'LoadAnnotations']
-
-
 @dataclass(frozen=True)
 class Part:
     """A dict somewhere in a config.
@@ -145,48 +126,3 @@ def closest(key: str, known: Iterable[str]) -> str | None:
 
 def _plain(name: object) -> str:
     return str(name).lower().replace('_', '').replace('-', '')
-
-
-def explicit_settings(path: Path) -> set[str]:
-    """Return the dotted paths of the settings that a user's config file makes, without those of its bases.
-
-    ``train_cfg = dict(max_epochs=5)`` gives ``train_cfg.max_epochs``; a dict with ``_delete_``, a list or a variable
-    is one setting.
-    """
-    if path.suffix != '.py':
-        found = set(_leaves({key: value for key, value in load(path).items() if key != '_base_'}))
-    else:
-        found = set()
-        for statement in ast.parse(path.read_text(encoding='utf-8')).body:
-            for target in statement.targets if isinstance(statement, ast.Assign) else ():
-                start = '.'.join(_target(target))
-                if start and start != '_base_':
-                    found |= set(_leaves(statement.value, start.removeprefix('_base_.')))
-    return found
-
-
-def _leaves(node: Any, path: str = '') -> Iterator[str]:
-    """Yield the paths of the leaves of a dict, or of the syntax tree of one."""
-    children = None
-    if isinstance(node, dict):
-        children = node
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
-        children = {word.arg: word.value for word in node.keywords}
-    elif isinstance(node, ast.Dict):
-        children = {getattr(key, 'value', None): value for key, value in zip(node.keys, node.values, strict=True)}
-    if not children or '_delete_' in children or not all(isinstance(key, str) for key in children):
-        yield path
-        return
-    for key, value in children.items():
-        yield from _leaves(value, f'{path}.{key}' if path else key)
-
-
-def _target(node: ast.expr) -> list[str]:
-    """Return the parts of ``_base_.train_cfg.max_epochs`` or ``train_cfg['max_epochs']``."""
-    if isinstance(node, ast.Name):
-        return [node.id]
-    if isinstance(node, ast.Attribute):
-        return [*_target(node.value), node.attr]
-    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-        return [*_target(node.value), str(node.slice.value)]
-    return []

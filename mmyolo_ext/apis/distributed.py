@@ -14,7 +14,6 @@ import torch
 from mmengine.config import Config
 from torch import distributed
 
-from mmyolo_ext.apis.config import fit_rect_batches
 from mmyolo_ext.apis.config_nodes import leaf_datasets
 from mmyolo_ext.engine.stopping import end_with_parent
 from mmyolo_ext.version import __version__
@@ -67,7 +66,6 @@ def prepare_processes(
         raise ValueError('several machines need the address of the first one: mpirun -x MASTER_ADDR=HOST ...')
     os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
     os.environ.setdefault('MASTER_PORT', str(DEFAULT_PORT))
-    fit_rect_batches(cfg, world_size)
     if not distributed.is_initialized():
         _join(cfg, launcher, rank, world_size, local_rank)
     if not torch.cuda.is_available():

@@ -14,9 +14,9 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
-from mmyolo_ext.apis.config import fit_rect_batches
 from mmyolo_ext.apis.config_nodes import leaf_datasets
 from mmyolo_ext.apis.inference import Detector
+from mmyolo_ext.engine.rect_batches import fit_rect_batches
 from mmyolo_ext.export import parity, runtime
 from mmyolo_ext.export.dense_heads import TESTED
 from mmyolo_ext.export.formats import Options, open_exported, write

@@ -46,6 +46,7 @@ from mmyolo_ext.engine.hooks.checkpoint import CheckpointHook
 from mmyolo_ext.engine.hooks.progress import watched
 from mmyolo_ext.engine.loggers import close_trackers
 from mmyolo_ext.engine.prepare_model import forbid_changes, prepare_model
+from mmyolo_ext.engine.rect_batches import fit_rect_batches
 from mmyolo_ext.engine.run_facts import facts_before, facts_of, optimizer_cfg, shifted, spelled
 from mmyolo_ext.engine.step_guard import StepGuard
 from mmyolo_ext.engine.stopping import Stopper, StopTraining, outcome
@@ -88,6 +89,7 @@ class Runner(MMEngineRunner):
         cfg = deepcopy(cfg)
         if type(cfg) is Config:
             object.__setattr__(cfg, '__class__', FormattedConfig)
+        fit_rect_batches(cfg, get_world_size())
         return super().from_cfg(cfg)
 
     def train(self) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 from tiny_coco import REPO
 
 from mmyolo_ext.apis import batch_size, load_config, recipe
-from mmyolo_ext.apis.config_nodes import explicit_settings
+from mmyolo_ext.apis.config import explicit_settings
 from mmyolo_ext.apis.recipe import Facts, choose_recipe
 from mmyolo_ext.registry import MODELS
 

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 
 from mmyolo_ext.datasets import RectBatchDataset
 from mmyolo_ext.datasets.transforms.functional import rectangle
+from mmyolo_ext.engine.rect_batches import fit_rect_batches
 
 # Height x width: aspects 0.75, 1.33, 0.5, 1, 0.75.
 SIDES_HW = [(480, 640), (640, 480), (300, 600), (500, 500), (240, 320)]
@@ -111,3 +113,16 @@ def test_bad_data_sets():
         RectBatchDataset(Sides([(0, 5)]), batch_size=2, size=320)
     with pytest.raises(ValueError, match=r'returned None for 0\.png'):
         RectBatchDataset(Sides([(5, 5)], [lambda results: None]), batch_size=2, size=320)[0]
+
+
+def test_a_rectangle_is_shared_by_the_images_that_all_ranks_validate_together():
+    steps = [{'type': f'mmyolo_ext.{name}'} for name in ('LoadImage', 'LoadAnnotations', 'PackInputs')]
+    steps.insert(2, {'type': 'mmyolo_ext.Letterbox', 'size_hw': (64, 96)})
+    inner = {'type': 'MixDataset', 'datasets': [{'pipeline': steps}]}
+    rect = {'type': 'mmyolo_ext.RectBatchDataset', 'batch_size': 1, 'pipeline': [], 'dataset': inner}
+    cfg = Config({'val_dataloader': {'batch_size': 4, 'dataset': {'type': 'Outer', 'dataset': rect}}})
+    fit_rect_batches(cfg, world_size=3)
+    fitted = cfg.val_dataloader.dataset.dataset
+    assert fitted.batch_size == 12
+    assert [step['type'][11:] for step in fitted.pipeline] == ['LoadImageFromFile', 'Resize', 'PackInputs']
+    assert fitted.pipeline[1].scale == (96, 64)

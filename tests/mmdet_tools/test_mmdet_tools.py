@@ -19,9 +19,9 @@ from mmengine.registry import DefaultScope, init_default_scope
 from tiny_coco import CLASSES, REPO, make_tiny_coco, write_user_config
 
 from mmyolo_ext.apis import Detector, load_config
-from mmyolo_ext.apis.config_nodes import inference_pipeline
 from mmyolo_ext.cli.mmdet_tool import find_tools, main
 from mmyolo_ext.datasets.transforms import Letterbox, Resize
+from mmyolo_ext.engine.rect_batches import inference_pipeline
 from mmyolo_ext.registry import DATASETS, MODELS, TASK_UTILS
 
 SHIPPED = sorted(path for path in (REPO / 'configs').glob('[!_]*/*.py') if 'mixed' not in path.parts)
