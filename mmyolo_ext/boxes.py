@@ -17,6 +17,7 @@ __all__ = [
     'IOU_MODES',
     'at_least_float32',
     'cxcywh_to_xyxy',
+    'guess_format',
     'paired_iou',
     'suspect_boxes',
     'xyxy_to_cxcywh',
@@ -138,6 +139,11 @@ COCO_FORMAT = 'COCO boxes are (x, y, width, height) in px with x, y the top left
 # limits of suspect_boxes
 TOLERANCE = 0.01  # of the side of the image, at least 1 px, by which a box may exceed it
 SUSPICIOUS_SHARE = 0.02  # fraction of boxes outside their image at which other formats are tried
+FORMATS = {
+    'xyxy': 'corners (x1, y1, x2, y2)',
+    'cxcywh': '(centre x, centre y, width, height)',
+    'swapped': '(y, x, height, width)',
+}
 MIN_OUTSIDE = 5  # boxes outside their image, to suspect a format
 CLIPPED_SHARE = 0.1  # fraction of boxes outside their image that is worth a warning
 FITTING_SHARE = 0.1  # largest fraction of these boxes that may be outside in the format they seem to have
@@ -163,27 +169,56 @@ def suspect_boxes(boxes_xywh: np.ndarray, sizes_wh: np.ndarray, keys: np.ndarray
     return [*_suspect_format(boxes_xywh, sizes_wh), *_suspect_repeats(boxes_xywh, keys)]
 
 
+def guess_format(numbers: np.ndarray, sizes_wh: np.ndarray, stated: str = 'xywh') -> tuple[str | None, dict[str, int]]:
+    """Guess the format in which all boxes together fit their images, if not in the stated one.
+
+    Another format is tried if at least 2% of the boxes, and 5, reach beyond their image; it has to leave at most a
+    tenth of these.
+
+    Args:
+        numbers: (G, 4) finite, px.
+        sizes_wh: (G, 2) px.
+        stated: 'xywh', 'xyxy' or 'cxcywh'.
+
+    Returns:
+        Another of these, 'swapped' for x and y exchanged, 'relative' for fractions, or None; and the number of boxes
+        that reach beyond their image by format.
+    """
+    if len(numbers) < MIN_OUTSIDE:
+        return None, {stated: 0}
+    if stated != 'cxcywh' and numbers.max() <= 1 and numbers.min() >= 0 and sizes_wh.min() > 1:
+        return 'relative', {stated: 0}
+    margin = np.maximum(TOLERANCE * sizes_wh, 1)
+    first, second = numbers[:, :2], numbers[:, 2:]
+    corners = {
+        'xywh': (first, first + second),
+        'xyxy': (first, second),
+        'cxcywh': (first - second / 2, first + second / 2),
+    }
+    low, high = corners[stated]
+    corners['swapped'] = low[:, ::-1], high[:, ::-1]
+    outside = {}
+    for name, (low, high) in corners.items():
+        wrong = (low < -margin) | (high > sizes_wh + margin)
+        if name == 'xyxy' or stated == 'xyxy':  # corners may be in the wrong order
+            wrong |= high <= low
+        outside[name] = int(wrong.any(1).sum())
+    if outside[stated] < max(SUSPICIOUS_SHARE * len(numbers), MIN_OUTSIDE):
+        return None, outside
+    name = min((name for name in outside if name != stated), key=outside.get)
+    return name if outside[name] <= FITTING_SHARE * outside[stated] else None, outside
+
+
 def _suspect_format(boxes: np.ndarray, sizes_wh: np.ndarray) -> list[tuple[bool, str]]:
-    total = len(boxes)
-    if total >= MIN_OUTSIDE and boxes.max() <= 1 and boxes.min() >= 0 and sizes_wh.min() > 1:
-        text = f'All numbers of the {total} boxes are from 0 to 1: they seem to be relative. {COCO_FORMAT}'
-        return [(True, text)]
-    margin = np.maximum(TOLERANCE * sizes_wh, 1.0)
-
-    def count_outside(low: np.ndarray, high: np.ndarray, wrong: np.ndarray | bool = False) -> int:
-        return int((((low < -margin) | (high > sizes_wh + margin)).any(1) | wrong).sum())
-
-    first, second = boxes[:, :2], boxes[:, 2:]
-    outside = count_outside(first, first + second)
-    if outside < max(SUSPICIOUS_SHARE * total, MIN_OUTSIDE):
-        return []
-    corners = count_outside(first, second, (second <= first).any(1))
-    centres = count_outside(first - second / 2, first + second / 2)
+    total, (name, counts) = len(boxes), guess_format(boxes, sizes_wh)
+    outside = counts['xywh']
+    if name == 'relative':
+        return [(True, f'All numbers of the {total} boxes are from 0 to 1: they seem to be relative. {COCO_FORMAT}')]
     facts = f'{outside} of {total} boxes ({outside / total:.0%}) reach beyond their image'
-    for faulty, name in ((corners, 'corners (x1, y1, x2, y2)'), (centres, '(centre x, centre y, width, height)')):
-        if faulty <= FITTING_SHARE * outside and faulty == min(corners, centres):
-            return [(True, f'{facts}; read as {name}, {total - faulty} of {total} lie inside. {COCO_FORMAT}')]
-    if outside >= CLIPPED_SHARE * total:
+    if name is not None:
+        fitting = f'read as {FORMATS[name]}, {total - counts[name]} of {total} lie inside'
+        return [(True, f'{facts}; {fitting}. {COCO_FORMAT}')]
+    if outside >= max(CLIPPED_SHARE * total, MIN_OUTSIDE):
         return [(False, f'{facts} and are clipped: do the boxes and the sizes of the images have the same scale?')]
     return []
 

@@ -270,6 +270,8 @@ def test_formats_are_distinguished(low, high, seed):
     if low > 5:  # of small boxes so few are near the border that none can tell
         ((is_error, text),) = suspect(as_centres(boxes))
         assert is_error and 'read as (centre x, centre y, width, height), 500 of 500 lie inside' in text
+    ((is_error, text),) = suspect(boxes[:, [1, 0, 3, 2]])
+    assert is_error and 'read as (y, x, height, width), 500 of 500 lie inside' in text
     ((is_error, text),) = suspect(boxes / np.tile(SIDES_WH, 2))
     assert is_error and 'from 0 to 1: they seem to be relative' in text
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from mmyolo_ext.boxes import guess_format
 from mmyolo_ext.datasets.image_facts import ImageFacts, inspect_images, near_pairs
 from mmyolo_ext.datasets.label_errors import iou, suspect_labels
 from mmyolo_ext.datasets.raw_labels import RawSplit, read_split
@@ -22,7 +23,6 @@ THIN_BOX, THIN_IMAGE, SMALL_IMAGE, HUGE_IMAGE = 20, 10, 32, 16e6  # ratio of sid
 SAME_IOU = 0.9  # of two boxes that mark one object
 REPEATED_SHARE, MIN_REPEATED = 0.1, 10  # of the images that have the very same box
 BACKGROUND_SHARE = 0.5
-MIN_OUTSIDE, OUTSIDE_SHARE, FITTING_SHARE = 5, 0.02, 0.1  # boxes outside, at which other formats are tried
 DARK, BRIGHT = 12, 243  # mean grey level
 BLUR_SHARE, MIN_IMAGES = 0.05, 10  # of the median sharpness; images that give a median
 FEWEST_PX, SMALL_PX = 2, 8  # sides in the network input: training drops the first, stride 8 barely sees the second
@@ -353,39 +353,10 @@ def _box_item(split: RawSplit, index: int) -> dict:
 
 
 def other_format(split: RawSplit, sizes: np.ndarray) -> str | None:
-    """Return the check that names the format in which the boxes of a split fit their images; None if as stated.
-
-    Another format is tried if at least 2% of the boxes, and 5, are outside or negative; it has to leave at most a
-    tenth of these.
-    """
+    """Return the check that names the format in which the boxes of a split fit their images; None if as stated."""
     known = np.isfinite(split.numbers).all(1) & ~np.isnan(sizes).any(1)
-    numbers, sizes = split.numbers[known], sizes[known]
-    if len(numbers) < MIN_OUTSIDE:
-        return None
-    if split.format != 'cxcywh' and numbers.max() <= 1 and numbers.min() >= 0 and sizes.min() > 1:
-        return 'boxes-relative'
-    margin = np.maximum(0.01 * sizes, 1)
-    first, second = numbers[:, :2], numbers[:, 2:]
-    corners = {
-        'xywh': (first, first + second),
-        'xyxy': (first, second),
-        'cxcywh': (first - second / 2, first + second / 2),
-    }
-    low, high = corners[split.format]
-    corners['swapped'] = low[:, ::-1], high[:, ::-1]
-
-    def count_outside(name: str) -> int:
-        low, high = corners[name]
-        return int(((low < -margin) | (high > sizes + margin) | (high <= low)).any(1).sum())
-
-    outside = {name: count_outside(name) for name in corners}
-    own = outside.pop(split.format)
-    if own < max(OUTSIDE_SHARE * len(numbers), MIN_OUTSIDE):
-        return None
-    name = min(outside, key=outside.get)
-    if outside[name] > FITTING_SHARE * own:
-        return None
-    return 'axes-swapped' if name == 'swapped' else f'boxes-{name}'
+    name, _ = guess_format(split.numbers[known], sizes[known], split.format)
+    return {None: None, 'swapped': 'axes-swapped'}.get(name, f'boxes-{name}')
 
 
 def _format(split: RawSplit, facts: dict[str, ImageFacts]) -> Found:

@@ -15,7 +15,7 @@ from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
-from mmyolo_ext.engine.data_checks import Finding, Split, class_names, leaf_datasets, nested_datasets, spread
+from mmyolo_ext.engine.preflight_data import Finding, Split, class_names, leaf_datasets, nested_datasets, spread
 
 MIN_SIDE = 2.0  # px; training drops boxes with a side up to it
 GOOD_RECALL = 0.98

@@ -6,9 +6,9 @@ from typing import Any
 
 from mmengine.runner import EpochBasedTrainLoop
 
-from mmyolo_ext.engine.data_checks import class_names
 from mmyolo_ext.engine.hooks.recipe import AccumulateHook
 from mmyolo_ext.engine.optim.constructor import IMPLEMENTATIONS
+from mmyolo_ext.engine.preflight_data import class_names
 
 
 def facts_of(runner) -> dict[str, Any]:

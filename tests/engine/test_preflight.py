@@ -6,9 +6,9 @@ from mmengine.model import BaseTTAModel
 from torch import nn
 from toy_runner import ToyDataset, ToyModel, toy_runner
 
-from mmyolo_ext.engine.data_checks import Split, check_split
 from mmyolo_ext.engine.fit_checks import class_names, head_classes
 from mmyolo_ext.engine.hooks.preflight import check_same_classes
+from mmyolo_ext.engine.preflight_data import Split, check_split
 
 PREFLIGHT = ({'type': 'mmyolo_ext.PreflightHook'},)
 REPORT = PREFLIGHT

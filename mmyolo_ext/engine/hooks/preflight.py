@@ -10,7 +10,6 @@ from torch import nn
 from mmyolo_ext.checkpoint.matching import fit
 from mmyolo_ext.checkpoint.mmengine_loader import install_reader
 from mmyolo_ext.coco_json import drop_annotations
-from mmyolo_ext.engine.data_checks import Finding, Split, check_overlap, check_split, class_names
 from mmyolo_ext.engine.fit_checks import (
     check_anchors,
     check_checkpoint_classes,
@@ -19,6 +18,7 @@ from mmyolo_ext.engine.fit_checks import (
     head_classes,
     unwrapped,
 )
+from mmyolo_ext.engine.preflight_data import Finding, Split, check_overlap, check_split, class_names
 from mmyolo_ext.registry import HOOKS
 
 # keys that apis.load_config replaces by settings; a runner that finds them got a raw config
@@ -38,8 +38,9 @@ class PreflightHook(Hook):
     * These are errors: ``num_classes`` of a head differs from the number of classes of a dataset, training and
       validation have different classes, a label is out of range, the training set has no box.
     * Unless the config has ``check = 'off'``, rank 0 also examines boxes and files of all splits, decodes a sample of
-      the images (:mod:`mmyolo_ext.engine.data_checks`), and compares anchors, evaluator, score names and the classes
-      of a checkpoint with the data (:mod:`mmyolo_ext.engine.fit_checks`). Errors stop all ranks, the rest is logged.
+      the images (:mod:`mmyolo_ext.engine.preflight_data`), and compares anchors, evaluator, score names and the
+      classes of a checkpoint with the data (:mod:`mmyolo_ext.engine.fit_checks`). Errors stop all ranks, the rest is
+      logged.
 
     Raises:
         ValueError: If a check fails.

@@ -8,7 +8,7 @@ from mmengine.hooks import DistSamplerSeedHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
-from mmyolo_ext.engine.data_checks import nested_datasets
+from mmyolo_ext.engine.preflight_data import nested_datasets
 from mmyolo_ext.registry import HOOKS
 
 

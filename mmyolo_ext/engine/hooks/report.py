@@ -19,9 +19,9 @@ from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmyolo_ext.engine.data_checks import leaf_datasets
 from mmyolo_ext.engine.fit_checks import unwrapped
 from mmyolo_ext.engine.hooks.curves import read_scalars
+from mmyolo_ext.engine.preflight_data import leaf_datasets
 from mmyolo_ext.registry import FUNCTIONS, HOOKS
 from mmyolo_ext.version import __version__
 

@@ -13,7 +13,7 @@ from mmengine.hooks import LoggerHook, RuntimeInfoHook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmyolo_ext.engine.data_checks import nested_datasets
+from mmyolo_ext.engine.preflight_data import nested_datasets
 from mmyolo_ext.registry import HOOKS
 
 STATM = Path('/proc/self/statm')

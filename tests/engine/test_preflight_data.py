@@ -13,9 +13,9 @@ from rank_processes import run_ranks
 from torch import nn
 from toy_runner import toy_runner
 
-from mmyolo_ext.engine.data_checks import Split, check_overlap, check_split, spread
 from mmyolo_ext.engine.fit_checks import check_anchors, check_checkpoint_classes
 from mmyolo_ext.engine.hooks.preflight import _report
+from mmyolo_ext.engine.preflight_data import Split, check_overlap, check_split, spread
 from mmyolo_ext.models.task_modules import YOLOv5Assigner
 
 

@@ -1,4 +1,6 @@
-"""Check images and boxes of a training before its first step.
+"""Look at images and boxes of a training or test before its first step: any dataset of MMDetection, a sample of files.
+
+``mmyolo-ext check`` (:mod:`mmyolo_ext.datasets.data_check`) reads all files of a data set, also of a broken one.
 
 A finding is a pair: whether it is an error, and a sentence that names what was found, where, and the cure.
 
