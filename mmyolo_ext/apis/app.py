@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -70,15 +70,15 @@ class Model:
     def find(self, image: str | Path | np.ndarray, tile: int = 0) -> Detections:
         """Return all predictions on an image, see :func:`chosen`; with ``tile``, those of tiles of this side."""
         self.runs += 1
-        if not tile:
-            with self._lock:
-                return self.detector(image, LOWEST)
-        with self._suppressing():
-            self.detector._tile = tile
-            try:
-                return self.detector(image, LOWEST)
-            finally:
-                self.detector._tile = None
+        with self._on(tile):
+            return self.detector(image, LOWEST)
+
+    def watch(self, video: str, score: float, tile: int = 0) -> Iterator[Detections]:
+        """Yield the predictions on each frame of a video as :meth:`find` does on an image, from ``score`` on."""
+        with self._on(tile):
+            for found in self.detector([video], score):
+                self.runs += 1
+                yield found
 
     def heat_map(self, image: str | Path | np.ndarray, confidence: float) -> np.ndarray:
         """Return a drawing of what the best detections depend on, see :func:`mmyolo_ext.apis.explain.explain`."""
@@ -88,6 +88,20 @@ class Model:
 
         with self._suppressing():
             return explain(self.detector._torch, image, score_thr=confidence, max_detections=EXPLAINED).draw()
+
+    @contextmanager
+    def _on(self, tile: int) -> Iterator[None]:
+        """Let the detector see tiles of this side, whose NMS acts as in prediction; 0 is the whole image."""
+        if not tile:
+            with self._lock:
+                yield
+            return
+        with self._suppressing():
+            self.detector._tile = tile
+            try:
+                yield
+            finally:
+                self.detector._tile = None
 
     @contextmanager
     def _suppressing(self) -> Iterator[None]:
@@ -234,6 +248,7 @@ def build(models: list[Model]) -> Any:
 
     def film(
         file: str | None,
+        side: int,
         name: str,
         confidence: float,
         nms_iou: float,
@@ -244,7 +259,7 @@ def build(models: list[Model]) -> Any:
         if not file:
             raise gr.Error('Choose a video first.', print_exception=False)
         try:
-            return detect_video(by_name[name], file, (confidence, nms_iou, exclusive), tracked, progress)
+            return detect_video(by_name[name], file, side, (confidence, nms_iou, exclusive), tracked, progress)
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
@@ -285,6 +300,7 @@ def build(models: list[Model]) -> Any:
         with gr.Tab('Video'), gr.Row():
             with gr.Column():
                 video = gr.File(label='Video', file_types=['video'], type='filepath', height=140)
+                film_tile = gr.Dropdown(list(TILES), value=0, label='Detect on')
                 tracked = gr.Checkbox(False, label='Number the objects (ByteTrack)')
                 start = gr.Button('Detect', variant='primary')
                 counts = gr.JSON(label='Counts')
@@ -306,7 +322,7 @@ def build(models: list[Model]) -> Any:
         explain.click(explained, [source, first, confidence], heat)
         for control in controls:
             control.change(show, [state, tile, *controls], views, **quick)
-        start.click(film, [video, first, *controls, tracked], [seen, counts])
+        start.click(film, [video, film_tile, first, *controls, tracked], [seen, counts])
     return page
 
 
@@ -328,19 +344,18 @@ def frame_of(report: Path | None) -> str:
 
 
 def detect_video(
-    model: Model, file: str, thresholds: tuple[float, float, bool], tracked: bool, progress: Any
+    model: Model, file: str, side: int, thresholds: tuple[float, float, bool], tracked: bool, progress: Any
 ) -> tuple[str, dict]:
     """Write a WebM, which browsers play, with the boxes of a video; return its path and the counts."""
     capture = cv2.VideoCapture(file)
     count, rate = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), frame_rate(capture)
     capture.release()
     confidence, *rest = thresholds
-    found = model.detector([file], min(confidence, LOW_SCORE) if tracked else confidence)
-    found = (chosen(one, LOWEST, *rest) for one in found)
     folder, writer = Path(tempfile.mkdtemp()), None
-    with Outputs(folder, model.detector.names, ()) as outputs:
+    frames = model.watch(file, min(confidence, LOW_SCORE) if tracked else confidence, side)
+    with closing(frames), Outputs(folder, model.detector.names, ()) as outputs:
+        found = (chosen(one, LOWEST, *rest, MOST if side else SHOWN) for one in frames)
         for one in track(found, confidence) if tracked else found:
-            model.runs += 1
             outputs.add(file, 'film', one)
             drawn = one.plot()
             if writer is None:

@@ -108,6 +108,20 @@ def test_tiles_are_merged_as_in_prediction(run, name):
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_video_on_tiles(run):
+    image = cv2.imread(str(run / 'data' / 'val' / '000.png'))
+    film = run / 'tiles.avi'
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter_fourcc(*'FFV1'), 5, (64, 64))
+    for frame in (image, image[::-1].copy()):
+        writer.write(frame)
+    writer.release()
+    model = app.Model(run / 'model.onnx')
+    seen, counts = app.detect_video(model, str(film), 32, (0.3, 0.45, False), False, lambda *_, **__: None)
+    wanted = [len(found.scores) for found in Detector(run / 'model.onnx', tile=32)(str(film), 0.3)]
+    assert sum(counts['boxes'].values()) == sum(wanted) > 10, (counts, wanted)
+    assert cv2.VideoCapture(seen).get(cv2.CAP_PROP_FRAME_COUNT) == model.runs == 2
+
+
 def test_heat_map(run):
     image = run / 'data' / 'val' / '000.png'
     model = app.Model(run / 'best_1.pth', 'cpu')
@@ -213,6 +227,8 @@ def test_in_a_browser(run, tmp_path):
             page.wait_for_selector(f'.toast-body >> text={message}', timeout=60_000)
         page.get_by_role('tab', name='Video').click()
         page.set_input_files('input[type=file] >> visible=false >> nth=-1', str(film))
+        page.get_by_label('Detect on').last.click()
+        page.get_by_role('option', name='tiles of 320 px').click()
         page.get_by_role('button', name='Detect', exact=True).click()
         page.wait_for_selector('video', timeout=60_000)
         page.wait_for_function("document.querySelector('video').videoWidth == 448", timeout=60_000)
