@@ -95,7 +95,7 @@ logged "$run/test.log" "$show_nothing" "$python" tools/test.py "$config" "$best"
 
 begin 5 'predictions on unseen scenes'
 logged "$run/predict.log" "$show_nothing" \
-    "$python" tools/predict.py "$config" "$best" 'data/digits/test/00000*.jpg' --out-dir "$run/predictions"
+    "$python" tools/predict.py "$config" "$best" 'data/digits/test/00000*.jpg' --nms-iou 0.3 --out-dir "$run/predictions"
 
 "$python" - "$run" <<'PYTHON'
 import json, pathlib, sys
