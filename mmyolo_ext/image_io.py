@@ -13,7 +13,8 @@ import stat
 import struct
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import cv2
 import mmengine.fileio as fileio
@@ -157,6 +158,12 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f'cannot read the size of {path}: {error}') from error
     return (height, width) if turned else (width, height)
+
+
+def find_file(base: str | os.PathLike, suffixes: Sequence[str]) -> Path | None:
+    """Return the file of a name without suffix and one of the suffixes, in small letters or capitals."""
+    names = (f'{base}{end}' for suffix in suffixes for end in (suffix, suffix.upper()))
+    return next((Path(name) for name in names if os.path.isfile(name)), None)
 
 
 def check_sides(image: np.ndarray, info: dict) -> None:

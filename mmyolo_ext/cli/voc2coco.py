@@ -29,6 +29,7 @@ from mmyolo_ext.datasets.voc import (
     parse_xml,
     read_corners,
     read_names,
+    xml_file,
 )
 
 
@@ -86,7 +87,7 @@ def convert_split(
     coco = {'images': [], 'annotations': [], 'categories': categories}
     report = Report(images=len(names), kept=Counter(dict.fromkeys(classes, 0)))
     for image_id, name in enumerate(names):
-        path = root / 'Annotations' / f'{name}.xml'
+        path = xml_file(root / 'Annotations', name)
         tree = parse_xml(path)
         image = find_image(root / 'JPEGImages', name, tree)
         width, height = annotated_size(tree, image)

@@ -10,7 +10,7 @@ from pathlib import Path
 from mmyolo_ext.coco_json import read_once, take_classes
 from mmyolo_ext.datasets.checked_coco import CheckedCocoDataset
 from mmyolo_ext.datasets.yolo_txt import is_inside, visible_files
-from mmyolo_ext.image_io import IMAGE_SUFFIXES, image_size
+from mmyolo_ext.image_io import IMAGE_SUFFIXES, find_file, image_size
 from mmyolo_ext.registry import DATASETS
 
 LARGEST_JSON = 200_000_000  # bytes; a file may hold its image
@@ -151,8 +151,8 @@ def _box(shape: dict, path: Path) -> tuple[float, float, float, float]:
 def _find_image(content: dict, file: Path, root: Path) -> Path:
     name = content.get('imagePath')
     named = [file.parent / name.replace('\\', '/')] if isinstance(name, str) and name and '\0' not in name else []
-    beside = [file.with_suffix(suffix) for suffix in IMAGE_SUFFIXES]
-    found = [path for path in (*named, *beside) if path.is_file()]
+    found = [path for path in named if path.is_file()]
+    found += [path for path in [find_file(file.with_suffix(''), IMAGE_SUFFIXES)] if path]
     inside = [Path(os.path.abspath(path)) for path in found if is_inside(path, root)]
     if inside:
         return inside[0]

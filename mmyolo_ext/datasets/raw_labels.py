@@ -14,7 +14,7 @@ import numpy as np
 from mmyolo_ext.coco_json import LARGEST_SIDE, check_file_name, read_coco, split_images, take_images
 from mmyolo_ext.datasets import labelme, sources, voc, yolo_txt
 from mmyolo_ext.datasets.checked_coco import CheckedCocoDataset
-from mmyolo_ext.image_io import IMAGE_SUFFIXES, image_size
+from mmyolo_ext.image_io import IMAGE_SUFFIXES, find_file, image_size
 
 UNKNOWN = -1
 LARGEST = 1e9  # px, of coordinates; larger ones are read as this
@@ -207,8 +207,12 @@ def _splits_of_refused(path: Path) -> dict[str, dict]:
         )
     for annotations, images, root in [] if found or path.is_file() else sources._voc_parts(path):
         sets = root / 'ImageSets' / 'Main'
-        lists = {s: sets / f'{name}.txt' for s, names in sources.SPLIT_WORDS.items() for name in names[::-1]}
-        lists = {split: file for split, file in lists.items() if file.is_file()}
+        lists = {
+            split: file
+            for split, names in sources.SPLIT_WORDS.items()
+            for name in names[::-1]
+            if (file := find_file(sets / name, ('.txt',)))
+        }
         whole = sources._split_of(annotations) or sources._split_of(root) or 'train'
         for split, file in (lists or {whole: None}).items():
             found[split] = {
@@ -291,8 +295,10 @@ def _yolo(split: RawSplit, config: dict) -> RawSplit:
         sizes.append(size)
     split.paths = list(map(str, files))
     folders = {labels.parent for labels in label_files if labels.parent.is_dir()}
-    for labels in sorted(set().union(*(folder.glob('*.txt') for folder in folders)) - label_files):
-        if labels.name not in ('classes.txt', 'labels.txt', 'README.txt') and not _in_other_split(labels, data):
+    for labels in sorted({file for folder in folders for file in sources.files_of(folder, '.txt')} - label_files):
+        if labels.name.lower() not in ('classes.txt', 'labels.txt', 'readme.txt') and not _in_other_split(
+            labels, data
+        ):
             split.faults.append(('orphan-label', str(labels), 'no image of this name'))
     return _fill(split, sizes, rows)
 
@@ -305,9 +311,7 @@ def _in_other_split(labels: Path, data: yolo_txt.DataYaml) -> bool:
         parts[len(parts) - 1 - parts[::-1].index('labels')] = 'images'
         places.append(Path(*parts))
     lists = [place for places_of in data.splits.values() for place in places_of]
-    return labels in lists or any(
-        place.with_suffix(end).is_file() for place in places for one in IMAGE_SUFFIXES for end in (one, one.upper())
-    )
+    return labels in lists or any(find_file(place.with_suffix(''), IMAGE_SUFFIXES) for place in places)
 
 
 def _lines(split: RawSplit, labels: Path, image: Path) -> list[str]:
@@ -347,7 +351,7 @@ def _voc(split: RawSplit, config: dict) -> RawSplit:
     names = voc.read_names(root / config['ann_file'], folder) if config.get('ann_file') else voc.xml_names(folder)
     sizes, rows = [], []
     for name in names:
-        path = folder / f'{name}.xml'
+        path = voc.xml_file(folder, name)
         try:
             tree = voc.parse_xml(path)
             image = voc.find_image(images, name, tree)

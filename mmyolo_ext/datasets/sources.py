@@ -16,6 +16,7 @@ from mmengine.registry import DefaultScope
 
 from mmyolo_ext.coco_json import read_coco
 from mmyolo_ext.datasets import labelme, voc, yolo_txt
+from mmyolo_ext.image_io import find_file
 from mmyolo_ext.registry import DATASETS
 
 VAL_FRACTION, SPLIT_SEED = 0.2, 0
@@ -26,7 +27,7 @@ ACCEPTED = (
     'files, or with labelme JSON files'
 )
 CLASS_LIST = 'classes.txt'
-LABELS = 'labels/*.txt', 'labels/*/*.txt', '*/labels/*.txt'
+LABELS = 'labels', 'labels/*', '*/labels'  # folders
 XML_FOLDERS = ('Annotations', 'annotations', 'labels', 'xml', '')
 IMAGE_FOLDERS = ('JPEGImages', 'images', 'Images', '')
 ARCHIVES = ('.rar', '.7z', '.tar', '.gz', '.tgz', '.bz2', '.xz')
@@ -99,7 +100,7 @@ def find_dataset(path: str | Path) -> DataSource:
         path = unpack(path)
     if path.is_dir():
         source = _find_in_folder(path, given)
-    elif path.suffix.lower() in ('.yaml', '.yml', '.data') or path.name == CLASS_LIST:
+    elif path.suffix.lower() in ('.yaml', '.yml', '.data') or path.name.lower() == CLASS_LIST:
         source = _yolo(path)
     elif path.suffix.lower() == '.json':
         source = _coco(_partners(path), path)
@@ -181,7 +182,8 @@ def _find_in_folder(folder: Path, given: Path) -> DataSource:
         places = '; '.join(f'{name}: {_shown(files[0], folder)}' for name, files in found.items())
         raise ValueError(f'{given} holds data in {len(found)} formats ({places}): give the file or folder of one')
     if not found:
-        if any(any(place.glob(pattern)) for place in (top, folder) for pattern in LABELS):
+        places = (place for base in (top, folder) for pattern in LABELS for place in base.glob(pattern))
+        if any(place.is_dir() and files_of(place, '.txt') for place in places):
             raise ValueError(
                 f'{given} has YOLO labels, but no names: write {CLASS_LIST} into it, with one name per line'
             )
@@ -203,6 +205,11 @@ def _shown(part: Path | tuple, folder: Path) -> str:
 
 def _is_hidden(path: Path) -> bool:
     return path.name.startswith(('.', '__'))
+
+
+def files_of(folder: Path, suffix: str) -> list[Path]:
+    """Return the files of a folder with a suffix, in small letters or capitals, sorted."""
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() == suffix and file.is_file())
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -266,10 +273,10 @@ def _data_yamls(folder: Path) -> Iterator[Path]:
 
 def _class_list(folder: Path) -> Path | None:
     """Return the list of class names of a folder, or of its subfolders if they are alike."""
-    own = [file for file in (folder / CLASS_LIST, folder / 'labels' / CLASS_LIST) if file.is_file()]
+    own = [file for place in (folder, folder / 'labels') if (file := find_file(place / 'classes', ('.txt',)))]
     if own:
         return own[0]
-    inner = [file for place in _subfolders(folder) if (file := place / CLASS_LIST).is_file()]
+    inner = [file for place in _subfolders(folder) if (file := find_file(place / 'classes', ('.txt',)))]
     if len({file.read_bytes() for file in inner}) > 1:
         raise ValueError(
             f'{folder}: {inner[0]} and {inner[1]} differ: the classes must be the same, in the same order'
@@ -296,7 +303,7 @@ def _yolo(path: Path) -> DataSource:
 
 def _coco_files(folder: Path) -> Iterator[Path]:
     for place in _folders(folder):
-        files = sorted(file for file in place.glob('*.json') if file.is_file())
+        files = files_of(place, '.json')
         found = list(filter(_is_coco, files[:PEEKED]))
         yield from found
         if found or len(files) <= 2 * PEEKED:
@@ -333,7 +340,9 @@ def _partners(path: Path) -> list[Path]:
         return re.sub('train(ing|val)?|val(id(ation)?)?|test', '*', name.lower())
 
     if _split_of(path):
-        files = [file for file in path.parent.glob('*.json') if without_split(file.name) == without_split(path.name)]
+        files = [
+            file for file in files_of(path.parent, '.json') if without_split(file.name) == without_split(path.name)
+        ]
     elif _split_of(path.parent):
         files = [folder / path.name for folder in _subfolders(path.parent.parent) if _split_of(folder)]
     else:
@@ -445,7 +454,7 @@ def _voc_part(folder: Path, root: Path, name: str) -> tuple[Path, Path, Path] | 
         return None
     tree = None
     with contextlib.suppress(ValueError):  # of a broken file, which is reported when all are read
-        tree = voc.parse_xml(folder / f'{first}.xml')
+        tree = voc.parse_xml(voc.xml_file(folder, first))
     if tree is not None and tree.tag != 'annotation':
         return None
     inner = folder.relative_to(root / name)  # annotations/train has its images in images/train, or in images
@@ -462,9 +471,9 @@ def _voc(parts: list[tuple[Path, Path, Path]], folder: Path) -> DataSource:
     if len(parts) == 1:
         sets = parts[0][2] / 'ImageSets' / 'Main'
         for split, names in (('train', ('train', 'trainval')), ('val', ('val', 'valid')), ('test', ('test',))):
-            name = next((name for name in names if (sets / f'{name}.txt').is_file()), None)
-            if name:
-                lists[split] = parts[0], f'ImageSets/Main/{name}.txt'
+            found = next((file for name in names if (file := find_file(sets / name, ('.txt',)))), None)
+            if found:
+                lists[split] = parts[0], f'ImageSets/Main/{found.name}'
     if not lists:
         named = [annotations if _split_of(annotations) else root for annotations, _, root in parts]
         split_parts = _by_split(parts, named, folder, 'a folder of XML files')
@@ -519,7 +528,7 @@ def _common_classes(classes_of: dict[str, set[str]], given: Path) -> tuple[str, 
 def _labelme_parts(folder: Path) -> Iterator[Path]:
     """Yield the folders that hold labelme files."""
     for place in _folders(folder):
-        files = sorted(file for file in place.glob('*.json') if not _is_hidden(file))[:PEEKED]
+        files = [file for file in files_of(place, '.json') if not _is_hidden(file)][:PEEKED]
         if any('shapes' in _json_keys(file) for file in files):
             yield place
 

@@ -16,7 +16,7 @@ from xml.parsers import expat
 
 from mmyolo_ext.coco_json import read_once, take_classes
 from mmyolo_ext.datasets.checked_coco import CheckedCocoDataset
-from mmyolo_ext.image_io import IMAGE_SUFFIXES, image_size
+from mmyolo_ext.image_io import IMAGE_SUFFIXES, find_file, image_size
 from mmyolo_ext.registry import DATASETS
 
 MAX_XML = 16_000_000  # bytes; real files have some thousand
@@ -87,7 +87,7 @@ def read_voc(folder: Path, images: Path, names: Sequence[str], one_based: bool =
         names: XML files, without suffix.
         one_based: As of :class:`CheckedVOCDataset`.
     """
-    files = (folder / f'{name}.xml' for name in names)
+    files = (xml_file(folder, name) for name in names)
     key = 'VOC', os.path.abspath(folder), os.path.abspath(images), one_based
     return read_once(key, files, lambda: _read_voc(folder, images, names, one_based))
 
@@ -96,7 +96,7 @@ def _read_voc(folder: Path, images: Path, names: Sequence[str], one_based: bool)
     labels: dict[str, int] = {}
     coco: dict = {'images': [], 'annotations': []}
     for image_id, name in enumerate(names, 1):
-        path = folder / f'{name}.xml'
+        path = xml_file(folder, name)
         root = parse_xml(path)
         image = find_image(images, name, root)
         width, height = annotated_size(root, image)
@@ -125,7 +125,14 @@ def object_name(item: ElementTree.Element) -> str:
 
 def xml_names(folder: Path) -> list[str]:
     """Return the names of all XML files of a folder, without suffix, sorted."""
-    return sorted(path.stem for path in folder.glob('*.xml') if not path.name.startswith('.'))
+    return sorted(
+        path.stem for path in folder.iterdir() if path.suffix.lower() == '.xml' and not path.name.startswith('.')
+    )
+
+
+def xml_file(folder: Path, name: str) -> Path:
+    """Return the XML file of a name, which may not exist."""
+    return find_file(folder / name, ('.xml',)) or folder / f'{name}.xml'
 
 
 def read_names(path: Path, folder: Path) -> list[str]:
@@ -150,7 +157,7 @@ def read_names(path: Path, folder: Path) -> list[str]:
             raise ValueError(f'{path} names {name!r}, which is outside of the annotation folder')
     return [
         next(
-            (name for name in (line, PurePosixPath(line).stem) if os.path.isfile(folder / f'{name}.xml')),
+            (name for name in (line, PurePosixPath(line).stem) if find_file(folder / name, ('.xml',))),
             line.split()[0],
         )
         for line in lines
@@ -187,10 +194,9 @@ def _refuse_declaration(name: str, *_: object) -> None:
 
 def find_image(folder: Path, name: str, root: ElementTree.Element | None = None) -> Path:
     """Return the image of an annotation, with any of the suffixes, or else the one that its ``filename`` names."""
-    for suffix in IMAGE_SUFFIXES:
-        for path in (folder / f'{name}{suffix}', folder / f'{name}{suffix.upper()}'):
-            if path.is_file():
-                return path
+    found = find_file(folder / name, IMAGE_SUFFIXES)
+    if found:
+        return found
     named = PureWindowsPath((root.findtext('filename') or '') if root is not None else '').name.strip()
     if named.lower().endswith(IMAGE_SUFFIXES) and os.path.isfile(folder / named):
         return folder / named
@@ -230,6 +236,6 @@ def discover_classes(folder: Path, names: Iterable[str], order: str = 'sorted') 
     """Return every class name in the XML files ``names``, sorted or in order of appearance."""
     found: dict[str, None] = {}
     for name in names:
-        found.update(dict.fromkeys(map(object_name, parse_xml(folder / f'{name}.xml').iter('object'))))
+        found.update(dict.fromkeys(map(object_name, parse_xml(xml_file(folder, name)).iter('object'))))
     found.pop('', None)
     return sorted(found) if order == 'sorted' else list(found)

@@ -12,7 +12,7 @@ from mmengine.fileio import load
 
 from mmyolo_ext.coco_json import read_once
 from mmyolo_ext.datasets.checked_coco import CheckedCocoDataset
-from mmyolo_ext.image_io import IMAGE_SUFFIXES, image_size
+from mmyolo_ext.image_io import IMAGE_SUFFIXES, find_file, image_size
 from mmyolo_ext.registry import DATASETS
 
 SPLITS = ('train', 'val', 'test')
@@ -281,10 +281,10 @@ def label_file(image: Path, root: Path) -> Path:
     folders = parts[:-1]
     if 'images' in folders:
         folders[len(folders) - 1 - folders[::-1].index('images')] = 'labels'
-        file = root.joinpath(*folders, image.name).with_suffix('.txt')
-        if file.is_file():
+        file = find_file(root.joinpath(*folders, image.stem), ('.txt',))
+        if file:
             return file
-    return image.with_suffix('.txt')
+    return find_file(image.with_suffix(''), ('.txt',)) or image.with_suffix('.txt')
 
 
 def read_yolo(data: DataYaml, split: str, path: str) -> dict:

@@ -33,10 +33,12 @@ from mmyolo_ext.apis.config_nodes import leaf_datasets
 from mmyolo_ext.cli.convert import convert, main
 from mmyolo_ext.coco_json import split_images
 from mmyolo_ext.datasets import find_dataset
+from mmyolo_ext.datasets.raw_labels import read_split
 from mmyolo_ext.datasets.sources import DataSource, build
 from mmyolo_ext.registry import DATASETS
 
 REPO = Path(__file__).parents[2]
+LISTS = ('yolo_lists', 'yolo_cvat', 'yolo_of_windows', 'zip')  # they name files, with their suffixes
 
 
 def boxes_of(source: DataSource, split: str) -> dict:
@@ -65,6 +67,21 @@ def test_every_format_gives_the_boxes_that_were_drawn(name: str, tmp_path: Path)
     assert 'train: kept 5 boxes on 4 images (1 background)' in text
     assert ('dropped 4: 4 of shape point, which has no box' in text) == (name == 'labelme')
     assert ("'../test/images', which is not in" in text) == (name in ('yolo_roboflow', 'zip'))
+
+
+@pytest.mark.parametrize('name', [name for name in MAKERS if name not in LISTS])
+def test_suffixes_may_be_capitals(name: str, tmp_path: Path) -> None:
+    """As cameras and some tools on Windows write them: IMG_1.JPG, IMG_1.XML."""
+    data = MAKERS[name](tmp_path / 'large')
+    for file in [file for file in (tmp_path / 'large').rglob('*') if file.is_file()]:
+        if file.suffix in ('.json', '.xml'):
+            file.write_text(file.read_text().replace('.png', '.PNG'))
+        file.rename(file.with_suffix(file.suffix.upper()))
+    found = find_dataset(data if data.exists() else data.with_suffix(data.suffix.upper()))
+    assert (boxes_of(found, 'train'), boxes_of(found, 'val')) == (TRAIN, VAL)
+    raw = {split: read_split(split, config) for split, config in found.splits.items()}
+    assert {split: len(one.numbers) for split, one in raw.items()} == {'train': 5, 'val': 2}
+    assert not any(one.faults or one.unlisted for one in raw.values()) or name == 'labelme'  # which has a point
 
 
 def test_label_studio_and_linked_folders(tmp_path: Path) -> None:
