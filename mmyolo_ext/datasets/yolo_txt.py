@@ -339,6 +339,11 @@ def _read_label(line: str, classes: int, box_columns: bool, where: str) -> tuple
         raise ValueError(f'{where}: a label must be numbers, class x y w h, got {line.strip()[:100]!r}') from None
     if box_columns:
         values = values[:4]
+    elif keypoints := _flagged_keypoints(values):
+        raise ValueError(
+            f'{where}: a label of {len(values) + 1} numbers that are a class, a box and {keypoints} keypoints with '
+            f'visibility, 0 to 2: write kpt_shape: [{keypoints}, 3] into data.yaml, and the boxes are used'
+        )
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
         raise ValueError(
             f'{where}: a label must be class x y w h, or a class and a polygon of x y pairs; it has {len(values) + 1} '
@@ -355,3 +360,16 @@ def _read_label(line: str, classes: int, box_columns: bool, where: str) -> tuple
         return int(label), (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
     xs, ys = values[::2], values[1::2]
     return int(label), (min(xs), min(ys), max(xs), max(ys))
+
+
+def _flagged_keypoints(values: list[float]) -> int:
+    """Return the number of keypoints (x, y, visibility) after a box (x, y, w, h); 0 if the values are none.
+
+    A polygon would need 0, 1 or 2 at every third place, and its other points in a box of its first two.
+    """
+    count, rest = divmod(len(values) - 4, 3)
+    if count < 1 or rest or not {0, 1, 2}.issuperset(values[6::3]):
+        return 0
+    x, y, w, h = values[:4]
+    seen = [(kx, ky) for kx, ky, flag in zip(values[4::3], values[5::3], values[6::3], strict=True) if flag]
+    return count if seen and all(abs(kx - x) <= w / 2 and abs(ky - y) <= h / 2 for kx, ky in seen) else 0

@@ -84,6 +84,21 @@ def test_suffixes_may_be_capitals(name: str, tmp_path: Path) -> None:
     assert not any(one.faults or one.unlisted for one in raw.values()) or name == 'labelme'  # which has a point
 
 
+def test_keypoints_and_polygons_that_resemble_them(tmp_path: Path) -> None:
+    """Closed polygons around the image, from each corner, have a 0 or 1 at every third place too."""
+    text = (make_yolo_ultralytics(tmp_path) / 'data.yaml').read_text()
+    write(tmp_path / 'data.yaml', text + 'kpt_shape: [2, 3]\n')
+    write(tmp_path / 'labels/train/1.txt', POSE)
+    (box,) = boxes_of(find_dataset(tmp_path), 'train')['1']
+    assert box == pytest.approx((1, 24, 16, 56, 24))  # of 80 x 40 px: 0.3 to 0.7, 0.4 to 0.6
+    write(tmp_path / 'data.yaml', text)
+    corners = ['0 0', '1 0', '1 1', '0 1']
+    lines = [' '.join(['0', *corners[k:], *corners[:k], corners[k]]) for k in range(4)]
+    write(tmp_path / 'labels/train/1.txt', '\n'.join([*lines, '0 .4 .4 .6 .4 .5 .6 .4 .5 .4 .4']))
+    whole, part = (0, 0, 0, 80, 40), (0, 32, 16, 48, 24)
+    assert boxes_of(find_dataset(tmp_path), 'train')['1'] == [*[whole] * 4, part]
+
+
 def test_label_studio_and_linked_folders(tmp_path: Path) -> None:
     """A list of classes beside images and labels, which are links, is split; its notes are no annotations."""
     make_yolo_ultralytics(tmp_path / 'in')
@@ -333,6 +348,7 @@ def image_outside(root: Path) -> Path:
     return root / 'in'
 
 
+POSE = '1 .5 .5 .4 .2 .4 .45 2 0 0 0'  # a box, a visible keypoint in it, and one that is not labelled
 BAD = {
     'missing': (lambda root: root / 'nothing', 'there is no data at'),
     'empty folder': (lambda root: root, 'is not a data set: give a data.yaml'),
@@ -355,6 +371,11 @@ BAD = {
     'text': (lambda root: with_label(root, 'ant .5 .5 .1 .1'), 'line 1: a label must be numbers'),
     'three numbers': (lambda root: with_label(root, '0 .5 .5'), 'line 1: a label must be class x y w h'),
     'a confidence': (lambda root: with_label(root, '0 .5 .5 .1 .1 .9'), 'it has 6 numbers: remove the confidence'),
+    'two keypoints': (
+        lambda root: with_label(root, POSE),
+        'line 1: a label of 11 numbers that are a class, a box and 2 keypoints .* write kpt_shape: \\[2, 3\\]',
+    ),
+    'a keypoint': (lambda root: with_label(root, '0 .5 .5 .4 .4 .4 .4 2'), '1 keypoints .* write kpt_shape: \\[1, 3'),
     'names of YAML': (
         lambda root: with_yaml(root, 'train: images\nnames: [yes, no]'),
         'as true or false: put it in quotes',
