@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
+from mmengine.registry import METRICS
 from mmengine.visualization.vis_backend import BaseVisBackend
 from rank_processes import run_ranks
 from terminal import on_terminal
-from toy_runner import toy_runner
+from toy_runner import ToyDataset, toy_runner
 
 from mmyolo_ext.apis.config import load_config
 from mmyolo_ext.cli.common import load_for_run
@@ -34,7 +36,7 @@ PROGRAM = """
 import sys
 sys.path[:0] = [{here!r}, {tests!r}]
 from test_progress import LOGGING, Talk
-from toy_runner import toy_runner
+from toy_runner import ToyDataset, toy_runner
 hooks = [dict(type='mmyolo_ext.ProgressHook'), Talk()]
 toy_runner(sys.argv[1], hooks=hooks, default_hooks=LOGGING, log_level='INFO').train()
 print('the end')
@@ -91,7 +93,7 @@ def test_files_hold_the_numbers_of_the_log(tmp_path):
     found = status(tmp_path)
     assert {**found, **dict.fromkeys(('updated', 'pid', 'metrics'))} == {
         **{'state': 'finished', 'epoch': 4, 'max_epochs': 4, 'iter': 20, 'max_iters': 20, 'eta_seconds': 0.0},
-        **dict.fromkeys(('updated', 'pid', 'metrics')),
+        **{'validation': {}, 'best': {}, **dict.fromkeys(('updated', 'pid', 'metrics'))},
     }
     assert found['pid'] == os.getpid() and found['metrics']['loss'] == rows(tmp_path)[-1]['loss']
     assert not list(tmp_path.glob('*.tmp'))
@@ -108,6 +110,39 @@ def test_failure_is_in_the_status_and_resuming_repeats_no_row(tmp_path):
     assert [row['iter'] for row in rows(tmp_path)] == [2, 4, 5, 7, 9, 10, 12, 14, 15, 17, 19, 20]
     progress_runner(tmp_path, experiment_name='another', max_epochs=1).train()
     assert [row['iter'] for row in rows(tmp_path)] == [2, 4, 5]
+
+
+@METRICS.register_module()
+class ScriptedMetric(BaseMetric):
+    """Has the next of some scores."""
+
+    scores: list = []
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return {'score': self.scores.pop(0), 'other': 1}
+
+
+@pytest.mark.parametrize(('rule', 'best'), [('greater', (2, 0.6)), ('less', (1, 0.2))])
+def test_status_has_the_last_and_the_best_validation(tmp_path, rule, best):
+    loader = {'dataset': ToyDataset(2), 'sampler': {'type': 'DefaultSampler', 'shuffle': False}, 'batch_size': 2}
+    checkpoint = {**LOGGING['checkpoint'], 'save_best': 'score', 'rule': rule}
+    hooks = {**LOGGING, 'checkpoint': checkpoint}
+    settings = {'hooks': [ProgressHook()], 'default_hooks': hooks, 'config': {'default_hooks': hooks}}
+    settings |= {'val_cfg': {}, 'val_dataloader': {**loader, 'collate_fn': {'type': 'default_collate'}}}
+    settings |= {'val_evaluator': {'type': 'ScriptedMetric'}, 'train_cfg': {'by_epoch': True, 'max_epochs': 4}}
+    ScriptedMetric.scores = [0.2, 0.9]
+    with pytest.raises(RuntimeError, match='no more'):
+        toy_runner(tmp_path, **{**settings, 'hooks': [ProgressHook(), FailAt(13)]}).train()
+    assert status(tmp_path)['validation'] == {'epoch': 2, 'iter': 10, 'score': 0.9, 'other': 1}
+    ScriptedMetric.scores = [0.6, float('nan'), 0.5]  # the validation after the checkpoint is repeated
+    toy_runner(tmp_path, resume=True, experiment_name='resumed', **settings).train()
+    found = [(row['epoch'], row['score']) for row in rows(tmp_path) if row['split'] == 'val']
+    assert found == [(1, 0.2), (2, 0.6), (3, None), (4, 0.5)]
+    assert status(tmp_path)['validation'] == {'epoch': 4, 'iter': 20, 'score': 0.5, 'other': 1}
+    assert (status(tmp_path)['best']['epoch'], status(tmp_path)['best']['score']) == best
 
 
 def test_folder_that_cannot_be_written_ends_no_training(tmp_path, caplog):

@@ -47,6 +47,9 @@ def test_every_output_states_the_same_ap(run):
     assert numbers['facts']['best epoch'] == '2 of 3'
     assert Path(numbers['facts']['checkpoint']).name == 'best_coco_bbox_mAP_epoch_2.pth'
     assert (run / 'best_coco_bbox_mAP_epoch_2.pth').is_file()
+    status = json.loads((run / 'status.json').read_text())
+    found = [(status[name]['epoch'], status[name]['coco/bbox_mAP']) for name in ('best', 'validation')]
+    assert found == [(2, scores[1]), (3, scores[2])]
     (scalars,) = run.glob('*/vis_data/scalars.json')
     logged = [json.loads(line).get('coco/bbox_mAP') for line in scalars.read_text().splitlines()]
     assert [value for value in logged if value is not None] == scores

@@ -1,6 +1,7 @@
 """Save checkpoints, periodically and the best by a metric, and stop a training that no longer improves."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.dist import broadcast_object_list, is_main_process
@@ -139,6 +140,19 @@ class CheckpointHook(MMEngineCheckpointHook):
                 older[facts['kind']].append(name)
         kept = self.max_keep_ckpts - 1 if self.max_keep_ckpts > 0 else len(older['periodic'])
         return older['emergency'] + older['periodic'][: max(len(older['periodic']) - kept, 0)]
+
+
+def save_best_score(runner: Runner, metrics: Mapping[str, float | None]) -> float:
+    """Return the score by which ``save_best`` chooses, negative if less is better; below all if missing or NaN."""
+    checkpoint = (runner.cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    names = checkpoint.get('save_best') or 'coco/bbox_mAP'
+    name = names if isinstance(names, str) else names[0]
+    name = next(iter(metrics), name) if name == 'auto' else name  # as MMEngine reads it
+    rules = checkpoint.get('rule') or ('less' if 'loss' in name.lower() else 'greater')
+    score = metrics.get(name)
+    if score is None or math.isnan(score):
+        return -math.inf
+    return -score if 'less' in (rules, rules[0]) else score
 
 
 STATE = 'early_stopping'

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -15,6 +15,7 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 
 from mmyolo_ext.engine.console import Display
+from mmyolo_ext.engine.hooks.checkpoint import save_best_score
 from mmyolo_ext.engine.stopping import StopTraining
 from mmyolo_ext.registry import HOOKS
 
@@ -29,7 +30,8 @@ class ProgressHook(Hook):
 
     Rank 0 only. ``status.json`` is replaced at once, so that a reader never finds half of it: ``state`` is
     ``'training'``, ``'validating'``, ``'finished'``, ``'stopped'`` or ``'failed'``. ``metrics.jsonl`` gets one line
-    with each line of the training log and each validation. A file that cannot be written is one warning.
+    with each line of the training log and each validation; ``validation`` and ``best`` of the status are the last of
+    these, and the best by ``save_best``. A file that cannot be written is one warning.
 
     Args:
         bars: Whether to show bars if standard output is a terminal.
@@ -42,12 +44,17 @@ class ProgressHook(Hook):
         self.display: Display | None = None
         self._folder: Path | None = None  # of the files; None outside of training or after a failed write
         self._written, self._latest = 0.0, {}
+        self._validation, self._best = (
+            {},
+            ({}, -math.inf),
+        )  # rows of the last validation, and of the best with its score
 
     @master_only
     def before_train(self, runner: Runner) -> None:
         self._folder, self._latest = Path(runner.work_dir), {}
         self._start = (time.monotonic(), runner.iter)
-        self._guarded(runner, self._keep_rows, runner.iter if getattr(runner, 'resumed', False) else 0)
+        first = runner.iter if getattr(runner, 'resumed', False) else 0
+        self._guarded(runner, self._keep_rows, runner, lambda row: row['iter'] <= first)
         self._write_status(runner, 'training')
 
     @master_only
@@ -91,7 +98,11 @@ class ProgressHook(Hook):
     @master_only
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         if self._folder:
+            if self._validation.get('iter') == runner.iter:  # a resumed training repeats it
+                repeated = {'split': 'val', **self._validation}
+                self._guarded(runner, self._keep_rows, runner, lambda row: row != repeated)
             row = {'split': 'val', 'epoch': runner.epoch, 'iter': runner.iter, **numbers(metrics or {})}
+            self._note_validation(runner, row)
             self._guarded(runner, self._append, row)
             self._write_status(runner, 'training')
         else:
@@ -154,6 +165,8 @@ class ProgressHook(Hook):
             'updated': datetime.now(timezone.utc).isoformat(timespec='seconds'),
             'pid': os.getpid(),
             'metrics': self._latest,
+            'validation': self._validation,
+            'best': self._best[0],
             **({'error': error} if error else {}),
         }
         self._written = time.monotonic()
@@ -163,16 +176,28 @@ class ProgressHook(Hook):
         with (self._folder / METRICS).open('a', encoding='utf-8') as file:
             file.write(json.dumps(row) + '\n')  # flushed as one write
 
-    def _keep_rows(self, iteration: int) -> None:
-        """Drop the rows of ``metrics.jsonl`` after an iteration: the training repeats them."""
+    def _keep_rows(self, runner: Runner, keep: Callable[[dict], bool]) -> None:
+        """Drop all other rows of ``metrics.jsonl``: the training repeats them."""
         path, rows = self._folder / METRICS, []
-        for line in path.read_text(encoding='utf-8').splitlines() if iteration and path.is_file() else ():
+        self._validation, self._best = {}, ({}, -math.inf)
+        for line in path.read_text(encoding='utf-8').splitlines() if runner.iter and path.is_file() else ():
             try:
-                if json.loads(line)['iter'] <= iteration:
+                row = json.loads(line)
+                if keep(row):
                     rows.append(line + '\n')
+                    if row['split'] == 'val':
+                        self._note_validation(runner, row)
             except (ValueError, KeyError, TypeError):
                 continue  # cut off by a kill
         replace(path, ''.join(rows))
+
+    def _note_validation(self, runner: Runner, row: dict[str, Any]) -> None:
+        """Keep the row of a validation as the last one, and as the best one by ``save_best``."""
+        self._validation = {key: value for key, value in row.items() if key != 'split'}
+        scores = {key: value for key, value in self._validation.items() if key not in ('epoch', 'iter')}
+        score = save_best_score(runner, scores)
+        if score > self._best[1]:
+            self._best = self._validation, score
 
     def _guarded(self, runner: Runner, write: Any, *args: Any) -> None:
         if self._folder is None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import platform
 import shlex
 import shutil
@@ -20,6 +19,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmyolo_ext.engine.fit_checks import unwrapped
+from mmyolo_ext.engine.hooks.checkpoint import save_best_score
 from mmyolo_ext.engine.hooks.curves import read_scalars
 from mmyolo_ext.engine.preflight_data import leaf_datasets
 from mmyolo_ext.registry import FUNCTIONS, HOOKS
@@ -60,7 +60,7 @@ class ReportHook(Hook):
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         metric = _metric(runner.val_loop.evaluator)
         if metric is not None:
-            score = _score(runner, metrics or {})
+            score = save_best_score(runner, metrics or {})
             if self._best is None or score > self._best[0]:
                 self._best = score, runner.epoch, metric.predictions
                 _keep_best(runner, *self._best)
@@ -152,17 +152,6 @@ def _keep_other(folder: Path, split: str) -> None:
 def _metric(evaluator: Evaluator) -> Any:
     """Return the metric that writes reports, or None."""
     return next((metric for metric in evaluator.metrics if hasattr(metric, 'write_report')), None)
-
-
-def _score(runner: Runner, metrics: dict[str, float]) -> float:
-    """Return the score by which ``save_best`` chooses, negative if less is better; below all if missing or NaN."""
-    checkpoint = (runner.cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    names = checkpoint.get('save_best') or 'coco/bbox_mAP'
-    name = names if isinstance(names, str) else names[0]
-    name = next(iter(metrics), name) if name == 'auto' else name  # as MMEngine reads it
-    rules = checkpoint.get('rule') or ('less' if 'loss' in name.lower() else 'greater')
-    score = metrics.get(name, math.nan) * (-1 if 'less' in (rules, rules[0]) else 1)
-    return -math.inf if math.isnan(score) else score
 
 
 def _keep_best(runner: Runner, score: float, epoch: int, predictions: list[dict]) -> None:
