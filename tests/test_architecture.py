@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = 'mmyolo_ext'
-BASE = ('registry', 'boxes', 'version', 'image_io', 'tiling', 'coco_json', 'progress', 'ops', 'checkpoint')
+BASE = ('registry', 'boxes', 'version', 'image_io', 'tiling', 'coco_json', 'progress', 'deferred', 'ops', 'checkpoint')
 NEEDED_IN_BASE = {'coco_json': ('image_io',)}
 COMPONENTS = ('datasets', 'models', 'engine', 'evaluation', 'export')
 ENTRY_POINTS = ('cli', 'apis', 'tuning', '__main__')

@@ -10,10 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 from urllib.parse import urlparse
 
 import cv2
@@ -23,58 +20,16 @@ from mmyolo_ext.apis.inference import CHECKPOINTS, EXPORTS, NMS_IOU, Detector
 from mmyolo_ext.apis.inputs import FPS, SUFFIXES, VIDEOS, find_files, frame_rate, is_camera, is_live
 from mmyolo_ext.apis.outputs import FORMATS, Outputs
 from mmyolo_ext.apis.tracking import LOW_SCORE, track
+from mmyolo_ext.deferred import RARE_IN_MMDET, deferred
 from mmyolo_ext.progress import with_bar
 from mmyolo_ext.tiling import MERGES
 
-# packages that mmdet and mmengine import at their start and prediction does not use
-UNUSED = (
-    *('imgaug', 'imagecorruptions', 'matplotlib', 'scipy', 'sklearn'),
-    *('torch.distributed.fsdp', 'torch.distributed.optim'),
-)
-
-
-class Deferred(ModuleType):
-    """A module that is imported when something of it is used, not when an import names it."""
-
-    def __getattr__(self, name: str) -> object:
-        if name.startswith('__'):
-            raise AttributeError(name)
-        if sys.modules.get(self.__name__) is not self:
-            return getattr(import_module(self.__name__), name)
-        # a name that is imported from it, perhaps to derive a class
-        create = {'__new__': lambda _, *args, **options: getattr(import_module(self.__name__), name)(*args, **options)}
-        return type(name, (), create)
-
-
-class Deferring(MetaPathFinder, Loader):
-    """Finds :class:`Deferred` modules in place of the packages of :data:`UNUSED` that are not imported yet."""
-
-    def __init__(self) -> None:
-        self._packages = tuple(name for name in UNUSED if name not in sys.modules)
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if any(name == package or name.startswith(f'{package}.') for package in self._packages):
-            return ModuleSpec(name, self, is_package=True)
-        return None
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return Deferred(spec.name)
-
-    def exec_module(self, module: ModuleType) -> None:
-        pass
-
 
 def import_torch_model() -> None:
-    """Import what a detector of PyTorch needs, and nothing of :data:`UNUSED`, which takes half of the time."""
-    finder = Deferring()
-    sys.meta_path.insert(0, finder)
-    try:
+    """Import what a detector of PyTorch needs, and little else of mmdet and MMEngine: it halves the start."""
+    with deferred(*RARE_IN_MMDET, unused=('torch.distributed.fsdp', 'torch.distributed.optim')):
         for part in ('apis.torch_model', 'models', 'datasets', 'cli.common'):
             import_module(f'mmyolo_ext.{part}')
-    finally:
-        sys.meta_path.remove(finder)
-        for name in [name for name, module in sys.modules.items() if isinstance(module, Deferred)]:
-            del sys.modules[name]
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

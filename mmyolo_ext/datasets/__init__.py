@@ -1,5 +1,13 @@
 """Datasets, their transforms, and the collate function."""
 
+from importlib import import_module
+
+from mmyolo_ext.deferred import RARE_IN_MMDET, deferred
+
+with deferred(*RARE_IN_MMDET):
+    for _part in ('datasets', 'models', 'evaluation', 'visualization'):
+        import_module(f'mmdet.{_part}')
+
 from mmyolo_ext.datasets import transforms
 from mmyolo_ext.datasets.cached_dataset import CachedDataset
 from mmyolo_ext.datasets.checked_coco import CheckedCocoDataset
