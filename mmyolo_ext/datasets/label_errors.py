@@ -14,7 +14,7 @@ import numpy as np
 from mmyolo_ext.datasets.raw_labels import RawSplit
 
 CONFIDENT = 0.4  # score of a detection without a box
-CONTRADICTING = 0.25  # score of a detection that contradicts a box
+CONTRADICTING = 0.1  # score of a detection that contradicts a box
 CLASS_MARGIN = 0.15  # by which the score of another class exceeds that of the label's own
 MATCH_IOU, NEAR_IOU = 0.5, 0.1  # of a detection that confirms a box, and of one that may be of the same object
 PLACED_IOU = 0.65  # a box is misplaced if no detection reaches it
