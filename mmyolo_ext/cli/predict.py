@@ -24,6 +24,9 @@ from mmyolo_ext.deferred import RARE_IN_MMDET, deferred
 from mmyolo_ext.progress import with_bar
 from mmyolo_ext.tiling import MERGES
 
+LOOK_AGAIN = 20  # number of images, if nothing is found
+LOWEST_USEFUL = 0.01  # lower scores are those of a detector that has learned nothing
+
 
 def import_torch_model() -> None:
     """Import what a detector of PyTorch needs, and little else of mmdet and MMEngine: it halves the start."""
@@ -143,6 +146,26 @@ def predict(args: argparse.Namespace) -> None:
     print(f'{outputs.images} images, {skipped} skipped; boxes in {folder} ({", ".join(args.formats)})')
     if not outputs.images:
         raise ValueError(f'none of the {len(sources)} images could be read')
+    if not outputs.boxes:
+        print(why_nothing(args.score_thr, detector, sources))
+
+
+def why_nothing(score_thr: float, detector: Detector, sources: list[str | Path]) -> str:
+    """Return a line for a run without any box: the highest score on the first images, and what to do."""
+    highest, count = 0.0, 0
+    for source in [source for source in sources if not is_live(source)][:LOOK_AGAIN]:
+        try:
+            found = next(detector([source], 0.0))
+        except (ValueError, StopIteration):  # skipped before, or without frames
+            continue
+        highest, count = max(highest, float(found.scores.max(initial=0.0))), count + 1
+    text = f'No box has a score of at least {score_thr}'
+    if not count:
+        return f'{text}: lower --score-thr'
+    text = f'{text}; the highest in the first {count} images or frames is {highest:.2g}'
+    if highest < LOWEST_USEFUL:
+        return f'{text}: does the model fit these images, and was its training long enough?'
+    return f'{text}: try --score-thr {0.8 * highest:.2g}, or train longer'
 
 
 def predict_source(

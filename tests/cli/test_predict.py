@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
@@ -85,6 +86,49 @@ def test_export_and_checkpoint_find_the_same(files, tmp_path, capsys):
         assert [box['class'] for box in ours['boxes']] == [box['class'] for box in theirs['boxes']]
         for left, right in zip(ours['boxes'], theirs['boxes'], strict=True):
             assert left['box'] == pytest.approx(right['box'], abs=0.1)
+
+
+def test_tiles_of_an_export_are_those_of_the_checkpoint(files, tmp_path, capsys):
+    from mmyolo_ext.cli.predict import main
+
+    scene = cv2.resize(cv2.imread(str(files / 'data' / 'val' / '000.png')), (150, 110))
+    cv2.imwrite(str(tmp_path / 'large.png'), scene)
+    boxes = []
+    for model, tiles in (('model.pth', ['--tile', '64']), ('model.onnx', ['--tile', '64']), ('model.onnx', [])):
+        out = ['--out-dir', str(tmp_path), '--no-draw']
+        main([str(files / model), str(tmp_path / 'large.png'), *tiles, *out])
+        (record,) = json.loads((tmp_path / 'predictions.json').read_text())
+        boxes.append({(box['class'], *(round(side) for side in box['box'])) for box in record['boxes']})
+    of_checkpoint, of_export, whole = boxes
+    assert len(of_export) > 5
+    assert len(of_checkpoint ^ of_export) <= 2  # a side at a half may be rounded up or down
+    assert not of_export <= whole
+
+
+@pytest.mark.parametrize('model', ['model.pth', 'model.onnx'])
+def test_a_run_without_boxes_names_the_highest_score(files, tmp_path, capsys, model):
+    from mmyolo_ext.apis import Detector
+    from mmyolo_ext.cli.predict import main, why_nothing
+
+    images = sorted((files / 'data' / 'val').iterdir())
+    words = [str(files / model), *map(str, images), '--out-dir', str(tmp_path), '--no-draw']
+    main([*words, '--score-thr', '0.999'])
+    detector = Detector(files / model)
+    highest = max(found.scores.max() for found in detector(images, 0.0))
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f'No box has a score of at least 0.999; the highest in the first {len(images)} images or frames is '
+        f'{highest:.2g}: try --score-thr {0.8 * highest:.2g}, or train longer'
+    )
+    main([*words, '--score-thr', f'{0.8 * highest:.2g}'])
+    assert 'No box' not in capsys.readouterr().out
+    assert why_nothing(0.25, detector, ['0']) == 'No box has a score of at least 0.25: lower --score-thr'
+    assert why_nothing(0.25, lambda *_: iter([Empty]), images).endswith(
+        'is 0: does the model fit these images, and was its training long enough?'
+    )
+
+
+class Empty:
+    scores = np.zeros(0)
 
 
 @pytest.mark.slow
