@@ -55,6 +55,10 @@ KNOWN_KEYS = (
 )
 # Names that other trainers give to our settings
 FOREIGN_KEYS = (
+    *('train_batch_size_per_gpu', 'val_batch_size_per_gpu', 'train_num_workers', 'val_num_workers', 'anchors'),
+    *('train_data_prefix', 'val_ann_file', 'val_data_prefix', 'save_checkpoint_intervals', 'save_epoch_intervals'),
+    *('lr_factor', 'loss_cls_weight', 'loss_bbox_weight', 'loss_obj_weight', 'prior_match_thr', 'obj_level_weights'),
+    *('model_test_cfg', 'batch_shapes_cfg', 'max_keep_ckpts', 'deepen_factor', 'widen_factor', 'strides'),
     *('learning_rate', 'lr', 'lr0', 'base_lr', 'epochs', 'num_epochs', 'total_epochs', 'batch', 'bs', 'imgsz', 'nc'),
     *('train_batch_size', 'samples_per_gpu', 'img_size', 'image_size', 'names', 'labels', 'workers', 'num_workers'),
     *(

@@ -110,6 +110,8 @@ FOREIGN = dict.fromkeys(
             'batch = 4',
             'imgsz = 128',
             'workers = 2',
+            'train_batch_size_per_gpu = 8',
+            'lr_factor = 0.1',
         ),
         *("names = ['a']", 'seed = 3', "evaluation = dict(interval=1, metric='bbox')"),
     ),

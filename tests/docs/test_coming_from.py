@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import pytest
 from mmengine import registry as root
 
 import mmyolo_ext.registry  # noqa: F401
 from mmyolo_ext.apis import load_config
+from mmyolo_ext.apis.config import FOREIGN_KEYS, KNOWN_KEYS
 
 REPO = Path(__file__).parents[2]
 PAGES = {name: (REPO / f'docs/coming_from/{name}.md').read_text() for name in ('ultralytics', 'mmyolo')}
@@ -52,3 +54,23 @@ def test_the_class_names_are_registered():
     assert len(names) > 20
     registries = [value for value in vars(root).values() if isinstance(value, root.Registry)]
     assert {name for name in names if not any(one.get(f'mmyolo_ext.{name}') for one in registries)} == set()
+
+
+def test_variables_of_mmyolo_work_or_are_refused(tmp_path):
+    section = re.search(r'^## Keys of a config\n(.*?)^## ', PAGES['mmyolo'], re.DOTALL | re.MULTILINE)[1]
+    cells = re.findall(r'^\|([^|]*)\|', section, re.MULTILINE)
+    names = {name for cell in cells for name in re.findall(r'`(\w+)`', cell)}
+    assert len(names) > 25
+    assert names - {*KNOWN_KEYS, *FOREIGN_KEYS} == {'train_ann_file'}
+    text = "_base_ = 'mmyolo_ext::yolov5/yolov5_n_640_coco.py'\n"
+    for line, message in (
+        ('train_batch_size_per_gpu = 8', 'is read by nothing: docs/coming_from/'),
+        ("train_ann_file = 'train.json'", "did you mean 'train_ann'?"),
+    ):
+        (tmp_path / 'mine.py').write_text(f'{text}{line}\n')
+        with pytest.raises(ValueError, match=re.escape(message)):
+            load_config(tmp_path / 'mine.py')
+    # a variable that the file itself reads is its own business
+    lines = 'widen_factor = 0.5\nmodel = dict(backbone=dict(widen_factor=widen_factor))\n'
+    (tmp_path / 'mine.py').write_text(text + lines)
+    assert load_config(tmp_path / 'mine.py').model.backbone.widen_factor == 0.5
