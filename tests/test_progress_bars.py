@@ -1,6 +1,5 @@
 """Bars of commands on a terminal, lines elsewhere."""
 
-import io
 import os
 import re
 import subprocess
@@ -8,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from terminal import on_terminal, plain_text
+from terminal import on_terminal, standard_error_on_terminal
 from tiny_coco import make_tiny_coco
 
 from mmyolo_ext import progress
@@ -87,28 +86,21 @@ class FakeDetector:
             yield Detections(*none, self.names, (16, 16), np.zeros((16, 16, 3), np.uint8), frame, frame)
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 def test_commands_show_bars(tmp_path, monkeypatch):
     data = make_tiny_coco(tmp_path / 'data')  # 6 and 5 images
-    monkeypatch.setenv('TERM', 'xterm')
-    seen = Terminal()
-    monkeypatch.setattr(sys, 'stderr', seen)
-    convert.main([str(data), '--to', 'yolo', '--out', str(tmp_path / 'yolo')])
-    with pytest.raises(SystemExit):  # with findings
-        check.main([str(data)])
     monkeypatch.setattr(predict, 'Detector', FakeDetector)
     film, image = tmp_path / 'film.mp4', data / 'val/000.png'
     writer = predict.open_writer(film, '', np.zeros((16, 16, 3), np.uint8))
     for _ in range(5):
         writer.write(np.zeros((16, 16, 3), np.uint8))
     writer.release()
-    predict.main(['best.onnx', str(film), str(image), '--no-draw', '--out-dir', str(tmp_path / 'out')])
-    ground_truth = read_coco(str(data / 'val.json'))
-    match(ground_truth, [{**box, 'score': 1.0} for box in ground_truth['annotations']])
+    with standard_error_on_terminal(monkeypatch) as shown:
+        convert.main([str(data), '--to', 'yolo', '--out', str(tmp_path / 'yolo')])
+        with pytest.raises(SystemExit):  # with findings
+            check.main([str(data)])
+        predict.main(['best.onnx', str(film), str(image), '--no-draw', '--out-dir', str(tmp_path / 'out')])
+        ground_truth = read_coco(str(data / 'val.json'))
+        match(ground_truth, [{**box, 'score': 1.0} for box in ground_truth['annotations']])
     for line in (
         'Copying images .* 11/11 ',
         'Reading images .* 11/11 ',
@@ -116,5 +108,5 @@ def test_commands_show_bars(tmp_path, monkeypatch):
         'Inputs .* 2/2 ',
         'Matching .* 4/4 ',
     ):
-        assert re.search(line, plain_text(seen.getvalue())), seen.getvalue()
+        assert re.search(line, shown[0]), shown[0]
     assert progress.ON_SCREEN == []

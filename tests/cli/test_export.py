@@ -1,11 +1,13 @@
 """tools/export.py from the command line: its options, its report, and what a failed check leaves."""
 
+import re
 import runpy
 import sys
 
 import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
+from terminal import standard_error_on_terminal
 from tiny_coco import REPO, make_tiny_coco, write_user_config
 
 from mmyolo_ext.apis import exporting, load_config
@@ -45,11 +47,12 @@ def export(folder, monkeypatch, capsys):
     return start
 
 
-def test_the_file_lies_beside_the_checkpoint_and_has_been_checked(export, folder):
+def test_the_file_lies_beside_the_checkpoint_and_has_been_checked(export, folder, monkeypatch):
     image_path = next((folder / 'data' / 'train').glob('*.png'))
     options = ('--cfg-options', 'model.test_cfg.score_thr=0.2')
-    code, printed, _ = export('--nms', '--fuse', '--size', 64, 96, '--image', image_path, *options)
-    assert code == 0
+    with standard_error_on_terminal(monkeypatch) as shown:
+        code, printed, _ = export('--nms', '--fuse', '--size', 64, 96, '--image', image_path, *options)
+    assert code == 0 and re.search('Export to weights.onnx .* 3/3 ', shown[0]), shown[0]
     assert f'onnx (opset 17): {folder}/weights.onnx' in printed
     assert 'largest difference to PyTorch: boxes ' in printed and '(bound 0.1 px, 0.0001)' in printed
     rules = ExportedDetector(folder / 'weights.onnx').rules

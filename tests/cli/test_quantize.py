@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
+from terminal import standard_error_on_terminal
 from tiny_coco import REPO, make_tiny_coco, write_user_config
 
 from mmyolo_ext.apis import load_config
@@ -36,7 +37,9 @@ def folder(tmp_path_factory):
 def test_int8_is_close_and_in_the_metadata(folder, monkeypatch, capsys):
     command = ['quantize.py', folder / 'model.onnx', folder / 'mine.py', '--images', '4']
     monkeypatch.setattr(sys, 'argv', [str(part) for part in command])
-    runpy.run_path(str(REPO / 'tools' / 'quantize.py'), run_name='__main__')
+    with standard_error_on_terminal(monkeypatch) as shown:
+        runpy.run_path(str(REPO / 'tools' / 'quantize.py'), run_name='__main__')
+    assert re.search('Calibration .* 4/4 ', shown[0]) and re.search('Evaluation .* 3/3 ', shown[0]), shown[0]
     printed = capsys.readouterr().out
     assert 'calibrated with 4 images' in printed and 'coco/bbox_mAP: ' in printed and ' before, ' in printed
     small, large = folder / 'model_int8.onnx', folder / 'model.onnx'
