@@ -79,8 +79,7 @@ def export_detector(
         advance()
         passed = difference.within(bound)
         del run  # some runtimes keep the file open
-        # the file to open comes first: a.xml before a.bin, a.engine before a.engine.json
-        parts = sorted(Path(folder).iterdir(), key=lambda part: (len(part.name), part.suffix != '.xml'))
+        parts = sorted(Path(folder).iterdir(), key=lambda part: (part != file, part.name))  # the file to open first
         targets = [out.parent / f'{"" if passed else "failed_"}{part.name}' for part in parts]
         for part, target in zip(parts, targets, strict=True):
             shutil.move(part, target)

@@ -43,7 +43,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog="example: %(prog)s best.pth photo.jpg folder/ 'more/*.png' film.mp4 --out-dir seen",
     )
     parser.add_argument(
-        'model', help='checkpoint (.pth), export (.onnx, .xml), or a config (file or name) followed by its checkpoint'
+        'model',
+        help='checkpoint (.pth), export (.onnx, .xml, .param), or a config (file or name) followed by its checkpoint',
     )
     parser.add_argument(
         'inputs', nargs='+', help='images, videos, folders (searched recursively), patterns in quotes, camera indices'

@@ -13,12 +13,19 @@ from torch import nn
 
 from mmyolo_ext.export import runtime
 from mmyolo_ext.export.graph import RAW_OUTPUTS, RawGraph, build_graph, raw_graph
+from mmyolo_ext.export.ncnn_export import export_ncnn
 from mmyolo_ext.export.nms_graph import NMSGraph
 from mmyolo_ext.export.onnx_export import export_onnx
 from mmyolo_ext.export.tensorrt_export import export_engine, open_engine
 from mmyolo_ext.version import __version__
 
-SUFFIXES = {'onnx': '.onnx', 'torchscript': '.torchscript', 'openvino': '.xml', 'engine': '.engine'}
+SUFFIXES = {
+    'onnx': '.onnx',
+    'torchscript': '.torchscript',
+    'openvino': '.xml',
+    'engine': '.engine',
+    'ncnn': '.param',
+}
 METADATA_FORMAT = 1  # raise it when a key changes its meaning: the runtime refuses formats that it does not know
 TORCHSCRIPT_METADATA = 'mmyolo_ext.json'  # name inside the file
 OPENVINO_SECTION = ('mmyolo_ext', 'metadata')  # of rt_info; one JSON object with all keys
@@ -46,7 +53,7 @@ def write(
 
     Args:
         detector: A built detector with its weights; not changed.
-        file: File to write; OpenVINO and TensorRT write a second one beside it.
+        file: File to write; OpenVINO, TensorRT and ncnn write others beside it.
         options: Format and variants.
         names: Class names.
         letterbox: See :func:`describe`.
@@ -56,9 +63,11 @@ def write(
         ValueError: If the detector, the size or the combination of options cannot be exported, or if a package is
             missing.
     """
-    if options.nms and options.format == 'torchscript':
-        raise ValueError('--nms is for onnx, openvino and engine: TorchScript has no NMS operator')
-    # OpenVINO and TensorRT convert float32 to float16 themselves
+    if options.nms and options.format in ('torchscript', 'ncnn'):
+        raise ValueError(f'--nms is for onnx, openvino and engine: {options.format} has no NMS operator')
+    if options.dynamic and options.format == 'ncnn':
+        raise ValueError('--dynamic is not for ncnn, whose file takes one image of one size')
+    # OpenVINO, TensorRT and ncnn convert float32 to float16 themselves
     graph = build_graph(detector, fused=options.fused, half=options.half and options.format in ('onnx', 'torchscript'))
     size_hw = runtime.check_size(size_hw, graph.strides)
     metadata = describe(
@@ -72,6 +81,12 @@ def write(
     )
     if options.format == 'torchscript':
         export_torchscript(graph, file, metadata, size_hw)
+        return
+    if options.format == 'ncnn':
+        with TemporaryDirectory() as folder:
+            traced = Path(folder) / 'graph.torchscript'
+            export_torchscript(graph, traced, metadata, size_hw)
+            export_ncnn(graph, traced, file, metadata, size_hw, options.half)
         return
     whole = NMSGraph(graph, graph.rule()) if options.nms else graph
     if options.format == 'onnx':
@@ -103,6 +118,7 @@ def open_exported(file: Path, kind: str) -> tuple[Callable[[np.ndarray], dict[st
         'openvino': lambda: runtime.open_openvino(file, 0),
         'torchscript': lambda: open_torchscript(file),
         'engine': lambda: open_engine(file),
+        'ncnn': lambda: runtime.open_ncnn(file, 0),
     }
     run, metadata = openers[kind]()
     return run, runtime.read_rules(metadata, file)

@@ -8,8 +8,8 @@ From Python, with images as paths or as arrays (H, W, 3) BGR uint8:
     for box, score, label in zip(*detector(['image.jpg'])[0]):
         print(detector.names[label], score, box)
 
-The package ``openvino`` runs OpenVINO's ``model.xml``. Letters: N images, M predictions per image, C classes, K
-detections. Boxes are xyxy in px.
+The packages ``openvino`` and ``ncnn`` run ``model.xml`` and ``model.param``. Letters: N images, M predictions per
+image, C classes, K detections. Boxes are xyxy in px.
 """
 
 import argparse
@@ -55,7 +55,7 @@ class ExportedDetector:
     """A detector loaded from an export; ``names`` are its classes, ``rules`` its metadata.
 
     Args:
-        model: ``.onnx``, or ``.xml`` of OpenVINO, written by mmyolo_ext.
+        model: ``.onnx``, ``.xml`` of OpenVINO or ``.param`` of ncnn, written by mmyolo_ext.
         size_hw: Height and width to fit images into, for dynamic files; by default those of the file.
         threads: CPU threads; 0 uses all.
         providers: Of onnxruntime, in order of preference.
@@ -67,8 +67,9 @@ class ExportedDetector:
     def __init__(
         self, model: str | Path, size_hw: Size | None = None, threads: int = 0, providers: Sequence = CPU
     ) -> None:
-        if Path(model).suffix == '.xml':
-            self._run, properties = open_openvino(model, threads)
+        suffix = Path(model).suffix
+        if suffix in ('.xml', '.param'):
+            self._run, properties = (open_openvino if suffix == '.xml' else open_ncnn)(model, threads)
         else:
             self._run, properties = open_onnx(model, threads, providers)
         self.model = model
@@ -152,6 +153,27 @@ def open_openvino(model: str | Path, threads: int) -> tuple[Run, str]:
     section = ['mmyolo_ext', 'metadata']
     properties = network.get_rt_info(section).value if network.has_rt_info(section) else '{}'
     return lambda images: dict(zip(names, compiled([images]).values(), strict=True)), properties
+
+
+def open_ncnn(model: str | Path, threads: int) -> tuple[Run, str]:
+    """Return a function that runs an ncnn file, and its metadata as JSON; ValueError if ncnn fails."""
+    ncnn, weights, metadata = need('ncnn'), Path(model).with_suffix('.bin'), Path(f'{model}.json')
+    for file in (Path(model), weights, metadata):
+        if not file.is_file():
+            raise ValueError(f'there is no {file}: an export to ncnn has a .param, a .bin and a .param.json')
+    network = ncnn.Net()
+    for option in ('vulkan_compute', 'fp16_packed', 'fp16_storage', 'fp16_arithmetic', 'bf16_storage'):
+        setattr(network.opt, f'use_{option}', False)  # float32 is what the boxes have been checked in
+    network.opt.num_threads = threads or os.cpu_count()
+    if network.load_param(str(model)) or network.load_model(str(weights)):
+        raise ValueError(f'ncnn cannot read {model} and {weights}')
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        extractor = network.create_extractor()
+        extractor.input('in0', ncnn.Mat(np.ascontiguousarray(images[0])).clone())
+        return {name: np.array(extractor.extract(f'out{at}')[1])[None] for at, name in enumerate(('boxes', 'scores'))}
+
+    return run, metadata.read_text(encoding='utf-8')
 
 
 def need(package: str, install: str = '') -> ModuleType:
@@ -409,7 +431,7 @@ def to_image(found: Detections, scale_wh: Sequence[float], pad_lt: Size, image_h
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description='Detect objects in images with an exported detector')
-    parser.add_argument('model', help='.onnx, or .xml of OpenVINO')
+    parser.add_argument('model', help='.onnx, .xml of OpenVINO, or .param of ncnn')
     parser.add_argument('images', nargs='+')
     parser.add_argument('--score-thr', type=float, default=0.25, help='minimum score of a box (default: 0.25)')
     args = parser.parse_args()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from untrained import LETTERBOX, build, random_images
 
+from mmyolo_ext.apis import Detector
 from mmyolo_ext.export import parity, runtime
 from mmyolo_ext.export.formats import Options, describe, open_exported, write
 from mmyolo_ext.export.graph import RawGraph, build_graph
@@ -138,6 +139,29 @@ def test_openvino_gives_pytorchs_boxes(small, tmp_path, options):
     assert found.within(bound), str(found)
 
 
+@pytest.mark.parametrize('half', [False, True])
+def test_ncnn_gives_pytorchs_boxes(small, tmp_path, half):
+    pytest.importorskip('ncnn')
+    pytest.importorskip('pnnx')
+    file = tmp_path / 'a.param'
+    write(small, file, Options('ncnn', half=half), ('a', 'b', 'c'), LETTERBOX, (64, 96))
+    assert sorted(part.name for part in tmp_path.iterdir()) == ['a.bin', 'a.param', 'a.param.json']
+    run, rules = open_exported(file, 'ncnn')
+    assert rules['size_hw'] == [64, 96] and not rules['dynamic']
+    bound = parity.HALF if half else parity.EXACT
+    found = parity.check(RawGraph(small), run, [random_images(1, 64, 96)], rules, bound)
+    assert found.within(bound) and (found.boxes_px > 0.01) == half, str(found)
+    if not half:
+        image = np.random.default_rng(0).integers(0, 256, (48, 90, 3), np.uint8)
+        write(small, tmp_path / 'a.onnx', Options(), ('a', 'b', 'c'), LETTERBOX, (64, 96))
+        of_ncnn, of_onnx = (Detector(tmp_path / name)(image) for name in ('a.param', 'a.onnx'))
+        assert len(of_ncnn.scores) > 5 and of_ncnn.labels.tolist() == of_onnx.labels.tolist()
+        np.testing.assert_allclose(of_ncnn.boxes_xyxy, of_onnx.boxes_xyxy, rtol=0, atol=0.1)
+    (tmp_path / 'a.bin').unlink()
+    with pytest.raises(ValueError, match=r'there is no .*a\.bin: an export to ncnn has'):
+        Detector(file)
+
+
 def test_a_fixed_size_fused_graph(small, tmp_path):
     write(small, tmp_path / 'a.onnx', Options(fused=True), ('a', 'b', 'c'), LETTERBOX, (64, 96))
     run, _ = open_exported(tmp_path / 'a.onnx', 'onnx')
@@ -191,8 +215,12 @@ def test_what_cannot_be_exported_says_why(small, tmp_path):
         write(small, file, Options(), names[:2], LETTERBOX, (64, 64))
     with pytest.raises(ValueError, match='must have one stage and a head of mmyolo_ext.*got Conv2d with NoneType'):
         RawGraph(nn.Conv2d(3, 3, 1))
-    with pytest.raises(ValueError, match='TorchScript has no NMS operator'):
+    with pytest.raises(ValueError, match='torchscript has no NMS operator'):
         write(small, file, Options('torchscript', nms=True), names, LETTERBOX, (64, 64))
+    with pytest.raises(ValueError, match='ncnn has no NMS operator'):
+        write(small, file, Options('ncnn', nms=True), names, LETTERBOX, (64, 64))
+    with pytest.raises(ValueError, match='--dynamic is not for ncnn'):
+        write(small, file, Options('ncnn', dynamic=True), names, LETTERBOX, (64, 64))
 
 
 def test_another_suppression_is_refused(small, tmp_path, monkeypatch):
@@ -201,7 +229,7 @@ def test_another_suppression_is_refused(small, tmp_path, monkeypatch):
         write(small, tmp_path / 'a.onnx', Options(), ('a', 'b', 'c'), LETTERBOX, (64, 64))
 
 
-@pytest.mark.parametrize(('kind', 'package'), [('openvino', 'openvino'), ('engine', 'tensorrt')])
+@pytest.mark.parametrize(('kind', 'package'), [('openvino', 'openvino'), ('engine', 'tensorrt'), ('ncnn', 'pnnx')])
 def test_a_missing_package_is_named_with_its_cure(small, tmp_path, monkeypatch, kind, package):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr('mmyolo_ext.export.formats.export_onnx', lambda *arguments: None)
