@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from data_formats import make_yolo_roboflow
+from data_formats import VAL, make_coco_folder, make_labelme, make_voc, make_yolo_roboflow
 
 from mmyolo_ext.version import __version__
 
@@ -72,13 +72,14 @@ def test_the_command_lists_the_models(installed) -> None:
     assert any(line.split() == ['yolov5_n_640_coco', '1,872,157', '4.5', '640', 'x', '640'] for line in lines), lines
 
 
+SMALL = ('--epochs', 1, '--batch-size', 2, '--img-scale', 64)
+NO_WORKERS = ('--cfg-options', 'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False')
+
+
 @pytest.mark.slow
 def test_from_a_data_yaml_to_boxes_in_onnx(installed) -> None:
     make_yolo_roboflow(installed.folder / 'bees')
-    small = ('--epochs', 3, '--batch-size', 2, '--img-scale', 64, '--cfg-options', 'train_dataloader.num_workers=0')
-    installed.run(
-        'mmyolo-ext', 'train', 'yolov5_n', 'bees/data.yaml', *small, 'train_dataloader.persistent_workers=False'
-    )
+    installed.run('mmyolo-ext', 'train', 'yolov5_n', 'bees/data.yaml', *SMALL, *NO_WORKERS)
     (checkpoint,) = installed.folder.glob('work_dirs/yolov5_n_bees/best_*.pth')
     assert 'AP50' in installed.run('mmyolo-ext', 'test', checkpoint)
     installed.run('mmyolo-ext', 'export', checkpoint, '--image', 'bees/val/images/5.png')
@@ -86,3 +87,27 @@ def test_from_a_data_yaml_to_boxes_in_onnx(installed) -> None:
     installed.run('mmyolo-ext', 'predict', exported, 'bees/val/images', '--score-thr', 0.001, '--out-dir', 'seen')
     seen = json.loads((installed.folder / 'seen' / 'predictions.json').read_text())
     assert [Path(image['file']).name for image in seen] == ['5.png', '6.png'] and all(image['boxes'] for image in seen)
+
+
+@pytest.mark.slow
+def test_the_same_four_commands_for_other_formats(installed) -> None:
+    # one process, which imports torch and mmdet once
+    (installed.folder / 'four_commands.py').write_text(f"""
+import glob
+from mmyolo_ext.cli.main import main
+
+for name in ('coco', 'voc', 'labelme'):
+    main(['train', 'yolov5_n', name, '--work-dir', f'runs/{{name}}', *map(str, {SMALL}), *{NO_WORKERS}])
+    (best,) = glob.glob(f'runs/{{name}}/best_*.pth')
+    main(['test', best])
+    main(['export', best, '--out', f'{{name}}.onnx'])
+    main(['predict', f'{{name}}.onnx', f'{{name}}/**/[56].png', '--score-thr', '0.001', '--out-dir', f'{{name}}_seen'])
+""")
+    makers = {'coco': make_coco_folder, 'voc': make_voc, 'labelme': make_labelme}
+    folders = {name: make(installed.folder / name) for name, make in makers.items()}
+    assert list(folders.values()) == [installed.folder / name for name in makers]
+    printed = installed.run('python', 'four_commands.py')
+    assert printed.count('AP50') >= 6
+    for name in makers:
+        seen = json.loads((installed.folder / f'{name}_seen' / 'predictions.json').read_text())
+        assert [Path(image['file']).stem for image in seen] == list(VAL) and all(image['boxes'] for image in seen)
