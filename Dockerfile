@@ -2,7 +2,7 @@
 #
 #   docker build -t mmyolo_ext .                                                         # CPU
 #   docker build -t mmyolo_ext:cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126 .
-#   docker run --rm -v "$PWD:/work" mmyolo_ext train yolov5_n data.yaml --epochs 3
+#   docker run --rm --shm-size 2g -v "$PWD:/work" mmyolo_ext train yolov5_n data.yaml --epochs 3
 #   docker run --rm --gpus all --shm-size 8g -v "$PWD:/work" mmyolo_ext:cuda train yolov5_n data.yaml
 ARG PYTHON=3.11
 FROM python:${PYTHON}-slim
