@@ -75,5 +75,5 @@ def _run(words: Sequence[str], environment: dict[str, str], cwd: str, outputs: S
     if is_module:
         runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)
     else:
-        sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
+        sys.path.insert(0, str(Path(sys.argv[0]).resolve().parent))
         runpy.run_path(sys.argv[0], run_name='__main__')

@@ -1,14 +1,44 @@
 """Trainings of two processes, started as users start them, that are killed, restarted and end alike."""
 
+import json
 import os
 import re
 import sys
 
 import pytest
 from launching import PATHS, assert_same, kill, run, weights
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from shifted_metric import shifted
 from tiny_coco import REPO, write_user_config
 
 pytestmark = pytest.mark.slow
+
+
+def test_two_ranks_write_one_report_of_all_images(undisturbed):
+    folder, _ = undisturbed
+    content = json.loads((folder / 'data/val.json').read_text())
+    expected = [
+        {'image_id': image['id'], 'category_id': label + 1, 'score': score}
+        | {'bbox': [xyxy[0], xyxy[1], xyxy[2] - xyxy[0], xyxy[3] - xyxy[1]]}
+        for image in content['images']
+        for xyxy, score, label in shifted(content, image['id'])
+    ]
+    truth = COCO(str(folder / 'data/val.json'))
+    evaluation = COCOeval(truth, truth.loadRes(expected), 'bbox')
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    ap = evaluation.stats[0]
+    (log,) = (folder / 'work').glob('*/*.log')
+    logged = [float(text) for text in re.findall(r'coco/bbox_mAP: ([\d.]+)', log.read_text())]
+    numbers = json.loads((folder / 'work/report/report.json').read_text())
+    detections = json.loads((folder / 'work/report/detections.json').read_text())
+    assert logged == [pytest.approx(ap, abs=6e-4)] and 0.1 < ap < 0.9  # the log has three decimals
+    assert numbers['ap'] == pytest.approx(ap, abs=1e-9) and numbers['facts']['processes'] == 2
+    # 5 images on 2 ranks: one is evaluated twice and counts once
+    assert sorted(one['image_id'] for one in detections) == sorted(one['image_id'] for one in expected)
+    assert log.read_text().count('Report: ') == 1 and not list((folder / 'work').glob('report_*'))
 
 
 def test_a_killed_rank_is_restarted_and_the_training_ends_as_if_undisturbed(undisturbed, tmp_path):
