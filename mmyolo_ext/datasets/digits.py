@@ -39,7 +39,8 @@ def load_scans() -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ValueError(
-            'the digits are part of scikit-learn, which is not installed: `pip install scikit-learn`'
+            'the digits are part of scikit-learn, which is not installed: '
+            "pip install scikit-learn, or 'mmyolo_ext[demo]'"
         ) from error
     bunch = load_digits()
     return (bunch.images / 16).astype(np.float32), bunch.target.astype(int)

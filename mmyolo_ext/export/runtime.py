@@ -38,6 +38,11 @@ JPEG_START, JPEG_SCAN, JPEG_END = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
 PNG_START, PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'
 ORIENTATION = (0x0112, 3)  # tag and type in EXIF
 CPU = ('CPUExecutionProvider',)
+# The extra of mmyolo_ext that installs a package
+EXTRAS = {
+    **{'onnx': 'export', 'onnxruntime': 'export', 'openvino': 'openvino', 'nncf': 'openvino'},
+    **{'gradio': 'app', 'trackers': 'track', 'supervision': 'track', 'optuna': 'tune', 'huggingface_hub': 'publish'},
+}
 Image = str | Path | np.ndarray
 Size = Sequence[int]  # height, width
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -182,7 +187,9 @@ def need(package: str, install: str = '') -> ModuleType:
         return importlib.import_module(package)
     except ImportError as error:
         name = package.split('.')[0]
-        raise ValueError(f'this needs the package {name}: {install or f"pip install {name}"} ({error})') from error
+        extra = f", or 'mmyolo_ext[{EXTRAS[name]}]'" if name in EXTRAS else ''
+        cure = (install or f'pip install {name}') + extra
+        raise ValueError(f'this needs the package {name}: {cure} ({error})') from error
 
 
 def read_rules(properties: dict[str, str] | str, model: str | Path) -> dict:

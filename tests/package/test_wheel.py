@@ -1,6 +1,7 @@
 """A wheel in an empty folder is enough: configs, tools and the command are inside."""
 
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from data_formats import VAL, make_coco_folder, make_labelme, make_voc, make_yolo_roboflow
 
+from mmyolo_ext.export import runtime
 from mmyolo_ext.version import __version__
 
 REPO = Path(__file__).parents[2]
@@ -29,6 +31,27 @@ def test_sdist_and_wheel_hold_all_configs_and_tools(distributions) -> None:
     top = {name.partition('/')[0] for name in in_wheel}
     assert top == {'mmyolo_ext', f'mmyolo_ext-{__version__}.dist-info'}
     assert not [name for name in in_wheel if '__pycache__' in name or name.endswith(('.pth', '.so'))]
+
+
+def test_an_extra_has_code_and_the_message_without_it_names_it(distributions) -> None:
+    with zipfile.ZipFile(distributions['wheel']) as wheel:
+        (metadata,) = (name for name in wheel.namelist() if name.endswith('METADATA'))
+        required = re.findall(r'Requires-Dist: ([\w-]+)\S* *; extra == [\'"](\w+)', wheel.read(metadata).decode())
+        code = ''.join(
+            wheel.read(name).decode() for name in wheel.namelist() if re.fullmatch(r'mmyolo_ext/\w+/.*\.py', name)
+        )
+    needed = set(re.findall(r"\bneed\('(\w+)", code))
+    for package, extra in required:
+        if extra not in ('all', 'test', 'demo', 'logs'):
+            assert package in needed and runtime.EXTRAS[package] == extra
+    assert "pip install scikit-learn, or 'mmyolo_ext[demo]'" in code and "'type': 'TensorboardVisBackend'" in code
+    without_extra = {'matplotlib', 'tensorrt', 'ncnn', 'pnnx'}  # mmdet's own; those that no test can run everywhere
+    assert needed - without_extra == set(runtime.EXTRAS)
+    assert {package for package, extra in required if extra == 'all'} == {
+        package for package, extra in required if extra not in ('all', 'test')
+    }
+    with pytest.raises(ValueError, match=re.escape("pip install nncf, or 'mmyolo_ext[openvino]' (No module named")):
+        runtime.need('nncf.no_such_part')
 
 
 def test_twine_check_passes(distributions) -> None:
