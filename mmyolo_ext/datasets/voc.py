@@ -224,8 +224,9 @@ def annotated_size(root: ElementTree.Element, image: Path) -> tuple[int, int]:
 def read_corners(item: ElementTree.Element, path: Path, one_based: bool) -> tuple[float, float, float, float]:
     """Return the box of an object as continuous corners x1, y1, x2, y2."""
     try:
-        x1, y1, x2, y2 = (float(item.findtext(f'bndbox/{key}')) for key in ('xmin', 'ymin', 'xmax', 'ymax'))
-    except (TypeError, ValueError) as error:
+        box = item.find('bndbox')
+        x1, y1, x2, y2 = (float(box.findtext(key)) for key in ('xmin', 'ymin', 'xmax', 'ymax'))
+    except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f'an object without a readable bndbox in {path}') from error
     if not all(map(math.isfinite, (x1, y1, x2, y2))):
         raise ValueError(f'a bndbox that is not finite in {path}')
