@@ -39,6 +39,7 @@ from mmyolo_ext.checkpoint.writing import (
     plain,
     remove_unfinished,
 )
+from mmyolo_ext.coco_json import drop_annotations
 from mmyolo_ext.engine.console import describe_start, quieten
 from mmyolo_ext.engine.fit_checks import unwrapped
 from mmyolo_ext.engine.formatted_config import FormattedConfig
@@ -195,6 +196,8 @@ class Runner(MMEngineRunner):
 
     def call_hook(self, fn_name: str, **kwargs) -> None:
         """Call all hooks; after each iteration of a validation, stop if this rank got a signal."""
+        if fn_name == 'before_run':  # the datasets and metrics are built
+            drop_annotations()
         super().call_hook(fn_name, **kwargs)
         if fn_name == 'after_val_iter' and self.stopper is not None:
             self.stopper.check_validation(self)

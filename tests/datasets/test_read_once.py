@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from data_formats import make_coco_folder, make_labelme, make_voc, make_yolo_roboflow
 
+from mmyolo_ext import coco_json
 from mmyolo_ext.apis.training import train
 from mmyolo_ext.coco_json import drop_annotations, keep_annotations, read_coco
 from mmyolo_ext.evaluation import CocoMetric
@@ -45,6 +46,7 @@ def test_a_training_reads_annotations_twice(make, more, watch, tmp_path, monkeyp
     counts = {path: count for path, count in counts.items() if Path(path).suffix in ('.json', '.xml', '.txt', '.yaml')}
     assert len(counts) > 1
     assert {path: n for path, n in counts.items() if n > 2 + bool(more and path.endswith(more))} == {}
+    assert coco_json._kept is None  # the training does not keep them
     (page,) = pages
     assert page['train_ground_truth']['annotations'] and 'data-check' in page['data_section']
 

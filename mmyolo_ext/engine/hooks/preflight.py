@@ -9,7 +9,6 @@ from torch import nn
 
 from mmyolo_ext.checkpoint.matching import fit
 from mmyolo_ext.checkpoint.mmengine_loader import install_reader
-from mmyolo_ext.coco_json import drop_annotations
 from mmyolo_ext.engine.fit_checks import (
     check_anchors,
     check_checkpoint_classes,
@@ -49,7 +48,6 @@ class PreflightHook(Hook):
     priority = 'HIGHEST'
 
     def before_run(self, runner: Runner) -> None:
-        drop_annotations()  # the datasets and metrics are built
         install_reader()
         left = [key for key in SHORTCUTS if runner.cfg.get(key) is not None]
         if left:
