@@ -114,6 +114,33 @@ def test_label_studio_and_linked_folders(tmp_path: Path) -> None:
         assert {**boxes_of(source, 'train'), **boxes_of(source, 'val')} == TRAIN
 
 
+@pytest.mark.parametrize(
+    ('difficult', 'boxes', 'crowds', 'dropped'),
+    [
+        ('ignore', 2, 1, {'of another class': 1}),
+        ('keep', 2, 0, {'of another class': 1}),
+        ('drop', 1, 0, {'of another class': 1, 'difficult': 1}),
+    ],
+)
+def test_difficult_objects_of_voc(difficult: str, boxes: int, crowds: int, dropped: dict, tmp_path: Path) -> None:
+    """Two ants, one of them difficult, and a difficult bee without a box, which does not matter to a set of ants."""
+    write(tmp_path / 'Annotations/1.xml', xml('1', [*TRAIN['1'], (0, 2, 2, 9, 9)]))
+    path = tmp_path / 'Annotations/1.xml'
+    first, bee, second = path.read_text().replace('</annotation>', '').split('<object>')[1:]
+    bee = bee.replace('bndbox', 'box').replace('</name>', '</name><difficult>1</difficult>')
+    second = second.replace('</name>', '</name><difficult> 1 </difficult>')
+    head = path.read_text().split('<object>')[0]
+    write(path, '<object>'.join([head, first, bee, second]) + '</annotation>')
+    draw(tmp_path / 'JPEGImages', {'1': []})
+    config = {'type': 'mmyolo_ext.CheckedVOCDataset', 'data_root': str(tmp_path), 'difficult': difficult}
+    dataset = build({**config, 'metainfo': {'classes': ('ant',)}})
+    dataset.full_init()
+    assert (dataset.report['boxes'], dataset.report['crowds']) == (boxes, crowds)
+    assert dataset.report['dropped'] == dropped
+    with pytest.raises(ValueError, match=r'an object without a readable bndbox in .*1\.xml'):
+        build({**config, 'metainfo': {'classes': NAMES}}).full_init()
+
+
 def test_names_of_voc_lists(tmp_path: Path) -> None:
     """With spaces, as paths of images, and with the number of Pascal's lists of a class."""
     make_voc(tmp_path)
