@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 from mmyolo_ext.version import __version__
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else '--help'
     if name in ('-h', '--help', 'help'):
-        print(help_text())
+        _run(lambda: print(help_text()))
     elif name in ('-V', '--version'):
         print(f'mmyolo_ext {__version__}')
     elif name in COMMANDS:
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if words[1:] in (['-h'], ['--help']):
             print(f'example: {example}\n')
         sys.argv = [f'mmyolo-ext {name}', *words[1:]]  # argparse and the messages of runs name the program by it
-        _run(module, words[1:])
+        _run(lambda: importlib.import_module(f'mmyolo_ext.cli.{module}').main(words[1:]))
     else:
         match = get_close_matches(name, COMMANDS, 1)
         hint = f'did you mean {match[0]!r}?' if match else f'commands are {", ".join(COMMANDS)}'
@@ -61,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(2)
 
 
-def _run(module: str, words: Sequence[str]) -> None:
+def _run(command: Callable[[], None]) -> None:
     try:
-        importlib.import_module(f'mmyolo_ext.cli.{module}').main(words)
+        command()
         sys.stdout.flush()
     except KeyboardInterrupt:  # while modules are imported; tools say what they leave
         print('Interrupted', file=sys.stderr)

@@ -112,7 +112,8 @@ def test_a_checkpoint_executes_nothing(tmp_path, text, message, capsys):
     assert not (tmp_path / 'executed').exists()
 
 
-def test_a_reader_that_has_seen_enough_ends_the_command() -> None:
-    command = f'{sys.executable} -m mmyolo_ext configs | true; exit ${{PIPESTATUS[0]}}'
+@pytest.mark.parametrize('words', ['configs', '--help'])
+def test_a_reader_that_has_seen_enough_ends_the_command(words: str) -> None:
+    command = f'{sys.executable} -m mmyolo_ext {words} | true; exit ${{PIPESTATUS[0]}}'
     done = subprocess.run(['bash', '-c', command], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (141, '')
