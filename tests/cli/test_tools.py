@@ -82,12 +82,13 @@ def test_two_processes_count_each_image_once_and_agree_with_one(trained, tested)
     folder, _ = trained
     common = ('--work-dir', folder / 'test_2', '--cfg-options', 'log_level=INFO')
     checkpoint, one = folder / 'work' / 'epoch_2.pth', tested
-    script = REPO / 'tools' / 'dist_test.sh'
     # batches of one on two ranks share their rectangles as batches of two on one rank do
-    two = run(
-        *('bash', script, folder / 'mine.py', checkpoint, 2, '--out', folder / 'two.pkl'),
+    first, second = run_ranks_of(
+        *(2, REPO / 'tools' / 'test.py', folder / 'mine.py', checkpoint, '--out', folder / 'two.pkl'),
         *(*common, 'batch_size=1'),
     )
+    two = first.stdout + first.stderr
+    assert first.returncode == second.returncode == 0, two + second.stderr
     assert figures(one) == figures(two) and 'AP50' in figures(one)
     single, double = predictions(folder / 'one.pkl'), predictions(folder / 'two.pkl')
     assert single.keys() == double.keys() == {1, 2, 3, 4, 5}
@@ -191,6 +192,14 @@ def test_scripts_without_their_arguments_say_how_they_are_used(script, arguments
     assert "PROCESSES must be a whole number of at least 1, got 'two'" in run(
         'bash', REPO / 'tools' / script, *arguments, 'two', code=2
     )
+
+
+def test_dist_test_starts_the_ranks_of_a_test(monkeypatch):
+    monkeypatch.setitem(ENVIRONMENT, 'PYTHON', 'echo')
+    command = run('bash', REPO / 'tools' / 'dist_test.sh', 'c.py', 'x.pth', 2, '--out', 'two.pkl').split()
+    assert Path(command[0]).name == 'launch.py' and '--nproc-per-node=2' in command
+    test = next(word for word in command if word.endswith('tools/test.py'))
+    assert command[command.index(test) + 1 :] == [*['c.py', 'x.pth', '--launcher', 'pytorch', '--out', 'two.pkl']]
 
 
 def test_an_error_in_two_processes_is_said_once(tmp_path):

@@ -4,12 +4,12 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import run_python
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.registry import METRICS
@@ -207,7 +207,8 @@ def test_terminal_shows_bars_and_keeps_messages(tmp_path):
 
 
 def test_pipe_gets_plain_lines(tmp_path):
-    done = subprocess.run(program(tmp_path), capture_output=True, text=True, env={**os.environ, 'TERM': 'xterm'})
+    (tmp_path / 'program.py').write_text(PROGRAM.format(here=str(HERE), tests=str(HERE.parent)))
+    done = run_python(tmp_path / 'program.py', tmp_path, TERM='xterm')
     assert done.returncode == 0, done.stderr
     assert '\x1b' not in done.stdout and done.stdout.count('Epoch(train)') == 8  # two lines an epoch
 
