@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = seen.detections
     for index, shares in enumerate(seen.shares):
         levels = ', '.join(f'stride {s}: {share:.0%}' for s, share in zip(seen.strides, shares, strict=True))
+        if not shares.any():  # of a score that is 0 or 1 to the last bit, or where nothing raises it
+            levels = 'no map, since no feature raises this score: choose --method eigencam'
         label = int(found.labels[index]) if args.method != 'eigencam' else None
         name = 'all' if label is None else found.names[label] if found.names else label
         print(f'{name}{"" if label is None else f" {found.scores[index]:.2f}"}: {levels}')

@@ -87,6 +87,11 @@ def test_the_command_and_its_errors(trained, tmp_path, capsys):
     assert capsys.readouterr().out.count('stride 8: ') == 2
     main([*words, '--out', str(tmp_path / 'b.png'), '--method', 'eigencam', '--score-thr', '1'])
     assert cv2.imread(str(tmp_path / 'b.png')).shape == (64, 3 * 64, 3)
+    content = torch.load(checkpoint, weights_only=True)
+    content['state_dict']['bbox_head.convs_pred.0.bias'].fill_(100)
+    torch.save(content, tmp_path / 'full.pth')  # scores of 1, whose gradient is 0
+    main([str(tmp_path / 'full.pth'), *words[1:], '--out', str(tmp_path / 'c.png'), '--max', '1'])
+    assert ' 1.00: no map, since no feature raises this score: choose --method eigencam' in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main([*words, '--score-thr', '1'])
     assert 'lower score_thr' in capsys.readouterr().err
