@@ -1,7 +1,10 @@
 """The comparison of runs: bootstrap, changed objects, spread, and the page, against counts by hand and by COCO."""
 
 import json
+import re
+from functools import partial
 
+import cv2
 import numpy as np
 import pytest
 from mmengine.config import Config
@@ -10,8 +13,10 @@ from pycocotools.cocoeval import COCOeval
 
 from mmyolo_ext.apis import load_config
 from mmyolo_ext.cli.compare import _cost, main
-from mmyolo_ext.evaluation.report import write_report
-from mmyolo_ext.evaluation.report.compare import Compared, bootstrap, changes_between, groups
+from mmyolo_ext.evaluation.report import compare, write_report
+from mmyolo_ext.evaluation.report.compare import Compared, bootstrap, changes_between, groups, write_comparison
+from mmyolo_ext.evaluation.report.figures import Figures
+from mmyolo_ext.evaluation.report.gallery import Shown
 
 NAMES = ('ant', 'bee')
 
@@ -137,6 +142,26 @@ def test_the_page(runs, capsys):
     assert '-lr = 0.1' in text and 'http://' not in text.replace('http://www.w3.org', '') and 'https://' not in text
     numbers = json.loads((folder / 'out' / 'comparison.json').read_text())
     assert numbers['changes']['b'] == numbers['changes']['c'] and numbers['runs']['c']['seed'] == 2
+
+
+def test_the_room_for_images_is_shared_by_all_runs(tmp_path, monkeypatch):
+    ground_truth, *_ = case(0)
+    noise = np.random.default_rng(0).integers(0, 256, (220, 220, 3), np.uint8)
+    monkeypatch.setattr(Figures, 'draw', lambda *_: '')
+    monkeypatch.setattr(compare, 'bootstrap', lambda *_: (0.0, (0.0, 0.0), 1))
+    for image in ground_truth['images']:
+        assert cv2.imwrite(str(tmp_path / image['file_name']), noise)
+    for name in 'abcde':  # each finds the objects of other images than the one before
+        seen = [{**one, 'score': 0.9} for one in ground_truth['annotations'] if one['image_id'] % 5 == ord(name) % 5]
+        write_report(tmp_path / name / 'report', ground_truth=ground_truth, detections=seen, image_root=tmp_path)
+    sizes = []
+    for room in (10_000_000, 120_000):
+        monkeypatch.setattr(compare, 'Shown', partial(Shown, left=room))
+        text = write_comparison(tmp_path / 'out', [Compared(name, tmp_path / name) for name in 'abcde']).read_text()
+        sizes.append(sum(map(len, re.findall('base64,([^)]*)', text))))
+        assert text.count('data:image/jpeg') == len(set(re.findall('class="im (i[0-9]+)"', text)))
+    one = sizes[0] / 12  # all images are alike
+    assert sizes[0] > 300_000 and sizes[1] <= 120_000 + one
 
 
 def test_the_cost_of_a_model_and_of_one_that_cannot_be_built(tmp_path, capsys):

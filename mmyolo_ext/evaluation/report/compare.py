@@ -15,7 +15,7 @@ from mmyolo_ext.evaluation.errors import find_errors
 from mmyolo_ext.evaluation.matching import RECALLS, Matching, match_all
 from mmyolo_ext.evaluation.report import figures as charts
 from mmyolo_ext.evaluation.report import page as html_page
-from mmyolo_ext.evaluation.report.gallery import Gallery
+from mmyolo_ext.evaluation.report.gallery import Gallery, Shown
 from mmyolo_ext.evaluation.report.page import caption, details, plots, table
 from mmyolo_ext.evaluation.report.write import _write_json, read_report
 
@@ -97,8 +97,8 @@ def write_comparison(folder: str | Path, runs: Sequence[Compared]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     figures = charts.Figures(folder)
     first, *others = runs
-    images: dict[int, str] = {}  # each is in the page once
-    changes, style, numbers = [], '', {'runs': {run.name: _scores(run) for run in runs}, 'changes': {}}
+    images = Shown()  # each is in the page once
+    changes, numbers = [], {'runs': {run.name: _scores(run) for run in runs}, 'changes': {}}
     for run in others:
         if run.objects != first.objects:
             text = f'{run.name} was evaluated on other images or objects than {first.name}: only their scores compare.'
@@ -106,8 +106,7 @@ def write_comparison(folder: str | Path, runs: Sequence[Compared]) -> Path:
             continue
         answer = changes_between(first, run)
         numbers['changes'][run.name] = {name: value for name, value in answer.items() if name != 'objects'}
-        shown, style = _changes(first, run, answer, images)
-        changes.append(shown)
+        changes.append(_changes(first, run, answer, images))
     sections = [
         ('scores', 'Scores', _score_table(runs)),
         ('curves', 'Curves', _curves(figures, runs)),
@@ -116,7 +115,7 @@ def write_comparison(folder: str | Path, runs: Sequence[Compared]) -> Path:
         ('configs', 'Configs', _config_changes(runs)),
     ]
     title = 'Comparison of ' + ', '.join(run.name for run in runs)
-    content = html_page.page(title, [section for section in sections if section[2]], style=style)
+    content = html_page.page(title, [section for section in sections if section[2]], style=images.style())
     (folder / 'index.html').write_text(content, encoding='utf-8')
     _write_json(folder / 'comparison.json', numbers)
     return folder / 'index.html'
@@ -281,8 +280,8 @@ def _curves(figures: charts.Figures, runs: Sequence[Compared]) -> str:
     return plots(drawn) if drawn else ''
 
 
-def _changes(first: Compared, run: Compared, answer: dict, images: dict[int, str]) -> tuple[str, str]:
-    """Return what changed, with images, and the CSS that holds the images."""
+def _changes(first: Compared, run: Compared, answer: dict, images: Shown) -> str:
+    """Return what changed, with images, which are added to those of the page."""
     low, high = answer['interval']
     verdict = 'beyond' if low > 0 or high < 0 else 'within'
     text = (
@@ -295,7 +294,7 @@ def _changes(first: Compared, run: Compared, answer: dict, images: dict[int, str
     changed = answer['objects']
     galleries = first.gallery, run.gallery
     for gallery in galleries:
-        gallery.styles = images
+        gallery.shown = images
     image = first.gallery.matching.gt_image
     for kind, sign in (('fixed', 1), ('broken', -1)):
         boxes = np.flatnonzero(changed == sign)
@@ -306,7 +305,7 @@ def _changes(first: Compared, run: Compared, answer: dict, images: dict[int, str
             note = f'{len(boxes):,} objects, thick; the images with most, {first.name} left, {run.name} right'
             inside = f'<div class="images">{rows}</div>'
             parts.append(details(kind.capitalize(), inside, note, f'{kind}-{run.name}'))
-    return ''.join(parts), galleries[0].style()
+    return ''.join(parts)
 
 
 def _config_changes(runs: Sequence[Compared]) -> str:

@@ -3,6 +3,7 @@
 import base64
 import html
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,22 @@ SIDE, QUALITY = 360, 72  # px of the longer side, JPEG
 MOST_BYTES = 2_700_000  # of all images as base64 and of their boxes; the page stays under 5 MB
 MOST_BOXES = 150  # of one panel
 NAMES = {code: name for name, code in CODES.items()} | {NONE: 'correct'}
+
+
+@dataclass
+class Shown:
+    """What the galleries of a page have put into it: images as base64 by their index, and the bytes that are left."""
+
+    styles: dict[int, str] = field(default_factory=dict)
+    left: int = MOST_BYTES
+
+    def style(self) -> str:
+        """Return CSS that holds the images."""
+        return ''.join(
+            f'.i{image}{{background-image:url(data:image/jpeg;base64,{data})}}'
+            for image, data in self.styles.items()
+            if data
+        )
 
 
 class Gallery:
@@ -36,8 +53,7 @@ class Gallery:
         self.kept = np.flatnonzero(matching.kept(confidence))
         self.by_image = _group(matching.image[self.kept], self.kept)
         self.gt_by_image = _group(matching.gt_image, np.arange(len(matching.gt_label)))
-        self.styles: dict[int, str] = {}
-        self.left = MOST_BYTES
+        self.shown = Shown()
 
     def row(self, image: int, marked: Iterable[int] = (), marked_gt: Iterable[int] = ()) -> str:
         """Return one image as two panels with a caption; marked boxes are thick.
@@ -66,7 +82,7 @@ class Gallery:
         ]
         name = html.escape(Path(entry['file_name']).name)
         text = f'<figure class="pair"><div>{"".join(panels)}</div><figcaption>{name}</figcaption></figure>'
-        self.left -= len(text)
+        self.shown.left -= len(text)
         return text
 
     def worst(self, name: str, count: int) -> str:
@@ -107,17 +123,9 @@ class Gallery:
         worst = known[np.argsort(-sums, kind='stable')[:count]]
         return ''.join(self.row(int(image), marked, marked_gt) for image in worst)
 
-    def style(self) -> str:
-        """Return CSS that holds the images."""
-        return ''.join(
-            f'.i{image}{{background-image:url(data:image/jpeg;base64,{data})}}'
-            for image, data in self.styles.items()
-            if data
-        )
-
     def _add(self, image: int) -> bool:
-        if image in self.styles or self.left <= 0:
-            return self.left > 0
+        if image in self.shown.styles or self.shown.left <= 0:
+            return self.shown.left > 0
         try:
             pixels, _ = read_image(self.images[image]['file_name'])
             height, width = pixels.shape[:2]
@@ -127,8 +135,8 @@ class Gallery:
             data = base64.b64encode(cv2.imencode('.jpg', small, (cv2.IMWRITE_JPEG_QUALITY, QUALITY))[1]).decode()
         except ValueError:
             data = ''  # the boxes are drawn on an empty panel
-        self.styles[image] = data
-        self.left -= len(data)
+        self.shown.styles[image] = data
+        self.shown.left -= len(data)
         return True
 
 

@@ -93,7 +93,7 @@ def write_report(
         ('config', 'Config', config_section(config, facts)),
     ]
     title = facts.get('title') or f'Report of {facts.get("model", folder.parent.name or "a run")}'
-    content = html_page.page(title, [section for section in sections if section[2]], style=gallery.style())
+    content = html_page.page(title, [section for section in sections if section[2]], style=gallery.shown.style())
     (folder / 'index.html').write_text(content, encoding='utf-8')
     return folder / 'index.html'
 
