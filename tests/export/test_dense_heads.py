@@ -19,11 +19,12 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from tiny_coco import REPO
 from torch import nn
+from untrained import settle
 
 from mmyolo_ext.apis import Detector, load_config
 from mmyolo_ext.apis.exporting import evaluate_exported, export_detector, letterbox_of
 from mmyolo_ext.export import dense_heads, parity, runtime
-from mmyolo_ext.export.formats import Options
+from mmyolo_ext.export.formats import SUFFIXES, Options
 from mmyolo_ext.export.graph import raw_graph
 from mmyolo_ext.registry import DATASETS, MODELS
 
@@ -169,20 +170,33 @@ def test_boxes_and_ap_of_mmdet(case, tmp_path: Path) -> None:
     assert 0.03 < got['coco/bbox_mAP'] < 0.9
 
 
-@pytest.mark.parametrize('name', ['rtmdet_tiny', 'yolox_tiny'])
-def test_ready_configs(name: str, bccd_dir: Path, tmp_path: Path) -> None:
-    """Heads of mmdet under our data and recipe, at full width: the runtime has the boxes of PyTorch's NMS."""
-    cfg = load_config(REPO / f'configs/yolov5_rtmdet/{name}_320_bccd.py')
+@pytest.mark.parametrize(
+    ('name', 'kind'),
+    [
+        ('rtmdet_tiny_320_bccd', 'onnx'),
+        ('yolox_tiny_320_bccd', 'onnx'),
+        ('yolov5_rtmdet-tiny_640_coco', 'onnx'),
+        ('rtmdet_tiny_320_bccd', 'openvino'),
+        ('yolox_tiny_320_bccd', 'openvino'),
+        ('yolov5_rtmdet-tiny_320_bccd', 'openvino'),
+    ],
+)
+def test_ready_configs(name: str, kind: str, bccd_dir: Path, tmp_path: Path) -> None:
+    """Bodies and heads of mmdet under our data and recipe, at full width: the file has the boxes of PyTorch's NMS."""
+    pytest.importorskip(kind)
+    cfg, side = load_config(REPO / f'configs/yolov5_rtmdet/{name}.py'), int(name.split('_')[-2])
     init_default_scope('mmdet')
     torch.manual_seed(0)
     detector = MODELS.build(cfg.model)
     paths = sorted((bccd_dir / 'JPEGImages').glob('*.jpg'))[:2]
-    fire(detector, torch.stack([network_input(detector, path) for path in paths]))
+    images = torch.stack([network_input(detector, path) for path in paths])
+    settle(detector, images.numpy()) if name.startswith('yolov5') else fire(detector, images)
     torch.save({'state_dict': detector.state_dict(), 'meta': {}}, tmp_path / 'weights.pth')
-    file = tmp_path / 'model.onnx'
-    export_detector(cfg, str(tmp_path / 'weights.pth'), file, Options(nms=True), None, paths[0])
+    file = tmp_path / f'model{SUFFIXES[kind]}'
+    export_detector(cfg, str(tmp_path / 'weights.pth'), file, Options(kind, nms=True), None, paths[0])
     exported = runtime.ExportedDetector(file, threads=1)
-    assert exported.rules['size_hw'] == [320, 320] and exported.rules['letterbox']['centred'] is False
+    assert exported.rules['size_hw'] == [side, side]
+    assert exported.rules['letterbox']['centred'] == name.startswith('yolov5')
     rules, bound = {**exported.rules, 'score_thr': 0.0}, parity.Bound(0.2, 1e-4)  # px of the image, twice the input
     detector = Detector(cfg, tmp_path / 'weights.pth', 'cpu', nms_iou=None)
     for path in paths:
