@@ -44,10 +44,8 @@ class ProgressHook(Hook):
         self.display: Display | None = None
         self._folder: Path | None = None  # of the files; None outside of training or after a failed write
         self._written, self._latest = 0.0, {}
-        self._validation, self._best = (
-            {},
-            ({}, -math.inf),
-        )  # rows of the last validation, and of the best with its score
+        self._validation: dict = {}  # row of the last validation
+        self._best: tuple[dict, float] = {}, -math.inf  # row of the best validation, and its score
 
     @master_only
     def before_train(self, runner: Runner) -> None:
