@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,12 @@ MMENGINE_READERS = CheckpointLoader._schemes.copy()
 
 # A shell ignores Ctrl-C in what it starts in the background; the tests send it all the same.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files of slow tests, then of many tests, so that no worker ends long after the others."""
+    slow, count = {item.path for item in items if item.get_closest_marker('slow')}, Counter(i.path for i in items)
+    items.sort(key=lambda item: (item.path not in slow, -count[item.path]))
 
 
 def pytest_collection_finish() -> None:

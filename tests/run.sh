@@ -25,7 +25,8 @@ printf '[3/4] documentation (%d s)\n' "$SECONDS"
 
 printf '[4/4] tests (%d s)\n' "$SECONDS"
 # A worker a core; the tests of a file stay together, since they share what is costly to make.
-"$python" -m pytest --numprocesses "${TEST_WORKERS:-auto}" --dist loadfile "$@" || failed+=('pytest')
+# conftest.py says which files come first.
+"$python" -m pytest --numprocesses "${TEST_WORKERS:-auto}" --dist loadfile --no-loadscope-reorder "$@" || failed+=('pytest')
 printf 'tests/run.sh: %d s in all\n' "$SECONDS"
 if ((${#failed[@]})); then
     printf 'failed: %s\n' "$(IFS=, && printf '%s' "${failed[*]}")"

@@ -10,6 +10,7 @@ REPO = Path(__file__).parents[2]
 NOTEBOOK = REPO / 'docs' / 'notebooks' / 'train_on_your_data.ipynb'
 
 
+@pytest.mark.slow
 def test_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient = pytest.importorskip('nbclient', reason='`pip install nbclient ipykernel`: they run the notebook')
     pytest.importorskip('ipykernel', reason='`pip install ipykernel`')
