@@ -15,6 +15,7 @@ from tiny_coco import CLASSES, REPO, make_tiny_coco, write_user_config
 
 from mmyolo_ext.apis import load_config
 from mmyolo_ext.apis.exporting import export_detector
+from mmyolo_ext.apis.results import Detections
 from mmyolo_ext.cli.predict import list_sources, output_names
 from mmyolo_ext.export.formats import Options
 
@@ -110,11 +111,11 @@ def test_a_run_without_boxes_names_the_highest_score(files, tmp_path, capsys, mo
     from mmyolo_ext.apis import Detector
     from mmyolo_ext.cli.predict import main, why_nothing
 
+    detector = Detector(files / model)
     images = sorted((files / 'data' / 'val').iterdir())
+    highest = max(found.scores.max() for found in detector(images, 0.0))
     words = [str(files / model), *map(str, images), '--out-dir', str(tmp_path), '--no-draw']
     main([*words, '--score-thr', '0.999'])
-    detector = Detector(files / model)
-    highest = max(found.scores.max() for found in detector(images, 0.0))
     assert capsys.readouterr().out.splitlines()[-1] == (
         f'No box has a score of at least 0.999; the highest in the first {len(images)} images or frames is '
         f'{highest:.2g}: try --score-thr {0.8 * highest:.2g}, or train longer'
@@ -122,13 +123,24 @@ def test_a_run_without_boxes_names_the_highest_score(files, tmp_path, capsys, mo
     main([*words, '--score-thr', f'{0.8 * highest:.2g}'])
     assert 'No box' not in capsys.readouterr().out
     assert why_nothing(0.25, detector, ['0']) == 'No box has a score of at least 0.25: lower --score-thr'
-    assert why_nothing(0.25, lambda *_: iter([Empty]), images).endswith(
+
+
+def test_the_highest_score_is_that_of_all_images():
+    from mmyolo_ext.cli.predict import why_nothing
+
+    scores = {'a.jpg': [0.1, 0.05], 'b.jpg': [0.2, 0.04], 'c.jpg': []}
+
+    def detector(sources: list, score_thr: float):
+        assert score_thr == 0
+        return iter([Detections(np.zeros((0, 4)), np.array(scores[sources[0]]), np.zeros(0, int))])
+
+    assert why_nothing(0.25, detector, list(scores)) == (
+        'No box has a score of at least 0.25; the highest in the first 3 images or frames is 0.2: try '
+        '--score-thr 0.16, or train longer'
+    )
+    assert why_nothing(0.25, detector, ['c.jpg']).endswith(
         'is 0: does the model fit these images, and was its training long enough?'
     )
-
-
-class Empty:
-    scores = np.zeros(0)
 
 
 @pytest.mark.slow
