@@ -8,7 +8,7 @@ from mmyolo_ext.evaluation import CocoMetric
 
 @METRICS.register_module()
 class ShiftedCocoMetric(CocoMetric):
-    """Evaluate :func:`shifted` in the place of what the model predicts."""
+    """Evaluate :func:`shifted` instead of what the model predicts."""
 
     def process(self, data_batch, data_samples) -> None:
         known = len(self.results)
