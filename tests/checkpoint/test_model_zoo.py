@@ -123,7 +123,6 @@ def published(tmp_path, monkeypatch):
 
 
 def test_a_training_starts_from_them_and_keeps_their_origin(published, tmp_path, monkeypatch):
-    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, True))  # yapf takes seconds
     path, url = published
     data = make_tiny_coco(tmp_path / 'data', train=4, val=2, background=())
     options = {**tiny_options(data), 'max_epochs': 1, 'work_dir': str(tmp_path / 'run'), 'log_level': 'WARNING'}

@@ -18,7 +18,6 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import distributed
 from toy_runner import RECIPE_HOOKS, ToyDataset, toy_runner
-from yapf.yapflib import yapf_api
 
 from mmyolo_ext.apis.distributed import end_with_launcher
 from mmyolo_ext.cli import common
@@ -183,7 +182,6 @@ def _start_rank(rank: int, ranks: int, folder: Path, arguments: tuple, settings:
 
 def _run(main) -> None:
     """Call ``main`` and end this process with its exit code."""
-    yapf_api.FormatCode = lambda text, **_: (text, True)  # MMEngine formats the config four times, a second each
     code = 1
     try:
         main()
