@@ -25,6 +25,7 @@ SUFFIXES = {
     'openvino': '.xml',
     'engine': '.engine',
     'ncnn': '.param',
+    'executorch': '.pte',
 }
 METADATA_FORMAT = 1  # raise it when a key changes its meaning: the runtime refuses formats that it does not know
 TORCHSCRIPT_METADATA = 'mmyolo_ext.json'  # name inside the file
@@ -53,7 +54,7 @@ def write(
 
     Args:
         detector: A built detector with its weights; not changed.
-        file: File to write; OpenVINO, TensorRT and ncnn write others beside it.
+        file: File to write; all formats but ONNX and TorchScript write others beside it.
         options: Format and variants.
         names: Class names.
         letterbox: See :func:`describe`.
@@ -63,10 +64,12 @@ def write(
         ValueError: If the detector, the size or the combination of options cannot be exported, or if a package is
             missing.
     """
-    if options.nms and options.format in ('torchscript', 'ncnn'):
+    if options.nms and options.format in ('torchscript', 'ncnn', 'executorch'):
         raise ValueError(f'--nms is for onnx, openvino and engine: {options.format} has no NMS operator')
-    if options.dynamic and options.format == 'ncnn':
-        raise ValueError('--dynamic is not for ncnn, whose file takes one image of one size')
+    if options.dynamic and options.format in ('ncnn', 'executorch'):
+        raise ValueError(f'--dynamic is not for {options.format}, whose file takes one image of one size')
+    if options.half and options.format == 'executorch':
+        raise ValueError('--half is not for executorch, whose file is float32')
     # OpenVINO, TensorRT and ncnn convert float32 to float16 themselves
     graph = build_graph(detector, fused=options.fused, half=options.half and options.format in ('onnx', 'torchscript'))
     size_hw = runtime.check_size(size_hw, graph.strides)
@@ -87,6 +90,9 @@ def write(
             traced = Path(folder) / 'graph.torchscript'
             export_torchscript(graph, traced, metadata, size_hw)
             export_ncnn(graph, traced, file, metadata, size_hw, options.half)
+        return
+    if options.format == 'executorch':
+        export_executorch(graph, file, metadata, size_hw)
         return
     whole = NMSGraph(graph, graph.rule()) if options.nms else graph
     if options.format == 'onnx':
@@ -119,6 +125,7 @@ def open_exported(file: Path, kind: str) -> tuple[Callable[[np.ndarray], dict[st
         'torchscript': lambda: open_torchscript(file),
         'engine': lambda: open_engine(file),
         'ncnn': lambda: runtime.open_ncnn(file, 0),
+        'executorch': lambda: runtime.open_executorch(file),
     }
     run, metadata = openers[kind]()
     return run, runtime.read_rules(metadata, file)
@@ -211,3 +218,19 @@ def open_torchscript(file: str | Path) -> tuple[Callable[[np.ndarray], dict[str,
         return dict(zip(RAW_OUTPUTS, (output.numpy() for output in outputs), strict=True))
 
     return run, json.loads(extra[TORCHSCRIPT_METADATA])
+
+
+def export_executorch(graph: RawGraph, file: str | Path, metadata: dict[str, str], size_hw: tuple[int, int]) -> None:
+    """Lower the graph for ExecuTorch's XNNPACK to a ``.pte``, with the metadata as JSON next to it (``.pte.json``).
+
+    Raises:
+        ValueError: If executorch is not installed.
+    """
+    exir = runtime.need('executorch.exir')
+    xnnpack = runtime.need('executorch.backends.xnnpack.partition.xnnpack_partitioner')
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter('ignore')
+        program = torch.export.export(graph, (torch.zeros(1, 3, *size_hw),))
+        lowered = exir.to_edge_transform_and_lower(program, partitioner=[xnnpack.XnnpackPartitioner()])
+    Path(file).write_bytes(lowered.to_executorch().buffer)
+    Path(f'{file}.json').write_text(json.dumps(metadata, indent=1), encoding='utf-8')

@@ -8,8 +8,8 @@ From Python, with images as paths or as arrays (H, W, 3) BGR uint8:
     for box, score, label in zip(*detector(['image.jpg'])[0]):
         print(detector.names[label], score, box)
 
-The packages ``openvino`` and ``ncnn`` run ``model.xml`` and ``model.param``. Letters: N images, M predictions per
-image, C classes, K detections. Boxes are xyxy in px.
+The packages ``openvino``, ``ncnn`` and ``executorch`` run ``model.xml``, ``model.param`` and ``model.pte``. Letters: N
+images, M predictions per image, C classes, K detections. Boxes are xyxy in px.
 """
 
 import argparse
@@ -60,7 +60,7 @@ class ExportedDetector:
     """A detector loaded from an export; ``names`` are its classes, ``rules`` its metadata.
 
     Args:
-        model: ``.onnx``, ``.xml`` of OpenVINO or ``.param`` of ncnn, written by mmyolo_ext.
+        model: ``.onnx``, ``.xml`` of OpenVINO, ``.param`` of ncnn or ``.pte`` of ExecuTorch, written by mmyolo_ext.
         size_hw: Height and width to fit images into, for dynamic files; by default those of the file.
         threads: CPU threads; 0 uses all.
         providers: Of onnxruntime, in order of preference.
@@ -75,6 +75,8 @@ class ExportedDetector:
         suffix = Path(model).suffix
         if suffix in ('.xml', '.param'):
             self._run, properties = (open_openvino if suffix == '.xml' else open_ncnn)(model, threads)
+        elif suffix == '.pte':
+            self._run, properties = open_executorch(model)
         else:
             self._run, properties = open_onnx(model, threads, providers)
         self.model = model
@@ -177,6 +179,25 @@ def open_ncnn(model: str | Path, threads: int) -> tuple[Run, str]:
         extractor = network.create_extractor()
         extractor.input('in0', ncnn.Mat(np.ascontiguousarray(images[0])).clone())
         return {name: np.array(extractor.extract(f'out{at}')[1])[None] for at, name in enumerate(('boxes', 'scores'))}
+
+    return run, metadata.read_text(encoding='utf-8')
+
+
+def open_executorch(model: str | Path) -> tuple[Run, str]:
+    """Return a function that runs an ExecuTorch file, and its metadata as JSON; ValueError if ExecuTorch fails."""
+    runtime, torch = need('executorch.runtime'), need('torch')
+    metadata = Path(f'{model}.json')
+    for file in (Path(model), metadata):
+        if not file.is_file():
+            raise ValueError(f'there is no {file}: an export to ExecuTorch has a .pte and a .pte.json')
+    try:
+        network = runtime.Runtime.get().load_program(Path(model)).load_method('forward')
+    except RuntimeError as error:
+        raise ValueError(f'ExecuTorch cannot read {model}: {error}') from error
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = network.execute([torch.from_numpy(np.ascontiguousarray(images))])
+        return {name: output.numpy() for name, output in zip(('boxes', 'scores'), outputs, strict=True)}
 
     return run, metadata.read_text(encoding='utf-8')
 
@@ -438,7 +459,7 @@ def to_image(found: Detections, scale_wh: Sequence[float], pad_lt: Size, image_h
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description='Detect objects in images with an exported detector')
-    parser.add_argument('model', help='.onnx, .xml of OpenVINO, or .param of ncnn')
+    parser.add_argument('model', help='.onnx, .xml of OpenVINO, .param of ncnn, or .pte of ExecuTorch')
     parser.add_argument('images', nargs='+')
     parser.add_argument('--score-thr', type=float, default=0.25, help='minimum score of a box (default: 0.25)')
     args = parser.parse_args()

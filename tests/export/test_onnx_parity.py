@@ -162,6 +162,27 @@ def test_ncnn_gives_pytorchs_boxes(small, tmp_path, half):
         Detector(file)
 
 
+def test_executorch_gives_pytorchs_boxes(small, tmp_path):
+    pytest.importorskip('executorch')
+    write(small, tmp_path / 'a.pte', Options('executorch', fused=True), ('a', 'b', 'c'), LETTERBOX, (64, 96))
+    assert sorted(part.name for part in tmp_path.iterdir()) == ['a.pte', 'a.pte.json']
+    run, rules = open_exported(tmp_path / 'a.pte', 'executorch')
+    assert rules['size_hw'] == [64, 96] and not rules['dynamic']
+    found = parity.check(RawGraph(small), run, [random_images(1, 64, 96)], rules, parity.EXACT)
+    assert found.within(parity.EXACT), str(found)
+    image = np.random.default_rng(0).integers(0, 256, (48, 90, 3), np.uint8)
+    write(small, tmp_path / 'a.onnx', Options(), ('a', 'b', 'c'), LETTERBOX, (64, 96))
+    of_executorch, of_onnx = (Detector(tmp_path / name)(image) for name in ('a.pte', 'a.onnx'))
+    assert len(of_executorch.scores) > 5 and of_executorch.labels.tolist() == of_onnx.labels.tolist()
+    np.testing.assert_allclose(of_executorch.boxes_xyxy, of_onnx.boxes_xyxy, rtol=0, atol=0.1)
+    (tmp_path / 'a.pte').write_bytes(b'no program')
+    with pytest.raises(ValueError, match=r'ExecuTorch cannot read .*a\.pte'):
+        Detector(tmp_path / 'a.pte')
+    (tmp_path / 'a.pte.json').unlink()
+    with pytest.raises(ValueError, match=r'there is no .*a\.pte\.json: an export to ExecuTorch has'):
+        Detector(tmp_path / 'a.pte')
+
+
 def test_a_fixed_size_fused_graph(small, tmp_path):
     write(small, tmp_path / 'a.onnx', Options(fused=True), ('a', 'b', 'c'), LETTERBOX, (64, 96))
     run, _ = open_exported(tmp_path / 'a.onnx', 'onnx')
@@ -219,8 +240,11 @@ def test_what_cannot_be_exported_says_why(small, tmp_path):
         write(small, file, Options('torchscript', nms=True), names, LETTERBOX, (64, 64))
     with pytest.raises(ValueError, match='ncnn has no NMS operator'):
         write(small, file, Options('ncnn', nms=True), names, LETTERBOX, (64, 64))
-    with pytest.raises(ValueError, match='--dynamic is not for ncnn'):
-        write(small, file, Options('ncnn', dynamic=True), names, LETTERBOX, (64, 64))
+    for kind in ('ncnn', 'executorch'):
+        with pytest.raises(ValueError, match=f'--dynamic is not for {kind}'):
+            write(small, file, Options(kind, dynamic=True), names, LETTERBOX, (64, 64))
+    with pytest.raises(ValueError, match='--half is not for executorch'):
+        write(small, file, Options('executorch', half=True), names, LETTERBOX, (64, 64))
 
 
 def test_another_suppression_is_refused(small, tmp_path, monkeypatch):
@@ -229,9 +253,12 @@ def test_another_suppression_is_refused(small, tmp_path, monkeypatch):
         write(small, tmp_path / 'a.onnx', Options(), ('a', 'b', 'c'), LETTERBOX, (64, 64))
 
 
-@pytest.mark.parametrize(('kind', 'package'), [('openvino', 'openvino'), ('engine', 'tensorrt'), ('ncnn', 'pnnx')])
+@pytest.mark.parametrize(
+    ('kind', 'package'),
+    [('openvino', 'openvino'), ('engine', 'tensorrt'), ('ncnn', 'pnnx'), ('executorch', 'executorch.exir')],
+)
 def test_a_missing_package_is_named_with_its_cure(small, tmp_path, monkeypatch, kind, package):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr('mmyolo_ext.export.formats.export_onnx', lambda *arguments: None)
-    with pytest.raises(ValueError, match=f'needs the package {package}: pip install {package}'):
+    with pytest.raises(ValueError, match=f'needs the package {package.partition(".")[0]}: pip install'):
         write(small, tmp_path / f'a.{kind}', Options(kind), ('a', 'b', 'c'), LETTERBOX, (64, 64))
