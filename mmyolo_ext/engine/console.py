@@ -1,9 +1,12 @@
 """What a run shows on the screen: warnings, a short summary, progress. The log file holds every line in full."""
 
 import logging
+import os
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -172,3 +175,20 @@ def describe_start(runner: Runner) -> str:
         f'Model {name}: {", ".join(parts) or type(model).__name__}; {count:,} parameters, {get_device()}\n'
         f'Work dir {runner.work_dir}; the config and the environment are in {log}'
     )
+
+
+@contextmanager
+def without_stderr() -> Iterator[None]:
+    """Drop what the programs started in the block write to standard error."""
+    try:
+        before = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    try:
+        with open(os.devnull, 'wb') as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)

@@ -40,7 +40,7 @@ from mmyolo_ext.checkpoint.writing import (
     remove_unfinished,
 )
 from mmyolo_ext.coco_json import drop_annotations
-from mmyolo_ext.engine.console import describe_start, quieten
+from mmyolo_ext.engine.console import describe_start, quieten, without_stderr
 from mmyolo_ext.engine.fit_checks import unwrapped
 from mmyolo_ext.engine.formatted_config import FormattedConfig
 from mmyolo_ext.engine.hooks.checkpoint import CheckpointHook
@@ -92,6 +92,11 @@ class Runner(MMEngineRunner):
             object.__setattr__(cfg, '__class__', FormattedConfig)
         fit_rect_batches(cfg, get_world_size())
         return super().from_cfg(cfg)
+
+    def _log_env(self, env_cfg: dict) -> None:
+        """Log the environment; where no compiler is installed, the shell's complaint does not reach the screen."""
+        with without_stderr():
+            super()._log_env(env_cfg)
 
     def train(self) -> nn.Module:
         """Train, with the work dir locked."""

@@ -3,13 +3,14 @@
 import json
 import logging
 import re
+import subprocess
 
 import pytest
 from forked import run_python
 from mmengine.logging import MMLogger
 from tiny_coco import CLASSES, REPO, make_tiny_coco, write_user_config
 
-from mmyolo_ext.engine.console import quieten, short
+from mmyolo_ext.engine.console import quieten, short, without_stderr
 
 NOISE = ('OneDL', 'creating index', 'DONE', 'System environment', 'Config:', 'Hooks will', 'copypaste', 'Exp name')
 
@@ -88,3 +89,11 @@ def test_the_log_level_decides(level, shown, capsys):
         logger.handle(one)
     printed = capsys.readouterr().out
     assert ('Config:' in printed) == shown and printed.count('Look') == 1 and 'WARNING' in printed
+
+
+def test_programs_started_for_the_log_do_not_write_on_the_screen(capfd):
+    with without_stderr():
+        subprocess.run('no_such_compiler --version', shell=True, check=False)
+    assert capfd.readouterr().err == ''
+    subprocess.run('no_such_compiler --version', shell=True, check=False)
+    assert 'no_such_compiler' in capfd.readouterr().err
