@@ -21,6 +21,7 @@ from mmyolo_ext.apis.inputs import FPS, SUFFIXES, VIDEOS, find_files, frame_rate
 from mmyolo_ext.apis.outputs import FORMATS, Outputs
 from mmyolo_ext.apis.tracking import LOW_SCORE, track
 from mmyolo_ext.deferred import RARE_IN_MMDET, deferred
+from mmyolo_ext.export.runtime import need
 from mmyolo_ext.progress import with_bar
 from mmyolo_ext.tiling import MERGES
 
@@ -44,7 +45,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         'model',
-        help='checkpoint (.pth), export (.onnx, .xml, .param), or a config (file or name) followed by its checkpoint',
+        help='checkpoint (.pth), export (.onnx, .xml, .param, .pte), or a config (file or name) and its checkpoint',
     )
     parser.add_argument(
         'inputs', nargs='+', help='images, videos, folders (searched recursively), patterns in quotes, camera indices'
@@ -117,6 +118,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def predict(args: argparse.Namespace) -> None:
     """Detect on all inputs, and write drawings and the files of ``--formats``."""
     sources = list_sources(args.inputs)
+    if args.track:
+        need('trackers')
     folder = Path(args.out_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -174,6 +174,17 @@ def test_errors_are_one_line(files, tmp_path):
     assert 'so a checkpoint and images must follow' in command(*program, 'yolov5_n', files / 'model.pth', code=2)
 
 
+def test_a_missing_tracker_is_named_before_anything_is_read(tmp_path, monkeypatch):
+    from mmyolo_ext.cli.predict import parse_args, predict
+
+    monkeypatch.setitem(sys.modules, 'trackers', None)
+    (tmp_path / 'a.mp4').touch()
+    words = ['none.pth', str(tmp_path / 'a.mp4'), '--track', '--out-dir', str(tmp_path / 'out')]
+    with pytest.raises(ValueError, match='needs the package trackers: pip install trackers'):
+        predict(parse_args(words))
+    assert not (tmp_path / 'out').exists()
+
+
 def test_names_of_drawings():
     sources = [Path('a/x.jpg'), Path('b/x.jpg'), Path('c.mov'), 'rtsp://h/door', '0', 'https://h/y.php']
     assert output_names(sources) == ['a_x.jpg', 'b_x.jpg', 'c.mp4', 'door.mp4', '0.mp4', 'y.jpg']
