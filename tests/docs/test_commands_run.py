@@ -14,7 +14,7 @@ REAL = [
     'tools/train.py MINE',
     'tools/train.py MINE --resume',
     'tools/test.py MINE BEST',
-    'tools/predict.py MINE BEST IMAGES',
+    'tools/predict.py MINE BEST IMAGES --nms-iou 0.3',
     'tools/export.py MINE BEST --dynamic',
     'tools/export.py MINE BEST --format onnx',
     'tools/test_exported.py MINE ONNX',
