@@ -48,6 +48,7 @@ def test_an_extra_has_code_and_the_message_without_it_names_it(distributions) ->
     without_extra = {
         'matplotlib',
         'tensorrt',
+        'torch',
         'ncnn',
         'pnnx',
         'executorch',
