@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -50,3 +51,11 @@ def golden_dir() -> Path:
 def bccd_dir() -> Path:
     """BCCD in Pascal VOC form."""
     return shared_path('data/bccd')
+
+
+@pytest.fixture(autouse=True)
+def same_main_program():
+    """Put the main program back: ``run_script`` replaces it, and the processes of later tests would start that one."""
+    main = sys.modules['__main__']
+    yield
+    sys.modules['__main__'] = main
