@@ -54,11 +54,16 @@ def drop_annotations() -> None:
     _kept = None
 
 
+def keeps_annotations() -> bool:
+    """Return whether what is read now is kept for later readers."""
+    return _kept is not None
+
+
 def read_once(key: Hashable, files: Iterable[str | Path], read: Callable[[], Content]) -> Content:
     """Return ``read()``; while annotations are kept, what it returned before for the key and unchanged files."""
     if _kept is None:
         return read()
-    key = key, hash(tuple(map(_state, files)))
+    key = key, hash(tuple(map(_state, files)))  # the states themselves may be of 100,000 files
     if key not in _kept:
         _kept[key] = read()
     return _kept[key]

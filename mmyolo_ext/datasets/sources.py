@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from mmengine.registry import DefaultScope
 
-from mmyolo_ext.coco_json import read_coco
+from mmyolo_ext.coco_json import keeps_annotations, read_coco
 from mmyolo_ext.datasets import labelme, voc, yolo_txt
 from mmyolo_ext.image_io import find_file
 from mmyolo_ext.registry import DATASETS
@@ -327,7 +327,7 @@ def _json_keys(path: Path) -> frozenset[str]:
 def _keys_of(path: Path, *_: int) -> frozenset[str]:
     text = path.read_bytes()
     keys = frozenset(key for key in KEYS if f'"{key}"'.encode() in text)
-    if keys >= COCO_KEYS and len(text) <= SMALL_JSON:
+    if keys >= COCO_KEYS and len(text) <= SMALL_JSON and keeps_annotations():
         with contextlib.suppress(ValueError):  # which is reported when the file is read for its boxes
             read_coco(str(path), content=text)
     return keys
