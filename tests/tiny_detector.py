@@ -1,10 +1,15 @@
-"""A detector of few channels and ready batches for it, small enough to train in seconds."""
+"""A detector of few channels and ready batches for it, small enough to train in seconds, and one to use untrained."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
+
+from mmyolo_ext.registry import MODELS
 
 CLASSES = 3
 SIZE = 64
@@ -32,6 +37,18 @@ def tiny_detector(head: dict | None = None, frozen_parts: Sequence[str] = ()) ->
         },
         'frozen_parts': frozen_parts,
     }
+
+
+def save_untrained(cfg: Config, file: Path, classes: Sequence[str]) -> Path:
+    """Write a checkpoint of a YOLOv5 with seeded weights, many of whose scores are above the usual thresholds."""
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    for conv in model.bbox_head.convs_pred:
+        torch.nn.init.normal_(conv.bias, 0.0, 2.0)
+    meta = {'cfg': cfg.pretty_text, 'dataset_meta': {'classes': tuple(classes)}}
+    torch.save({'state_dict': model.state_dict(), 'meta': meta}, file)
+    return file
 
 
 class NoiseImages(torch.utils.data.Dataset):

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from tiny_coco import make_tiny_coco, write_user_config
+from tiny_detector import save_untrained
 
 import mmyolo_ext
 from mmyolo_ext.apis import Detections, Detector, inputs, load_config
@@ -26,13 +26,9 @@ def setup(tmp_path_factory):
     folder = tmp_path_factory.mktemp('inference')
     data = make_tiny_coco(folder / 'data')
     cfg = load_config(write_user_config(folder / 'mine.py', data))
-    init_default_scope('mmdet')
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    for conv in model.bbox_head.convs_pred:
-        torch.nn.init.normal_(conv.bias, 0.0, 2.0)
-    checkpoint = folder / 'weights.pth'
-    torch.save({'state_dict': model.state_dict(), 'meta': {'dataset_meta': {'CLASSES': ('r', 'b')}}}, checkpoint)
+    checkpoint = save_untrained(cfg, folder / 'weights.pth', ('r', 'b'))
+    # without its config, and with the classes as earlier versions of MMDetection wrote them
+    torch.save({**torch.load(checkpoint), 'meta': {'dataset_meta': {'CLASSES': ('r', 'b')}}}, checkpoint)
     return cfg, checkpoint, data / 'val'
 
 

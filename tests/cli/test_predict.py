@@ -9,9 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
-from mmengine.registry import MODELS, init_default_scope
 from tiny_coco import CLASSES, REPO, make_tiny_coco, write_user_config
+from tiny_detector import save_untrained
 
 from mmyolo_ext.apis import load_config
 from mmyolo_ext.apis.exporting import export_detector
@@ -26,13 +25,7 @@ def files(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('predict')
     data = make_tiny_coco(folder / 'data')
     cfg = load_config(write_user_config(folder / 'mine.py', data))
-    init_default_scope('mmdet')
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    for conv in model.bbox_head.convs_pred:
-        torch.nn.init.normal_(conv.bias, 0.0, 2.0)
-    meta = {'cfg': cfg.pretty_text, 'dataset_meta': {'classes': CLASSES}}
-    torch.save({'state_dict': model.state_dict(), 'meta': meta}, folder / 'model.pth')
+    save_untrained(cfg, folder / 'model.pth', CLASSES)
     export_detector(cfg, str(folder / 'model.pth'), folder / 'model.onnx', Options())
     writer = cv2.VideoWriter(str(folder / 'film.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 5, (64, 64))
     for number in ('000', '003'):

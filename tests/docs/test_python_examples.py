@@ -7,15 +7,13 @@ from pathlib import Path
 
 import cv2
 import pytest
-import torch
 from data_formats import VAL as IMAGES
 from data_formats import make_yolo_roboflow, write_coco
-from mmengine.registry import init_default_scope
 from tiny_coco import CLASSES, REPO, make_tiny_coco, write_user_config
+from tiny_detector import save_untrained
 
 from mmyolo_ext.apis import load_config
 from mmyolo_ext.apis.exporting import Options, export_detector
-from mmyolo_ext.registry import MODELS
 
 PAGES = [REPO / 'README.md', *sorted((REPO / 'docs').rglob('*.md'))]
 
@@ -37,13 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('examples')
     data = make_tiny_coco(folder / 'data')
     cfg = load_config(write_user_config(folder / 'mine.py', data))
-    init_default_scope('mmdet')
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    for conv in model.bbox_head.convs_pred:
-        torch.nn.init.normal_(conv.bias, 0.0, 2.0)
-    meta = {'cfg': cfg.pretty_text, 'dataset_meta': {'classes': CLASSES}}
-    torch.save({'state_dict': model.state_dict(), 'meta': meta}, folder / 'best.pth')
+    save_untrained(cfg, folder / 'best.pth', CLASSES)
     export_detector(cfg, str(folder / 'best.pth'), folder / 'epoch_100.onnx', Options())
     cfg.dump(folder / 'mine.py')
     (folder / 'work_dirs' / 'mine').mkdir(parents=True)

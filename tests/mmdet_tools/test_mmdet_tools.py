@@ -11,12 +11,12 @@ import cv2
 import mmengine
 import numpy as np
 import pytest
-import torch
 from forked import run_python
 from mmdet.apis import DetInferencer, inference_detector, init_detector
 from mmengine.config import Config
-from mmengine.registry import DefaultScope, init_default_scope
+from mmengine.registry import DefaultScope
 from tiny_coco import CLASSES, REPO, make_tiny_coco, write_user_config
+from tiny_detector import save_untrained
 
 from mmyolo_ext.apis import Detector, load_config
 from mmyolo_ext.cli.mmdet_tool import find_tools, main
@@ -35,13 +35,7 @@ def user(tmp_path_factory):
     config = write_user_config(folder / 'mine.py', data)
     cfg = load_config(config)
     cfg.dump(folder / 'full.py')
-    init_default_scope('mmdet')
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    for conv in model.bbox_head.convs_pred:
-        torch.nn.init.normal_(conv.bias, 0.0, 2.0)
-    meta = {'dataset_meta': {'classes': CLASSES}, 'cfg': cfg.pretty_text}
-    torch.save({'state_dict': model.state_dict(), 'meta': meta}, folder / 'weights.pth')
+    save_untrained(cfg, folder / 'weights.pth', CLASSES)
     return folder, config, folder / 'full.py', folder / 'weights.pth'
 
 
