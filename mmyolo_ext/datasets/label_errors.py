@@ -28,7 +28,7 @@ def suspect_labels(raw: Sequence[RawSplit], detections: dict[str, np.ndarray]) -
 
     * 'label-missing': a confident detection that overlaps no box
     * 'label-class': a box whose object is detected with another class, with a higher score than with its own
-    * 'label-misplaced': a box beside which its class is confidently detected, where nothing else is labelled
+    * 'label-misplaced': a box beside which its class is detected, where nothing else is labelled
     * 'label-undetected': a box that no detection overlaps
 
     Args:
