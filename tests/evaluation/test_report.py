@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from chromium import Chromium, assert_shown_offline
+from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.runner import Runner
 from report_cases import SlowCount, make_case
@@ -175,3 +176,9 @@ def test_the_numbers_of_bccd_agree(bccd_dir, golden_dir, tmp_path):
     assert point['f1'] == pytest.approx(curve(matching).f1.max())
     ap50 = average_precision(matching.label, matching.partner >= 0, ~matching.ignored, matching.gt_counts)
     assert ap50.mean() == pytest.approx(numbers['ap50'])
+
+
+def test_a_size_without_objects_has_no_recall():
+    axes = Figure().subplots()
+    charts.bars({'small': 0.25, 'medium': 0.0, 'large': float('nan')}, 'recall')(axes)
+    assert [text.get_text() for text in axes.texts] == ['0.25', '0', '–']

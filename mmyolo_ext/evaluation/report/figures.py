@@ -127,11 +127,12 @@ def reliability(bins: list[dict]) -> Callable:
 
 
 def bars(values: dict[str, float], ylabel: str) -> Callable:
-    """Return a plot of bars by name."""
+    """Return a plot of bars by name; NaN has no bar, and a dash."""
 
     def plot(axes) -> None:
-        shown = axes.bar(list(values), [0 if np.isnan(value) else value for value in values.values()], alpha=0.85)
-        axes.bar_label(shown, fmt=lambda value: f'{value:.3g}', fontsize=8)
+        shown = axes.bar(list(values), np.nan_to_num(list(values.values())), alpha=0.85)
+        labels = ['–' if np.isnan(value) else f'{value:.3g}' for value in values.values()]
+        axes.bar_label(shown, labels, fontsize=8)
         axes.set(ylabel=ylabel)
         axes.tick_params('x', labelrotation=30 if len(values) > 4 else 0)
         axes.grid(False, axis='x')
