@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 CHECKPOINTS = ('.pth', '.pt')
-EXPORTS = ('.onnx', '.xml', '.param', '.pte')
+EXPORTS = ('.onnx', '.xml', '.param', '.pte', '.tflite')
 NMS_IOU = 0.45  # validation keeps more boxes, which its metric rewards and people do not
 TILES_PER_PASS = 8
 
@@ -26,8 +26,8 @@ class Detector:
 
     Args:
         model: A checkpoint (``.pth``) with its config inside, which is parsed and never executed; an export
-            (``.onnx``, ``.xml`` of OpenVINO, ``.param`` of ncnn, ``.pte`` of ExecuTorch); or, with ``checkpoint``, a
-            config: file, name such as ``yolov5_n``, or what ``load_config`` returns.
+            (``.onnx``, ``.xml`` of OpenVINO, ``.param`` of ncnn, ``.pte`` of ExecuTorch, ``.tflite`` of LiteRT); or,
+            with ``checkpoint``, a config: file, name such as ``yolov5_n``, or what ``load_config`` returns.
         checkpoint: File written by training.
         device: ``'cpu'``, ``'cuda:0'``; None takes a GPU if there is one.
         half: Compute in float16 by autocast, on a CPU in bfloat16.

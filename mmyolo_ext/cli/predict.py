@@ -45,7 +45,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         'model',
-        help='checkpoint (.pth), export (.onnx, .xml, .param, .pte), or a config (file or name) and its checkpoint',
+        help=f'checkpoint (.pth), export ({", ".join(EXPORTS)}), or a config (file or name) and its checkpoint',
     )
     parser.add_argument(
         'inputs', nargs='+', help='images, videos, folders (searched recursively), patterns in quotes, camera indices'

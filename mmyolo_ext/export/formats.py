@@ -19,6 +19,7 @@ from mmyolo_ext.export.onnx_export import export_onnx
 from mmyolo_ext.export.tensorrt_export import export_engine, open_engine
 from mmyolo_ext.version import __version__
 
+FIXED = ('ncnn', 'executorch', 'litert')  # whose files take one image of one size
 SUFFIXES = {
     'onnx': '.onnx',
     'torchscript': '.torchscript',
@@ -26,6 +27,7 @@ SUFFIXES = {
     'engine': '.engine',
     'ncnn': '.param',
     'executorch': '.pte',
+    'litert': '.tflite',
 }
 METADATA_FORMAT = 1  # raise it when a key changes its meaning: the runtime refuses formats that it does not know
 TORCHSCRIPT_METADATA = 'mmyolo_ext.json'  # name inside the file
@@ -64,12 +66,12 @@ def write(
         ValueError: If the detector, the size or the combination of options cannot be exported, or if a package is
             missing.
     """
-    if options.nms and options.format in ('torchscript', 'ncnn', 'executorch'):
+    if options.nms and options.format in ('torchscript', *FIXED):
         raise ValueError(f'--nms is for onnx, openvino and engine: {options.format} has no NMS operator')
-    if options.dynamic and options.format in ('ncnn', 'executorch'):
+    if options.dynamic and options.format in FIXED:
         raise ValueError(f'--dynamic is not for {options.format}, whose file takes one image of one size')
-    if options.half and options.format == 'executorch':
-        raise ValueError('--half is not for executorch, whose file is float32')
+    if options.half and options.format in ('executorch', 'litert'):
+        raise ValueError(f'--half is not for {options.format}, whose file is float32')
     # OpenVINO, TensorRT and ncnn convert float32 to float16 themselves
     graph = build_graph(detector, fused=options.fused, half=options.half and options.format in ('onnx', 'torchscript'))
     size_hw = runtime.check_size(size_hw, graph.strides)
@@ -91,8 +93,9 @@ def write(
             export_torchscript(graph, traced, metadata, size_hw)
             export_ncnn(graph, traced, file, metadata, size_hw, options.half)
         return
-    if options.format == 'executorch':
-        export_executorch(graph, file, metadata, size_hw)
+    if options.format in ('executorch', 'litert'):
+        export = export_executorch if options.format == 'executorch' else export_litert
+        export(graph, file, metadata, size_hw)
         return
     whole = NMSGraph(graph, graph.rule()) if options.nms else graph
     if options.format == 'onnx':
@@ -126,6 +129,7 @@ def open_exported(file: Path, kind: str) -> tuple[Callable[[np.ndarray], dict[st
         'engine': lambda: open_engine(file),
         'ncnn': lambda: runtime.open_ncnn(file, 0),
         'executorch': lambda: runtime.open_executorch(file),
+        'litert': lambda: runtime.open_litert(file, 0),
     }
     run, metadata = openers[kind]()
     return run, runtime.read_rules(metadata, file)
@@ -233,4 +237,20 @@ def export_executorch(graph: RawGraph, file: str | Path, metadata: dict[str, str
         program = torch.export.export(graph, (torch.zeros(1, 3, *size_hw),))
         lowered = exir.to_edge_transform_and_lower(program, partitioner=[xnnpack.XnnpackPartitioner()])
     Path(file).write_bytes(lowered.to_executorch().buffer)
+    Path(f'{file}.json').write_text(json.dumps(metadata, indent=1), encoding='utf-8')
+
+
+def export_litert(graph: RawGraph, file: str | Path, metadata: dict[str, str], size_hw: tuple[int, int]) -> None:
+    """Convert the graph to LiteRT's (TensorFlow Lite's) ``.tflite``, with the metadata as JSON next to it.
+
+    Raises:
+        ValueError: If litert-torch is not installed.
+    """
+    litert, image = runtime.need('litert_torch', 'pip install litert-torch'), (torch.zeros(1, 3, *size_hw),)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter('ignore')
+        program = torch.export.export(graph, image)
+        # the converter has no power
+        program = program.run_decompositions({torch.ops.aten.square.default: lambda values: values * values})
+        litert.convert(program.module(), image).export(str(file))
     Path(f'{file}.json').write_text(json.dumps(metadata, indent=1), encoding='utf-8')

@@ -8,8 +8,9 @@ From Python, with images as paths or as arrays (H, W, 3) BGR uint8:
     for box, score, label in zip(*detector(['image.jpg'])[0]):
         print(detector.names[label], score, box)
 
-The packages ``openvino``, ``ncnn`` and ``executorch`` run ``model.xml``, ``model.param`` and ``model.pte``. Letters: N
-images, M predictions per image, C classes, K detections. Boxes are xyxy in px.
+The packages ``openvino``, ``ncnn``, ``executorch`` and ``ai-edge-litert`` run ``model.xml``, ``model.param``,
+``model.pte`` and ``model.tflite``. Letters: N images, M predictions per image, C classes, K detections. Boxes are xyxy
+in px.
 """
 
 import argparse
@@ -60,7 +61,8 @@ class ExportedDetector:
     """A detector loaded from an export; ``names`` are its classes, ``rules`` its metadata.
 
     Args:
-        model: ``.onnx``, ``.xml`` of OpenVINO, ``.param`` of ncnn or ``.pte`` of ExecuTorch, written by mmyolo_ext.
+        model: ``.onnx``, ``.xml`` of OpenVINO, ``.param`` of ncnn, ``.pte`` of ExecuTorch or ``.tflite`` of LiteRT,
+            written by mmyolo_ext.
         size_hw: Height and width to fit images into, for dynamic files; by default those of the file.
         threads: CPU threads; 0 uses all.
         providers: Of onnxruntime, in order of preference.
@@ -72,11 +74,10 @@ class ExportedDetector:
     def __init__(
         self, model: str | Path, size_hw: Size | None = None, threads: int = 0, providers: Sequence = CPU
     ) -> None:
+        openers = {'.xml': open_openvino, '.param': open_ncnn, '.pte': open_executorch, '.tflite': open_litert}
         suffix = Path(model).suffix
-        if suffix in ('.xml', '.param'):
-            self._run, properties = (open_openvino if suffix == '.xml' else open_ncnn)(model, threads)
-        elif suffix == '.pte':
-            self._run, properties = open_executorch(model)
+        if suffix in openers:
+            self._run, properties = openers[suffix](model, threads)
         else:
             self._run, properties = open_onnx(model, threads, providers)
         self.model = model
@@ -164,10 +165,8 @@ def open_openvino(model: str | Path, threads: int) -> tuple[Run, str]:
 
 def open_ncnn(model: str | Path, threads: int) -> tuple[Run, str]:
     """Return a function that runs an ncnn file, and its metadata as JSON; ValueError if ncnn fails."""
-    ncnn, weights, metadata = need('ncnn'), Path(model).with_suffix('.bin'), Path(f'{model}.json')
-    for file in (Path(model), weights, metadata):
-        if not file.is_file():
-            raise ValueError(f'there is no {file}: an export to ncnn has a .param, a .bin and a .param.json')
+    ncnn, weights = need('ncnn'), Path(model).with_suffix('.bin')
+    metadata = read_beside(model, weights)
     network = ncnn.Net()
     for option in ('vulkan_compute', 'fp16_packed', 'fp16_storage', 'fp16_arithmetic', 'bf16_storage'):
         setattr(network.opt, f'use_{option}', False)  # float32 is what the boxes have been checked in
@@ -180,16 +179,16 @@ def open_ncnn(model: str | Path, threads: int) -> tuple[Run, str]:
         extractor.input('in0', ncnn.Mat(np.ascontiguousarray(images[0])).clone())
         return {name: np.array(extractor.extract(f'out{at}')[1])[None] for at, name in enumerate(('boxes', 'scores'))}
 
-    return run, metadata.read_text(encoding='utf-8')
+    return run, metadata
 
 
-def open_executorch(model: str | Path) -> tuple[Run, str]:
-    """Return a function that runs an ExecuTorch file, and its metadata as JSON; ValueError if ExecuTorch fails."""
+def open_executorch(model: str | Path, threads: int = 0) -> tuple[Run, str]:
+    """Return a function that runs an ExecuTorch file, and its metadata as JSON; ValueError if ExecuTorch fails.
+
+    ExecuTorch chooses the number of threads itself.
+    """
     runtime, torch = need('executorch.runtime'), need('torch')
-    metadata = Path(f'{model}.json')
-    for file in (Path(model), metadata):
-        if not file.is_file():
-            raise ValueError(f'there is no {file}: an export to ExecuTorch has a .pte and a .pte.json')
+    metadata = read_beside(model)
     try:
         network = runtime.Runtime.get().load_program(Path(model)).load_method('forward')
     except RuntimeError as error:
@@ -199,7 +198,34 @@ def open_executorch(model: str | Path) -> tuple[Run, str]:
         outputs = network.execute([torch.from_numpy(np.ascontiguousarray(images))])
         return {name: output.numpy() for name, output in zip(('boxes', 'scores'), outputs, strict=True)}
 
-    return run, metadata.read_text(encoding='utf-8')
+    return run, metadata
+
+
+def open_litert(model: str | Path, threads: int) -> tuple[Run, str]:
+    """Return a function that runs a LiteRT file, and its metadata as JSON; ValueError if LiteRT fails."""
+    litert = need('ai_edge_litert.interpreter', 'pip install ai-edge-litert')
+    metadata = read_beside(model)
+    try:
+        interpreter = litert.Interpreter(str(model), num_threads=threads or os.cpu_count())
+        network = interpreter.get_signature_runner()
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f'LiteRT cannot read {model}: {error}') from error
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = network(args_0=np.ascontiguousarray(images))
+        return {'boxes': outputs['output_0'], 'scores': outputs['output_1']}
+
+    return run, metadata
+
+
+def read_beside(model: str | Path, *parts: Path) -> str:
+    """Return the metadata next to a model, ``MODEL.json``; ValueError if that or another part is missing."""
+    metadata = Path(f'{model}.json')
+    for file in (Path(model), *parts, metadata):
+        if not file.is_file():
+            names = ', '.join(one.name for one in (Path(model), *parts, metadata))
+            raise ValueError(f'there is no {file}: this export has the files {names}')
+    return metadata.read_text(encoding='utf-8')
 
 
 def need(package: str, install: str = '') -> ModuleType:
@@ -459,7 +485,7 @@ def to_image(found: Detections, scale_wh: Sequence[float], pad_lt: Size, image_h
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description='Detect objects in images with an exported detector')
-    parser.add_argument('model', help='.onnx, .xml of OpenVINO, .param of ncnn, or .pte of ExecuTorch')
+    parser.add_argument('model', help='.onnx, .xml (OpenVINO), .param (ncnn), .pte (ExecuTorch), or .tflite (LiteRT)')
     parser.add_argument('images', nargs='+')
     parser.add_argument('--score-thr', type=float, default=0.25, help='minimum score of a box (default: 0.25)')
     args = parser.parse_args()

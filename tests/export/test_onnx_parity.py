@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from untrained import LETTERBOX, build, random_images
 
 from mmyolo_ext.apis import Detector
 from mmyolo_ext.export import parity, runtime
-from mmyolo_ext.export.formats import Options, describe, open_exported, write
+from mmyolo_ext.export.formats import SUFFIXES, Options, describe, open_exported, write
 from mmyolo_ext.export.graph import RawGraph, build_graph
 
 pytest.importorskip('onnxruntime')
@@ -158,29 +159,33 @@ def test_ncnn_gives_pytorchs_boxes(small, tmp_path, half):
         assert len(of_ncnn.scores) > 5 and of_ncnn.labels.tolist() == of_onnx.labels.tolist()
         np.testing.assert_allclose(of_ncnn.boxes_xyxy, of_onnx.boxes_xyxy, rtol=0, atol=0.1)
     (tmp_path / 'a.bin').unlink()
-    with pytest.raises(ValueError, match=r'there is no .*a\.bin: an export to ncnn has'):
+    with pytest.raises(ValueError, match=r'there is no .*a\.bin: this export has the files'):
         Detector(file)
 
 
-def test_executorch_gives_pytorchs_boxes(small, tmp_path):
-    pytest.importorskip('executorch')
-    write(small, tmp_path / 'a.pte', Options('executorch', fused=True), ('a', 'b', 'c'), LETTERBOX, (64, 96))
-    assert sorted(part.name for part in tmp_path.iterdir()) == ['a.pte', 'a.pte.json']
-    run, rules = open_exported(tmp_path / 'a.pte', 'executorch')
+@pytest.mark.parametrize(
+    ('kind', 'package', 'name'), [('executorch', 'executorch', 'ExecuTorch'), ('litert', 'litert_torch', 'LiteRT')]
+)
+def test_files_for_phones_give_pytorchs_boxes(small, tmp_path, kind, package, name):
+    pytest.importorskip(package)
+    file = tmp_path / f'a{SUFFIXES[kind]}'
+    write(small, file, Options(kind, fused=True), ('a', 'b', 'c'), LETTERBOX, (64, 96))
+    assert sorted(part.name for part in tmp_path.iterdir()) == [file.name, f'{file.name}.json']
+    run, rules = open_exported(file, kind)
     assert rules['size_hw'] == [64, 96] and not rules['dynamic']
     found = parity.check(RawGraph(small), run, [random_images(1, 64, 96)], rules, parity.EXACT)
     assert found.within(parity.EXACT), str(found)
     image = np.random.default_rng(0).integers(0, 256, (48, 90, 3), np.uint8)
     write(small, tmp_path / 'a.onnx', Options(), ('a', 'b', 'c'), LETTERBOX, (64, 96))
-    of_executorch, of_onnx = (Detector(tmp_path / name)(image) for name in ('a.pte', 'a.onnx'))
-    assert len(of_executorch.scores) > 5 and of_executorch.labels.tolist() == of_onnx.labels.tolist()
-    np.testing.assert_allclose(of_executorch.boxes_xyxy, of_onnx.boxes_xyxy, rtol=0, atol=0.1)
-    (tmp_path / 'a.pte').write_bytes(b'no program')
-    with pytest.raises(ValueError, match=r'ExecuTorch cannot read .*a\.pte'):
-        Detector(tmp_path / 'a.pte')
-    (tmp_path / 'a.pte.json').unlink()
-    with pytest.raises(ValueError, match=r'there is no .*a\.pte\.json: an export to ExecuTorch has'):
-        Detector(tmp_path / 'a.pte')
+    exported, of_onnx = (Detector(path)(image) for path in (file, tmp_path / 'a.onnx'))
+    assert len(exported.scores) > 5 and exported.labels.tolist() == of_onnx.labels.tolist()
+    np.testing.assert_allclose(exported.boxes_xyxy, of_onnx.boxes_xyxy, rtol=0, atol=0.1)
+    file.write_bytes(b'no program')
+    with pytest.raises(ValueError, match=rf'{name} cannot read .*{file.name}'):
+        Detector(file)
+    Path(f'{file}.json').unlink()
+    with pytest.raises(ValueError, match=rf'there is no .*{file.name}\.json: this export has the files'):
+        Detector(file)
 
 
 def test_a_fixed_size_fused_graph(small, tmp_path):
@@ -240,11 +245,12 @@ def test_what_cannot_be_exported_says_why(small, tmp_path):
         write(small, file, Options('torchscript', nms=True), names, LETTERBOX, (64, 64))
     with pytest.raises(ValueError, match='ncnn has no NMS operator'):
         write(small, file, Options('ncnn', nms=True), names, LETTERBOX, (64, 64))
-    for kind in ('ncnn', 'executorch'):
+    for kind in ('ncnn', 'executorch', 'litert'):
         with pytest.raises(ValueError, match=f'--dynamic is not for {kind}'):
             write(small, file, Options(kind, dynamic=True), names, LETTERBOX, (64, 64))
-    with pytest.raises(ValueError, match='--half is not for executorch'):
-        write(small, file, Options('executorch', half=True), names, LETTERBOX, (64, 64))
+    for kind in ('executorch', 'litert'):
+        with pytest.raises(ValueError, match=f'--half is not for {kind}'):
+            write(small, file, Options(kind, half=True), names, LETTERBOX, (64, 64))
 
 
 def test_another_suppression_is_refused(small, tmp_path, monkeypatch):
@@ -255,7 +261,10 @@ def test_another_suppression_is_refused(small, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ('kind', 'package'),
-    [('openvino', 'openvino'), ('engine', 'tensorrt'), ('ncnn', 'pnnx'), ('executorch', 'executorch.exir')],
+    [
+        *[('openvino', 'openvino'), ('engine', 'tensorrt'), ('ncnn', 'pnnx'), ('executorch', 'executorch.exir')],
+        ('litert', 'litert_torch'),
+    ],
 )
 def test_a_missing_package_is_named_with_its_cure(small, tmp_path, monkeypatch, kind, package):
     monkeypatch.setitem(sys.modules, package, None)

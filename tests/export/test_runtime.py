@@ -164,7 +164,7 @@ def test_it_imports_nothing_else():
     assert {name.split('.')[0] for name in named} - set(sys.stdlib_module_names) == {'cv2', 'numpy'}
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
     needs = {call.args[0].value for call in calls if call.func.id == 'need'}
-    assert needs == {'onnxruntime', 'openvino', 'ncnn', 'executorch.runtime', 'torch'}
+    assert needs == {'onnxruntime', 'openvino', 'ncnn', 'executorch.runtime', 'torch', 'ai_edge_litert.interpreter'}
 
 
 def test_what_cannot_be_used_is_named(setup, tmp_path):

@@ -45,14 +45,8 @@ def test_an_extra_has_code_and_the_message_without_it_names_it(distributions) ->
         if extra not in ('all', 'test', 'demo', 'logs'):
             assert package in needed and runtime.EXTRAS[package] == extra
     assert "pip install scikit-learn, or 'mmyolo_ext[demo]'" in code and "'type': 'TensorboardVisBackend'" in code
-    without_extra = {
-        'matplotlib',
-        'tensorrt',
-        'torch',
-        'ncnn',
-        'pnnx',
-        'executorch',
-    }  # mmdet's own; those that no test can run everywhere
+    # mmdet's own; those that no test can run everywhere
+    without_extra = {'matplotlib', 'tensorrt', 'torch', 'ncnn', 'pnnx', 'executorch', 'litert_torch', 'ai_edge_litert'}
     assert needed - without_extra == set(runtime.EXTRAS)
     assert {package for package, extra in required if extra == 'all'} == {
         package for package, extra in required if extra not in ('all', 'test')
